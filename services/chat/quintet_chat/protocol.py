@@ -1,0 +1,96 @@
+"""What the chat API and a chat worker say to each other: a conversation in, pieces of text out.
+
+The worker applies the chat template, tokenises, generates, detokenises and finds stop strings; the API knows OpenAI's
+shapes and the dialects. For each request the worker emits one Accepted, then Deltas of any choice in any order, then one
+Finished per choice.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+
+class Sampling(msgspec.Struct, kw_only=True):
+    """How tokens are chosen, per request. Defaults are OpenAI's; None means the model's own default."""
+
+    temperature: float = 1.0
+    """0 is greedy; up to 2."""
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 is no limit."""
+    min_p: float = 0.0
+    max_tokens: int | None = None
+    """New tokens per choice; None: up to the model's context."""
+    min_tokens: int = 0
+    stop: list[str] = []
+    stop_token_ids: list[int] = []
+    ignore_eos: bool = False
+    seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] = {}
+    logprobs: int | None = None
+    """How many alternatives to report beside each chosen token; None: no logprobs at all."""
+
+
+class Grammar(msgspec.Struct, kw_only=True):
+    """What the answer must match, always: masks are applied to the logits."""
+
+    type: Literal["json_object", "json_schema", "structural_tag", "regex", "ebnf"]
+    value: Any = None
+    """The schema as an object, the structural tag as an object, or the pattern."""
+
+
+class Generate(msgspec.Struct, kw_only=True):
+    """One request. Either ``messages`` (chat) or ``prompt`` (completion: text or token ids) is given."""
+
+    messages: list[dict[str, Any]] | None = None
+    """OpenAI messages; a picture is the part ``{"type": "image", "image": INDEX}`` with an index into ``images``."""
+    prompt: str | list[int] | None = None
+    images: list[bytes] = []
+    """Encoded pictures, checked and readable."""
+    tools: list[dict[str, Any]] = []
+    template_args: dict[str, Any] = {}
+    """Passed to the chat template (``chat_template_kwargs`` of the API)."""
+    assistant_prefix: str = ""
+    """Text put at the start of the answer, not generated and not sent back."""
+    sampling: Sampling = msgspec.field(default_factory=Sampling)
+    n: int = 1
+    grammar: Grammar | None = None
+    special_tokens: bool = False
+    """Whether special tokens stay in the text; tool-call formats are made of them."""
+
+
+class Accepted(msgspec.Struct, tag="accepted"):
+    """The prompt fits and the request is queued; everything that can be refused has been."""
+
+    prompt_tokens: int
+    cached_tokens: int = 0
+
+
+class TokenLogprob(msgspec.Struct):
+    token: str
+    bytes: list[int]
+    logprob: float
+    top: list[tuple[str, list[int], float]] = []
+    """Alternatives, best first: token, its bytes, its logprob."""
+
+
+class Delta(msgspec.Struct, tag="delta"):
+    """A piece of one choice's text. ``tokens`` were generated for it; the text may be empty while bytes are held back."""
+
+    index: int
+    text: str
+    tokens: int = 1
+    logprobs: list[TokenLogprob] = []
+
+
+class Finished(msgspec.Struct, tag="finished"):
+    index: int
+    reason: Literal["stop", "length"]
+
+
+Event = Accepted | Delta | Finished

@@ -1,0 +1,105 @@
+"""Errors in OpenAI's shape: ``{"error": {"message", "type", "param", "code"}}``, all four keys, always."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+CLIENT_CLOSED_REQUEST = 499
+"""nginx's status for a client that left before the answer; seen only in metrics and logs."""
+
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    409: "conflict_error",
+    413: "invalid_request_error",
+    415: "invalid_request_error",
+    429: "rate_limit_error",
+}
+
+
+class ApiError(Exception):
+    """An error that the client is told about as it is.
+
+    ``param`` names the request field, written as a path: ``messages[0].content``. ``retry_after`` is in seconds and
+    becomes a ``Retry-After`` header. ``retry=False`` tells the OpenAI SDK not to try again by itself.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: int | None = None,
+        retry: bool | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+        self.retry_after = retry_after
+        self.retry = retry
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The JSON object of an error response, also the payload of a mid-stream ``data:`` error event."""
+        return error_body(self.status, self.message, param=self.param, code=self.code)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        headers = {}
+        if self.retry_after is not None:
+            headers["retry-after"] = str(self.retry_after)
+        if self.retry is not None:
+            headers["x-should-retry"] = "true" if self.retry else "false"
+        return headers
+
+
+def error_body(status: int, message: str, *, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+    """OpenAI's error object for an HTTP status."""
+    kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def bad_request(message: str, param: str | None = None, code: str | None = None) -> ApiError:
+    return ApiError(400, message, param=param, code=code)
+
+
+def model_not_found(model: str) -> ApiError:
+    return ApiError(404, f"The model {model!r} does not exist.", param="model", code="model_not_found")
+
+
+def param_path(location: Sequence[str | int]) -> str:
+    """A pydantic location as OpenAI writes fields: ``("messages", 0, "content")`` -> ``messages[0].content``."""
+    path = ""
+    for part in location:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    return path
+
+
+def validation_error(errors: Sequence[Mapping[str, Any]]) -> ApiError:
+    """The first of pydantic's errors as a 400 that names its field.
+
+    Union members put their own names into a location (``stop.list[str]``); those parts are dropped, because the client
+    knows fields only.
+    """
+    first = errors[0]
+    if first["type"] == "json_invalid":
+        return bad_request(f"The body is not valid JSON: {first.get('ctx', {}).get('error', 'cannot be parsed')}.")
+    location = [part for part in first["loc"] if part != "body"]
+    location = [part for part in location if isinstance(part, int) or part.isidentifier() and part not in _UNION_TAGS]
+    if not location:
+        return bad_request("The body must be a JSON object, sent with Content-Type: application/json.")
+    path = param_path(location)
+    if first["type"] == "missing":
+        return bad_request(f"Missing required field: {path}.", path, "missing_required_parameter")
+    return bad_request(f"Invalid value for {path}: {first['msg'].removeprefix('Value error, ')}.", path, "invalid_value")
+
+
+_UNION_TAGS = frozenset({"str", "int", "float", "bool", "none", "dict"})

@@ -1,0 +1,131 @@
+"""What is known of every request: its id, its time, its labels. One ASGI layer; it buffers nothing.
+
+Adds ``x-request-id`` (the client's own, if it sent one), ``openai-version`` and ``openai-processing-ms`` to every
+answer, refuses bodies over the limit with 413, counts, and writes one JSON line per request to the access log.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from fastapi.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from quintet_common import metrics
+from quintet_common.errors import CLIENT_CLOSED_REQUEST, error_body
+
+access_log = logging.getLogger("quintet.access")
+_REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
+_UNCOUNTED = frozenset({"/health", "/ready", "/metrics"})
+_KEY = "quintet.observation"
+
+
+@dataclass
+class Observation:
+    """One request as metrics and the access log see it. Routes fill in ``model`` once they know it."""
+
+    service: str
+    endpoint: str = ""
+    model: str = ""
+    code: int = 0
+    started: float = field(default_factory=time.perf_counter)
+    first_output: float | None = None
+
+    def mark_first_output(self) -> None:
+        """Call when the first piece of the answer exists: a token, an image, an audio chunk."""
+        if self.first_output is None:
+            self.first_output = time.perf_counter() - self.started
+
+
+def observation_of(scope: Any) -> Observation:
+    """The observation of an ASGI scope or a Request; a loose one where the app is not instrumented."""
+    found = scope.get(_KEY)
+    return found if isinstance(found, Observation) else Observation("")
+
+
+class BodyTooLarge(Exception):
+    pass
+
+
+class Instrument:
+    """Wraps a service's app. ``max_body`` is in bytes."""
+
+    def __init__(self, app: ASGIApp, service: str, max_body: int) -> None:
+        self._app = app
+        self._service = service
+        self._max_body = max_body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        seen = scope[_KEY] = Observation(self._service)
+        headers = dict(scope["headers"])
+        sent_id = headers.get(b"x-request-id", b"")
+        request_id = sent_id if _REQUEST_ID.fullmatch(sent_id) else b"req_" + os.urandom(12).hex().encode()
+        started = False
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                seen.code = seen.code or message["status"]
+                elapsed = int((time.perf_counter() - seen.started) * 1000)
+                extra = [(b"x-request-id", request_id), (b"openai-version", b"2020-10-01")]
+                extra.append((b"openai-processing-ms", str(elapsed).encode()))
+                message = {**message, "headers": [*message["headers"], *extra]}
+            await send(message)
+
+        too_large = error_body(413, f"The body is larger than {self._max_body >> 20} MiB.", code="body_too_large")
+        try:
+            await self._app(scope, self._limited(receive, headers), send_with_headers)
+        except BodyTooLarge:
+            if not started:
+                await JSONResponse(too_large, 413)(scope, receive, send_with_headers)
+        finally:
+            self._record(scope, seen, request_id)
+
+    def _limited(self, receive: Receive, headers: dict[bytes, bytes]) -> Receive:
+        """``receive`` that raises once the body is over the limit, after reading it to its end.
+
+        Answering earlier would make most clients see a reset connection instead of the error; what is read is dropped.
+        """
+        length = headers.get(b"content-length", b"0")
+        total = 0
+
+        async def limited() -> Message:
+            nonlocal total
+            message = await receive()
+            total += len(message.get("body", b""))
+            if total <= self._max_body and not (total and length.isdigit() and int(length) > self._max_body):
+                return message
+            while message.get("more_body") and total < 16 * self._max_body:
+                message = await receive()
+                total += len(message.get("body", b""))
+            raise BodyTooLarge
+
+        return limited
+
+    def _record(self, scope: Scope, seen: Observation, request_id: bytes) -> None:
+        if scope["path"] in _UNCOUNTED:
+            return
+        seconds = time.perf_counter() - seen.started
+        route = scope.get("route")
+        seen.endpoint = getattr(route, "path", "").removeprefix("/v1") or "unknown"
+        metrics.record(seen, seconds)
+        if access_log.isEnabledFor(logging.INFO):
+            line = {
+                "request_id": request_id.decode(),
+                "service": seen.service,
+                "method": scope["method"],
+                "path": scope["path"],
+                "model": seen.model,
+                "code": seen.code or CLIENT_CLOSED_REQUEST,
+                "seconds": round(seconds, 4),
+            }
+            access_log.info(msgspec.json.encode(line).decode())

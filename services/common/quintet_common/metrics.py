@@ -1,0 +1,101 @@
+"""Prometheus metrics that every service has, with the same labels everywhere. Names follow vLLM's where it has one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from quintet_common.errors import CLIENT_CLOSED_REQUEST
+from quintet_common.worker.process import State, Worker
+
+if TYPE_CHECKING:
+    from quintet_common.instrument import Observation
+
+registry = CollectorRegistry()
+"""Every metric of this process; a service's own metrics go here too."""
+
+ProcessCollector(registry=registry)
+PlatformCollector(registry=registry)
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+"""Histogram buckets for times, in seconds: from a cached answer to a large picture on a slow machine."""
+
+REQUESTS = Counter(
+    "quintet_requests", "Requests answered", ["service", "model", "endpoint", "code"], registry=registry
+)
+LATENCY = Histogram(
+    "quintet_e2e_request_latency_seconds",
+    "From the request's arrival to the last byte of its answer",
+    ["service", "model", "endpoint"],
+    buckets=SECONDS,
+    registry=registry,
+)
+FIRST_OUTPUT = Histogram(
+    "quintet_time_to_first_output_seconds",
+    "From the request's arrival to the first token, image, audio chunk or vector",
+    ["service", "model", "endpoint"],
+    buckets=SECONDS,
+    registry=registry,
+)
+QUEUE = Histogram(
+    "quintet_request_queue_time_seconds",
+    "From the request's arrival to the start of its work",
+    ["service", "model"],
+    buckets=SECONDS,
+    registry=registry,
+)
+
+
+def record(seen: Observation, seconds: float) -> None:
+    """Count one finished request. A request that was never answered is a client that left."""
+    code = seen.code or CLIENT_CLOSED_REQUEST
+    REQUESTS.labels(seen.service, seen.model, seen.endpoint, str(code)).inc()
+    LATENCY.labels(seen.service, seen.model, seen.endpoint).observe(seconds)
+    if seen.first_output is not None:
+        FIRST_OUTPUT.labels(seen.service, seen.model, seen.endpoint).observe(seen.first_output)
+
+
+class WorkerCollector(Collector):
+    """Gauges read from the workers at scrape time: state, restarts, memory, and what each engine reports."""
+
+    def __init__(self, service: str, workers: Iterable[Worker[Any]]) -> None:
+        self._service = service
+        self._workers = workers
+
+    def collect(self) -> Iterator[Metric]:
+        labels = ["service", "model"]
+        state = GaugeMetricFamily("quintet_model_state", "1 for the state that the model is in", labels=[*labels, "state"])
+        progress = GaugeMetricFamily("quintet_model_load_progress", "How far loading is, 0 to 1", labels=labels)
+        restarts = GaugeMetricFamily("quintet_worker_restarts", "Times that the model's process was restarted", labels=labels)
+        memory = GaugeMetricFamily("quintet_worker_memory_bytes", "Resident memory of the model's process", labels=labels)
+        stats: dict[str, GaugeMetricFamily] = {}
+        for worker in self._workers:
+            who = [self._service, worker.spec.id]
+            for each in State:
+                state.add_metric([*who, each.value], float(worker.state is each))
+            progress.add_metric(who, worker.progress)
+            restarts.add_metric(who, worker.restarts)
+            memory.add_metric(who, _resident_bytes(worker.pid))
+            for name, value in worker.stats.items():
+                family = stats.setdefault(name, GaugeMetricFamily(f"quintet_{name}", f"{name} of the engine", labels=labels))
+                family.add_metric(who, value)
+        yield from (state, progress, restarts, memory, *stats.values())
+
+
+def _resident_bytes(pid: int | None) -> float:
+    """Resident memory of a process, from Linux's /proc; 0 elsewhere."""
+    try:
+        with open(f"/proc/{pid}/statm") as statm:
+            return float(statm.read().split()[1]) * 4096
+    except (OSError, IndexError):
+        return 0.0
+
+
+def exposition() -> bytes:
+    return generate_latest(registry)

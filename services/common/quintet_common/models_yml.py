@@ -1,0 +1,211 @@
+"""models.yml: what is served. One file for a laptop, compose and Helm; ZLAI's ``models_config.yml`` is read as it is.
+
+Every mistake is one line, ``FILE:LINE: what is wrong``, and an unknown key gets a "did you mean".
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import yaml
+
+from quintet_common import zlai_config
+
+Kind = Literal["chat", "multimodal", "image", "tts", "embedding", "rerank"]
+EMBEDDED = "embedded:"
+"""A path that starts with this names a model that comes in a wheel or with the service: no hub, no download."""
+
+
+class ConfigError(Exception):
+    """models.yml cannot be used. The text is one line for a person: where, what, and what to do."""
+
+
+class ModelSpec(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """One entry of ``models:``.
+
+    ``path`` is a directory, a hub id, or ``embedded:NAME``. ``memory`` maps a device to its limit (``{0: 20GB, cpu:
+    8GB}``). ``keep`` is ``always`` or a time after the last request (``10m idle``) when the model is unloaded.
+    ``context`` limits prompt + answer in tokens, ``max_batch`` the requests that run together, ``max_waiting`` those
+    that queue before 429. ``auto_tools: eager`` is for models too small to decide on a call: with tools offered and the
+    last message the user's they call, after a tool result they answer. ``engine_args`` goes to the engine as it is.
+    """
+
+    id: str
+    kind: Kind
+    path: str
+    aliases: list[str] = []
+    engine: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str = "auto"
+    memory: dict[int | str, str] = {}
+    keep: str = "always"
+    default: bool = False
+    owned_by: str = "quintet"
+    context: int | None = None
+    max_batch: int | None = None
+    max_waiting: int = 256
+    auto_tools: Literal["off", "eager"] = "off"
+    engine_args: dict[str, Any] = {}
+
+    def __post_init__(self) -> None:
+        if not self.id:
+            raise ValueError("id is empty")
+        if self.max_waiting < 1 or (self.max_batch or 1) < 1 or (self.context or 1) < 1:
+            raise ValueError("context, max_batch and max_waiting must be at least 1")
+        idle_seconds(self.keep)
+
+    @property
+    def names(self) -> list[str]:
+        """Every name the model answers to: its id, then its aliases."""
+        return [self.id, *self.aliases]
+
+    @property
+    def embedded(self) -> str | None:
+        """The name of the embedded model, or None when the weights are elsewhere."""
+        return self.path.removeprefix(EMBEDDED) if self.path.startswith(EMBEDDED) else None
+
+
+class UpstreamSpec(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Anything else that speaks OpenAI, served through the router beside our own services.
+
+    ``key`` is sent as the bearer token. ``models`` limits which of its ids are served, ``prefix`` is put before them.
+    """
+
+    url: str
+    key: str | None = None
+    models: list[str] | None = None
+    prefix: str = ""
+
+
+class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """The whole of models.yml."""
+
+    models: list[ModelSpec] = []
+    upstreams: list[UpstreamSpec] = []
+
+    def of_kinds(self, kinds: set[str]) -> list[ModelSpec]:
+        return [spec for spec in self.models if spec.kind in kinds]
+
+
+_IDLE = re.compile(r"(\d+)\s*(s|m|h) idle")
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+def idle_seconds(keep: str) -> float | None:
+    """Seconds without a request after which a model is unloaded; None for ``always``."""
+    if keep == "always":
+        return None
+    match = _IDLE.fullmatch(keep)
+    if not match:
+        raise ValueError(f"keep is 'always' or like '10m idle', not {keep!r}")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def load_config(path: str | Path) -> Config:
+    """Read, check and return models.yml; relative model paths are taken from its folder.
+
+    Raises ConfigError with one line that says where and what.
+    """
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(f"{file}: cannot be read: {reason}.") from None
+    return parse_config(text, file)
+
+
+def parse_config(text: str, file: Path) -> Config:
+    try:
+        node = yaml.compose(text, yaml.SafeLoader)
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{file}:{mark.line + 1}" if mark else str(file)
+        raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}.") from None
+    if not isinstance(data, dict) or node is None:
+        raise ConfigError(f"{file}:1: expected a mapping with the key 'models'.")
+    try:
+        if zlai_config.KEY in data:
+            data = zlai_config.translate(data)
+        config = msgspec.convert(data, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(_explain(str(error), node, file)) from None
+    _check_names(config, node, file)
+    models = [_absolute(spec, file.parent) for spec in config.models]
+    return msgspec.structs.replace(config, models=models)
+
+
+def _absolute(spec: ModelSpec, folder: Path) -> ModelSpec:
+    """Resolve a path that is written as a relative directory; hub ids and embedded names stay as they are."""
+    local = spec.path.startswith((".", "~")) or (folder / spec.path).is_dir()
+    if spec.embedded is not None or not local:
+        return spec
+    return msgspec.structs.replace(spec, path=str((folder / Path(spec.path).expanduser()).resolve()))
+
+
+def _check_names(config: Config, node: yaml.Node, file: Path) -> None:
+    seen: dict[str, int] = {}
+    defaults: dict[str, int] = {}
+    for index, spec in enumerate(config.models):
+        line = _line_of(node, ["models", index])
+        for name in spec.names:
+            if name in seen:
+                raise ConfigError(f"{file}:{line}: the name {name!r} is taken by the model on line {seen[name]}.")
+            seen[name] = line
+        if spec.default and spec.kind in defaults:
+            raise ConfigError(f"{file}:{line}: line {defaults[spec.kind]} has the default of kind {spec.kind!r} already.")
+        if spec.default:
+            defaults[spec.kind] = line
+
+
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`")
+_MISSING = re.compile(r"Object missing required field `(.*?)`")
+_ENUM = re.compile(r"Invalid enum value '?(.*?)'?$")
+_AT = re.compile(r" - at `\$(.*)`$")
+_CHOICES: dict[str, list[str]] = {"kind": ["chat", "multimodal", "image", "tts", "embedding", "rerank"]}
+
+
+def _explain(message: str, node: yaml.Node, file: Path) -> str:
+    """msgspec's message as a line for a person, with the line in the file and a suggestion."""
+    at = _AT.search(message)
+    path: list[str | int] = []
+    for part in re.findall(r"\.([A-Za-z_]\w*)|\[(\d+)\]|\[\.\.\.\]", at[1] if at else ""):
+        path.append(int(part[1]) if part[1] else part[0])
+    text = message[: at.start()] if at else message
+    if unknown := _UNKNOWN.match(text):
+        key = unknown[1]
+        known = {"models": ModelSpec, "upstreams": UpstreamSpec}.get(str(path[0])) if path else Config
+        near = difflib.get_close_matches(key, known.__struct_fields__ if known else (), 1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        return f"{file}:{_line_of(node, [*path, key])}: unknown key {key!r}{hint}"
+    if missing := _MISSING.match(text):
+        return f"{file}:{_line_of(node, path)}: the key {missing[1]!r} is missing."
+    where = f"{file}:{_line_of(node, path)}: {path[-1] if path else 'the file'}: "
+    if enum := _ENUM.match(text):
+        near = difflib.get_close_matches(enum[1], _CHOICES.get(str(path[-1]), []), 1)
+        choices = ", ".join(_CHOICES.get(str(path[-1]), [])) or "see the docs"
+        return f"{where}{enum[1]!r} is not one of {choices}" + (f"; did you mean {near[0]!r}?" if near else ".")
+    return f"{where}{text[0].lower()}{text[1:]}."
+
+
+def _line_of(node: yaml.Node, path: list[str | int]) -> int:
+    """The 1-based line of the value at ``path``, or of the nearest thing above it that is in the file."""
+    line = node.start_mark.line + 1
+    for part in path:
+        if isinstance(node, yaml.MappingNode):
+            keys = [key for key, _ in node.value if key.value in (part, zlai_config.names_of(part))]
+            if not keys:
+                return line
+            line = keys[0].start_mark.line + 1
+            node = next(value for key, value in node.value if key is keys[0])
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            return line
+    return line

@@ -1,0 +1,69 @@
+"""The models of one service: which there are, which one a request means, and how they change with models.yml."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any, Generic, TypeVar
+
+from quintet_common.errors import model_not_found
+from quintet_common.models_yml import ModelSpec
+from quintet_common.worker.process import State, Worker
+
+EventT = TypeVar("EventT")
+
+
+class ModelPool(Generic[EventT]):
+    """One worker per model. ``factory`` and ``event_type`` are as for Worker."""
+
+    def __init__(self, specs: list[ModelSpec], factory: str, event_type: Any) -> None:
+        self._factory = factory
+        self._event_type = event_type
+        self._workers: dict[str, Worker[EventT]] = {}
+        self._specs = specs
+
+    def __iter__(self) -> Iterator[Worker[EventT]]:
+        return iter(self._workers.values())
+
+    def start(self) -> None:
+        for spec in self._specs:
+            self._add(spec)
+
+    async def close(self) -> None:
+        await asyncio.gather(*(worker.stop() for worker in self))
+        self._workers.clear()
+
+    async def apply(self, specs: list[ModelSpec]) -> None:
+        """Make the running models those of ``specs``: unchanged ones keep running, changed ones are loaded anew."""
+        wanted = {spec.id: spec for spec in specs}
+        gone = [worker for worker in self if wanted.get(worker.spec.id) != worker.spec]
+        for worker in gone:
+            del self._workers[worker.spec.id]
+        await asyncio.gather(*(worker.stop() for worker in gone))
+        for spec in specs:
+            if spec.id not in self._workers:
+                self._add(spec)
+
+    def find(self, name: str | None, kind: str | None = None) -> Worker[EventT]:
+        """The model with this id or alias; without a name, the default of ``kind``.
+
+        Raises ApiError 404 ``model_not_found``. Without a default the first model of the kind answers.
+        """
+        if name:
+            found = [worker for worker in self if name in worker.spec.names]
+        else:
+            found = [worker for worker in self if kind is None or worker.spec.kind == kind]
+            found.sort(key=lambda worker: not worker.spec.default)
+        if not found or (kind is not None and found[0].spec.kind != kind):
+            raise model_not_found(name or "")
+        return found[0]
+
+    @property
+    def ready(self) -> bool:
+        """Whether every model can answer, now or after being woken."""
+        return all(worker.state in (State.READY, State.IDLE) for worker in self)
+
+    def _add(self, spec: ModelSpec) -> None:
+        worker: Worker[EventT] = Worker(spec, self._factory, self._event_type)
+        self._workers[spec.id] = worker
+        worker.start()

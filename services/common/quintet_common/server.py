@@ -1,0 +1,109 @@
+"""``python -m quintet_SERVICE``: one service in one process. Also how the router runs its app."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+
+import uvicorn
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from quintet_common.models_yml import ConfigError, ModelSpec, load_config
+from quintet_common.pool import ModelPool
+
+log = logging.getLogger("quintet")
+
+KEEP_ALIVE_SECONDS = 75
+"""How long an idle connection stays open here; the router's pool lets go of its end earlier."""
+
+DRAIN_SECONDS = 30
+"""How long requests in flight may go on after SIGTERM."""
+
+
+def listen_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of everything that listens."""
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: loopback only)")
+    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--fd", type=int, help="listen on this inherited socket instead of host and port")
+    parser.add_argument("--lifeline", type=int, help="end when this inherited descriptor is closed at its other end")
+    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+
+
+def main(service: str, kinds: set[str], create: Callable[[list[ModelSpec]], FastAPI]) -> None:
+    """The command line of a service. ``create`` makes its app from the models of its kinds."""
+    parser = argparse.ArgumentParser(prog=f"quintet {service}", description=f"Quintet's {service} service alone.")
+    parser.add_argument("config", nargs="?", default="models.yml", help="what is served (default: models.yml)")
+    listen_arguments(parser)
+    options = parser.parse_args()
+    try:
+        app = create(load_config(options.config).of_kinds(kinds))
+    except ConfigError as error:
+        sys.exit(str(error))
+    pool: ModelPool[object] = app.state.pool
+
+    async def reload() -> None:
+        try:
+            config = load_config(options.config)
+        except ConfigError as error:
+            log.error("%s not reloaded, what runs goes on: %s", options.config, error)
+        else:
+            await pool.apply(config.of_kinds(kinds))
+
+    run(app, options, reload)
+
+
+def run(app: ASGIApp, options: argparse.Namespace, reload: Callable[[], Awaitable[None]] | None = None) -> None:
+    """Serve ``app`` until SIGTERM or SIGINT; SIGHUP calls ``reload``."""
+    logging.basicConfig(level=options.log_level.upper(), format="%(levelname)s %(name)s %(message)s")
+    for chatty in ("httpx2", "uvicorn"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    config = uvicorn.Config(
+        app,
+        host=options.host,
+        port=options.port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=DRAIN_SECONDS,
+    )
+    sockets = None if options.fd is None else [socket.socket(fileno=options.fd)]
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(_serve(uvicorn.Server(config), sockets, options.lifeline, reload))
+
+
+async def _serve(
+    server: uvicorn.Server,
+    sockets: list[socket.socket] | None,
+    lifeline: int | None,
+    reload: Callable[[], Awaitable[None]] | None,
+) -> None:
+    loop = asyncio.get_running_loop()
+    running: set[asyncio.Future[None]] = set()  # the loop itself keeps only weak references
+
+    def start_reload() -> None:
+        assert reload is not None
+        task = asyncio.ensure_future(reload())
+        running.add(task)
+        task.add_done_callback(running.discard)
+
+    def parent_gone() -> None:
+        assert lifeline is not None
+        loop.remove_reader(lifeline)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if reload is not None:
+        loop.add_signal_handler(signal.SIGHUP, start_reload)
+    if lifeline is not None:
+        loop.add_reader(lifeline, parent_gone)
+    await server.serve(sockets)

@@ -1,0 +1,33 @@
+"""Server-sent events as OpenAI sends them: ``data: {json}`` and a blank line each, ``data: [DONE]`` at the end."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import msgspec
+from pydantic import BaseModel
+
+from quintet_common.disconnect import StreamResponse
+from quintet_common.errors import ApiError
+
+DONE = b"data: [DONE]\n\n"
+_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+
+
+def event(data: BaseModel | dict[str, object], name: str | None = None) -> bytes:
+    """One event. A model is written without the fields that were never set; ``name`` adds an ``event:`` line."""
+    if isinstance(data, BaseModel):
+        payload = data.model_dump_json(exclude_unset=True).encode()
+    else:
+        payload = msgspec.json.encode(data)
+    return (f"event: {name}\n".encode() if name else b"") + b"data: " + payload + b"\n\n"
+
+
+def error_event(error: ApiError) -> bytes:
+    """A failure in the middle of a stream; every OpenAI SDK raises on a top-level ``error`` key."""
+    return event(error.body)
+
+
+def sse_response(events: AsyncIterator[bytes]) -> StreamResponse:
+    """Stream events that are written already; an ApiError on the way becomes an error event, then the stream ends."""
+    return StreamResponse(events, "text/event-stream", dict(_HEADERS), on_error=error_event)

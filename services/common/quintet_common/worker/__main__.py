@@ -1,0 +1,7 @@
+"""``python -m quintet_common.worker FD package.module:factory``: one model's process. Services start it, people do not."""
+
+import sys
+
+from quintet_common.worker.host import main
+
+main(int(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,297 @@
+"""The service's side of a worker: start the process, know its state, hand it requests, restart it when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import os
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator
+from typing import Any, Generic, Self, TypeVar
+
+import msgspec
+
+from quintet_common.errors import ApiError
+from quintet_common.models_yml import ModelSpec, idle_seconds
+from quintet_common.threads import worker_environment
+from quintet_common.worker import protocol
+
+log = logging.getLogger("quintet")
+EventT = TypeVar("EventT")
+
+FIRST_BACKOFF, LAST_BACKOFF = 0.5, 60.0
+"""Seconds before a dead worker is started again: doubled at every failed start, up to the last."""
+
+
+class State(enum.StrEnum):
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+    IDLE = "idle"
+    """Unloaded after the time of ``keep``; the next request loads it."""
+    STOPPED = "stopped"
+
+
+class Job(Generic[EventT]):
+    """One request in a worker: iterate its events inside ``async with``; leaving early cancels it.
+
+    Iteration raises ApiError when the request failed, 503 when the worker died.
+    """
+
+    def __init__(self, worker: Worker[EventT], job_id: int) -> None:
+        self._worker = worker
+        self._id = job_id
+        self._events: asyncio.Queue[EventT | protocol.Done] = asyncio.Queue()
+        self.finished = False
+
+    def put(self, event: EventT | protocol.Done) -> None:
+        self._events.put_nowait(event)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._worker.release(self._id)
+
+    def __aiter__(self) -> AsyncIterator[EventT]:
+        return self
+
+    async def __anext__(self) -> EventT:
+        if self.finished:
+            raise StopAsyncIteration
+        event = await self._events.get()
+        if not isinstance(event, protocol.Done):
+            return event
+        self.finished = True
+        if event.error is not None:
+            raise event.error.as_api_error()
+        raise StopAsyncIteration
+
+
+class _Connection(asyncio.Protocol):
+    """One life of the worker process, as seen from its socket."""
+
+    def __init__(self, worker: Worker[Any]) -> None:
+        self._worker = worker
+        self._frames = protocol.Frames()
+        self._decode = msgspec.msgpack.Decoder(protocol.FromWorker).decode
+        self.transport: asyncio.Transport | None = None
+        self.lost = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        for payload in self._frames.feed(data):
+            self._worker.receive(self._decode(payload))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.lost.done():
+            self.lost.set_result(None)
+
+    def send(self, message: protocol.ToWorker) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.write(protocol.frame(message))
+
+
+class Worker(Generic[EventT]):
+    """One model of a service and the process that runs it.
+
+    ``factory`` names the function that makes the engine from a ModelSpec, ``package.module:function``; ``event_type``
+    is the msgspec type of its events.
+    """
+
+    def __init__(self, spec: ModelSpec, factory: str, event_type: Any) -> None:
+        self.spec = spec
+        self.state = State.LOADING
+        self.progress = 0.0
+        self.note = "starting"
+        self.info: dict[str, Any] = {}
+        self.stats: dict[str, float] = {}
+        self.restarts = 0
+        self.created = int(time.time())
+        self.pid: int | None = None
+        self._factory = factory
+        self._decode_event = msgspec.msgpack.Decoder(event_type).decode
+        self._connection: _Connection | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._jobs: dict[int, Job[EventT]] = {}
+        self._next_id = 0
+        self._last_used = time.monotonic()
+        self._changed = asyncio.Condition()
+        self._wake = asyncio.Event()
+        self._woken = False
+        self._permanent = False
+        self._task: asyncio.Task[None] | None = None
+
+    # Requests
+
+    async def submit(self, request: Any) -> Job[EventT]:
+        """Hand a request to the model; an unloaded model is loaded first. Raises ApiError 503 when there is none."""
+        self._last_used = time.monotonic()
+        if self.state is State.IDLE:
+            self._woken = True
+            self._wake.set()
+        if self._woken and self.state is not State.READY:
+            await self._until(State.READY, State.FAILED)
+        if self.state is not State.READY or self._connection is None:
+            raise self.unavailable()
+        self._next_id += 1
+        job: Job[EventT] = Job(self, self._next_id)
+        self._jobs[self._next_id] = job
+        self._connection.send(protocol.Submit(self._next_id, protocol.encode_body(request)))
+        return job
+
+    def release(self, job_id: int) -> None:
+        """The client needs this job no more; one that still runs is cancelled in the worker."""
+        job = self._jobs.pop(job_id, None)
+        self._last_used = time.monotonic()
+        if job is not None and self._connection is not None:
+            self._connection.send(protocol.Cancel(job_id))
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._jobs)
+
+    def unavailable(self) -> ApiError:
+        """Why there is no answer now, as the client should read it."""
+        if self.state is State.FAILED:
+            return ApiError(503, f"The model {self.spec.id!r} failed to load: {self.note}", code="model_failed", retry_after=30)
+        percent = f"{self.progress:.0%}".replace("%", " %")
+        message = f"The model {self.spec.id!r} is loading ({percent}, {self.note}). Try again in a moment."
+        return ApiError(503, message, code="model_loading", retry_after=2)
+
+    # Life
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name=f"worker {self.spec.id}")
+
+    async def stop(self) -> None:
+        """End the process; its memory really comes back."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._end_process()
+        self._fail_jobs()
+        await self._set(State.STOPPED)
+
+    async def _run(self) -> None:
+        backoff = FIRST_BACKOFF
+        while True:
+            self._permanent = False
+            await self._live()
+            if self.state is State.IDLE:
+                await self._wake.wait()
+                self._wake.clear()
+                continue
+            if self._permanent:
+                return
+            was_ready = self.state is State.READY
+            backoff = FIRST_BACKOFF if was_ready else min(backoff * 2, LAST_BACKOFF)
+            if self.state is not State.FAILED:
+                self.note = "the model's process ended and is restarted"
+                await self._set(State.LOADING)
+            log.warning("%s: worker ended, starting it again in %.1f s", self.spec.id, backoff)
+            self.restarts += 1
+            await asyncio.sleep(backoff)
+
+    async def _live(self) -> None:
+        """One life of the process, from its start until its socket closes."""
+        loop = asyncio.get_running_loop()
+        if self.state is not State.FAILED:
+            self.progress, self.note = 0.0, self.note if self.restarts else "starting"
+            await self._set(State.LOADING)
+        ours, theirs = socket.socketpair()
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "quintet_common.worker",
+                str(theirs.fileno()),
+                self._factory,
+                pass_fds=[theirs.fileno()],
+                stdin=asyncio.subprocess.DEVNULL,
+                env={**worker_environment(), **os.environ},
+            )
+        finally:
+            theirs.close()
+        self.pid = self._process.pid
+        _, connection = await loop.create_connection(lambda: _Connection(self), sock=ours)
+        self._connection = connection
+        connection.send(protocol.Load(msgspec.to_builtins(self.spec)))
+        watch = asyncio.create_task(self._unload_when_idle())
+        try:
+            await connection.lost
+        finally:
+            watch.cancel()
+            self._connection = None
+            await self._end_process()
+            self._fail_jobs()
+
+    async def _unload_when_idle(self) -> None:
+        limit = idle_seconds(self.spec.keep)
+        while limit is not None:
+            await asyncio.sleep(max(0.05, limit - (time.monotonic() - self._last_used)))
+            if self.state is State.READY and not self._jobs and time.monotonic() - self._last_used >= limit:
+                log.info("%s: idle for %.0f s, unloaded", self.spec.id, limit)
+                self._woken = False
+                self.note = "unloaded; the next request loads it"
+                await self._set(State.IDLE)
+                assert self._connection is not None and self._connection.transport is not None
+                self._connection.transport.close()
+                return
+
+    async def _end_process(self) -> None:
+        process, self._process, self.pid = self._process, None, None
+        if process is None:
+            return
+        if process.returncode is None:
+            process.kill()  # a model process has nothing to save
+        await process.wait()
+
+    def _fail_jobs(self) -> None:
+        error = protocol.RequestError(503, f"The process of model {self.spec.id!r} ended during this request.", code="worker_died", retry_after=1)
+        jobs, self._jobs = self._jobs, {}
+        self.stats = {}
+        for job_id, job in jobs.items():
+            job.put(protocol.Done(job_id, error))
+
+    # Messages
+
+    def receive(self, message: protocol.FromWorker) -> None:
+        if isinstance(message, protocol.Event):
+            if job := self._jobs.get(message.id):
+                job.put(self._decode_event(message.body))
+        elif isinstance(message, protocol.Done):
+            if job := self._jobs.pop(message.id, None):
+                job.put(message)
+        elif isinstance(message, protocol.Stats):
+            self.stats = message.values
+        elif isinstance(message, protocol.Progress):
+            self.progress, self.note = message.fraction, message.note
+        elif isinstance(message, protocol.Ready):
+            self.info, self.progress, self.note = message.info, 1.0, ""
+            self._last_used = time.monotonic()
+            asyncio.ensure_future(self._set(State.READY))
+        else:
+            self.note, self._permanent = message.reason, message.permanent
+            asyncio.ensure_future(self._fail())
+
+    async def _fail(self) -> None:
+        log.error("%s failed to load: %s", self.spec.id, self.note)
+        await self._set(State.FAILED)
+        if self._connection is not None and self._connection.transport is not None:
+            self._connection.transport.close()
+
+    async def _set(self, state: State) -> None:
+        async with self._changed:
+            self.state = state
+            self._changed.notify_all()
+
+    async def _until(self, *states: State) -> None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.state in states)

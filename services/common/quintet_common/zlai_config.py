@@ -1,0 +1,71 @@
+"""ZLAI's ``models_config.yml`` in Quintet's terms, so that its users' file starts unchanged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+KEY = "models_config"
+
+_FIELDS = {"model_name": "id", "model_path": "path", "max_memory": "memory"}
+_OURS = {ours: theirs for theirs, ours in _FIELDS.items()} | {"models": KEY}
+
+_KIND_OF_TYPE = {
+    "completion": "chat",
+    "chat": "chat",
+    "embedding": "embedding",
+    "multimodal": "multimodal",
+    "vision": "multimodal",
+    "image": "image",
+    "diffusers": "image",
+    "audio": "tts",
+    "tts": "tts",
+    "rerank": "rerank",
+}
+_KIND_OF_METHOD = {
+    "load_glm4v": "multimodal",
+    "load_glm4_v": "multimodal",
+    "load_mini_cpm": "multimodal",
+    "load_minicpm": "multimodal",
+    "load_qwen2_vl": "multimodal",
+    "load_qwen": "chat",
+    "load_glm4": "chat",
+    "load_kolors": "image",
+    "load_cosy": "tts",
+    "load_bge": "embedding",
+    "load_embedding": "embedding",
+}
+
+
+def names_of(part: str | int) -> str | int:
+    """The key that a ZLAI file writes for one of ours; used to find a mistake's line."""
+    return _OURS.get(part, part) if isinstance(part, str) else part
+
+
+def translate(data: dict[str, Any]) -> dict[str, Any]:
+    """``models_config:`` entries as ``models:`` entries. Raises msgspec.ValidationError with a path like msgspec's own."""
+    others = {key: value for key, value in data.items() if key != KEY}
+    entries = data[KEY]
+    if not isinstance(entries, list):
+        raise msgspec.ValidationError("Expected `array` - at `$.models`")
+    return {**others, "models": [_entry(entry, index) for index, entry in enumerate(entries)]}
+
+
+def _entry(entry: Any, index: int) -> dict[str, Any]:
+    if not isinstance(entry, dict):
+        raise msgspec.ValidationError(f"Expected `object` - at `$.models[{index}]`")
+    model_type, method = str(entry.get("model_type", "")), str(entry.get("load_method", ""))
+    kind = _kind(model_type, method)
+    if kind is None:
+        raise msgspec.ValidationError(f"Invalid enum value '{model_type or method}' - at `$.models[{index}].model_type`")
+    rest = {_FIELDS.get(k, k): v for k, v in entry.items() if k not in ("model_type", "load_method")}
+    if isinstance(rest.get("memory"), dict):
+        rest["memory"] = {device: str(limit) for device, limit in rest["memory"].items()}
+    return {"kind": kind, "owned_by": "Open Source", **rest}
+
+
+def _kind(model_type: str, method: str) -> str | None:
+    """The loader says more than the type: ZLAI calls a picture model ``completion`` too."""
+    by_method = next((kind for prefix, kind in _KIND_OF_METHOD.items() if method.startswith(prefix)), None)
+    return by_method or _KIND_OF_TYPE.get(model_type)

@@ -1,0 +1,142 @@
+"""A worker process from the service's side: states, events, cancellation, death and return."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from quintet_common.errors import ApiError
+from quintet_common.models_yml import ModelSpec
+from quintet_common.worker.process import State, Worker
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+async def start(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[..., Worker[dict[str, str]]]]:
+    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    workers: list[Worker[dict[str, str]]] = []
+
+    def make(keep: str = "always", **args: Any) -> Worker[dict[str, str]]:
+        spec = ModelSpec(id="echo", kind="chat", path="embedded:echo", keep=keep, engine_args=args)
+        worker: Worker[dict[str, str]] = Worker(spec, "echo_engine:create_engine", dict[str, str])
+        worker.start()
+        workers.append(worker)
+        return worker
+
+    yield make
+    await asyncio.gather(*(worker.stop() for worker in workers))
+
+
+async def until(worker: Worker[Any], *states: State) -> None:
+    await asyncio.wait_for(worker._until(*states), 30)
+
+
+async def words(worker: Worker[dict[str, str]], text: str, delay: float = 0) -> list[str]:
+    async with await worker.submit({"text": text, "delay": delay}) as job:
+        return [event["word"] async for event in job]
+
+
+async def test_events_arrive_in_order_and_the_job_ends(start: Any) -> None:
+    worker = start()
+    await until(worker, State.READY)
+    assert worker.info == {"engine": "echo"}
+    assert await words(worker, "one two three") == ["one", "two", "three"]
+    assert worker.in_flight == 0
+
+
+async def test_an_error_of_the_engine_reaches_the_caller_with_its_field(start: Any) -> None:
+    worker = start()
+    await until(worker, State.READY)
+    with pytest.raises(ApiError) as caught:
+        await words(worker, "")
+    assert (caught.value.status, caught.value.param) == (400, "text")
+
+
+async def test_a_loading_model_says_how_far_it_is(start: Any) -> None:
+    worker = start(load_seconds=20)
+    while worker.note != "half way":
+        await asyncio.sleep(0.01)
+    with pytest.raises(ApiError) as caught:
+        await words(worker, "hello")
+    assert caught.value.status == 503
+    assert "50 %, half way" in caught.value.message
+    assert caught.value.retry_after
+
+
+async def test_a_model_that_refuses_to_load_is_failed_with_its_reason(start: Any) -> None:
+    worker = start(refuse="no such file")
+    await until(worker, State.FAILED)
+    with pytest.raises(ApiError, match="no such file") as caught:
+        await words(worker, "hello")
+    assert caught.value.code == "model_failed"
+
+
+async def test_leaving_a_job_early_cancels_it_in_the_worker(start: Any) -> None:
+    worker = start()
+    await until(worker, State.READY)
+    async with await worker.submit({"text": "word " * 1000, "delay": 0.05}) as job:
+        await anext(job)
+    while worker.stats.get("ended") != 1:
+        await asyncio.sleep(0.05)
+    assert worker.in_flight == 0
+
+
+@pytest.mark.parametrize("how", ["crash", "kill"])
+async def test_a_dead_worker_fails_its_requests_and_comes_back(start: Any, how: str) -> None:
+    worker = start()
+    await until(worker, State.READY)
+    first = worker.pid
+    async with await worker.submit({"text": "one two" + (" crash" if how == "crash" else " three" * 1000), "delay": 0.05}) as job:
+        await anext(job)
+        if how == "kill":
+            os.kill(first, signal.SIGKILL)
+        with pytest.raises(ApiError) as caught:
+            async for _ in job:
+                pass
+    assert caught.value.code == "worker_died"
+    await until(worker, State.LOADING)
+    await until(worker, State.READY)
+    assert worker.pid != first
+    assert worker.restarts == 1
+    assert await words(worker, "back again") == ["back", "again"]
+
+
+async def test_a_worker_that_dies_while_loading_is_started_again(start: Any) -> None:
+    worker = start(die=True)
+    while worker.restarts < 2:
+        await asyncio.sleep(0.05)
+    assert worker.state is State.LOADING
+
+
+async def test_an_idle_model_is_unloaded_and_the_next_request_loads_it(start: Any) -> None:
+    worker = start(keep="1s idle")
+    await until(worker, State.READY)
+    await until(worker, State.IDLE)
+    while worker.pid is not None:
+        await asyncio.sleep(0.01)
+    assert await words(worker, "awake now") == ["awake", "now"]
+    assert worker.state is State.READY
+
+
+async def test_stopping_ends_the_process(start: Any) -> None:
+    worker = start()
+    await until(worker, State.READY)
+    pid = worker.pid
+    await worker.stop()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert worker.state is State.STOPPED
+
+
+def test_the_api_side_never_imports_torch() -> None:
+    import subprocess
+
+    code = "import quintet_common.app, quintet_common.server, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
