@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -35,7 +36,13 @@ async def start(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[..., 
 
 
 async def until(worker: Worker[Any], *states: State) -> None:
-    await asyncio.wait_for(worker._until(*states), 30)
+    await asyncio.wait_for(worker.until(*states), 30)
+
+
+async def eventually(what: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not what():  # noqa: ASYNC110  # what is waited for happens in another process
+            await asyncio.sleep(0.01)
 
 
 async def words(worker: Worker[dict[str, str]], text: str, delay: float = 0) -> list[str]:
@@ -61,8 +68,7 @@ async def test_an_error_of_the_engine_reaches_the_caller_with_its_field(start: A
 
 async def test_a_loading_model_says_how_far_it_is(start: Any) -> None:
     worker = start(load_seconds=20)
-    while worker.note != "half way":
-        await asyncio.sleep(0.01)
+    await eventually(lambda: worker.note == "half way")
     with pytest.raises(ApiError) as caught:
         await words(worker, "hello")
     assert caught.value.status == 503
@@ -83,8 +89,7 @@ async def test_leaving_a_job_early_cancels_it_in_the_worker(start: Any) -> None:
     await until(worker, State.READY)
     async with await worker.submit({"text": "word " * 1000, "delay": 0.05}) as job:
         await anext(job)
-    while worker.stats.get("ended") != 1:
-        await asyncio.sleep(0.05)
+    await eventually(lambda: worker.stats.get("ended") == 1)
     assert worker.in_flight == 0
 
 
@@ -93,7 +98,9 @@ async def test_a_dead_worker_fails_its_requests_and_comes_back(start: Any, how: 
     worker = start()
     await until(worker, State.READY)
     first = worker.pid
-    async with await worker.submit({"text": "one two" + (" crash" if how == "crash" else " three" * 1000), "delay": 0.05}) as job:
+    async with await worker.submit(
+        {"text": "one two" + (" crash" if how == "crash" else " three" * 1000), "delay": 0.05}
+    ) as job:
         await anext(job)
         if how == "kill":
             os.kill(first, signal.SIGKILL)
@@ -110,8 +117,7 @@ async def test_a_dead_worker_fails_its_requests_and_comes_back(start: Any, how: 
 
 async def test_a_worker_that_dies_while_loading_is_started_again(start: Any) -> None:
     worker = start(die=True)
-    while worker.restarts < 2:
-        await asyncio.sleep(0.05)
+    await eventually(lambda: worker.restarts >= 2)
     assert worker.state is State.LOADING
 
 
@@ -119,8 +125,7 @@ async def test_an_idle_model_is_unloaded_and_the_next_request_loads_it(start: An
     worker = start(keep="1s idle")
     await until(worker, State.READY)
     await until(worker, State.IDLE)
-    while worker.pid is not None:
-        await asyncio.sleep(0.01)
+    await eventually(lambda: worker.pid is None)
     assert await words(worker, "awake now") == ["awake", "now"]
     assert worker.state is State.READY
 
@@ -136,7 +141,5 @@ async def test_stopping_ends_the_process(start: Any) -> None:
 
 
 def test_the_api_side_never_imports_torch() -> None:
-    import subprocess
-
     code = "import quintet_common.app, quintet_common.server, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

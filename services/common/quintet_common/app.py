@@ -25,7 +25,9 @@ MAX_BODY = 32 << 20
 def model_card(worker: Worker[Any]) -> dict[str, Any]:
     """One entry of ``/v1/models``: OpenAI's fields, then what the router and people want to know."""
     spec = worker.spec
-    card = Model(id=spec.id, object="model", created=worker.created, owned_by=spec.owned_by).model_dump(exclude_unset=True)
+    card = Model(id=spec.id, object="model", created=worker.created, owned_by=spec.owned_by).model_dump(
+        exclude_unset=True
+    )
     return card | {
         "kind": spec.kind,
         "aliases": spec.aliases,

@@ -25,14 +25,15 @@ async def _api_error(_: Request, exc: Exception) -> Response:
 
 async def _validation_error(_: Request, exc: Exception) -> Response:
     assert isinstance(exc, RequestValidationError)
-    return error_response(validation_error(exc.errors()))
+    return error_response(validation_error(exc.errors(), exc.body))
 
 
 async def _http_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)
     messages = {404: f"Unknown path: {request.url.path}.", 405: f"{request.method} is not allowed on this path."}
     message = messages.get(exc.status_code, str(exc.detail))
-    return JSONResponse(error_body(exc.status_code, message), exc.status_code, dict(exc.headers or {}))
+    code = "body_too_large" if exc.status_code == 413 else None
+    return JSONResponse(error_body(exc.status_code, message, code=code), exc.status_code, dict(exc.headers or {}))
 
 
 async def _unexpected(request: Request, exc: Exception) -> Response:

@@ -83,23 +83,38 @@ def param_path(location: Sequence[str | int]) -> str:
     return path
 
 
-def validation_error(errors: Sequence[Mapping[str, Any]]) -> ApiError:
-    """The first of pydantic's errors as a 400 that names its field.
+def validation_error(errors: Sequence[Mapping[str, Any]], body: Any = None) -> ApiError:
+    """One of pydantic's errors about ``body`` as a 400 that names its field.
 
-    Union members put their own names into a location (``stop.list[str]``); those parts are dropped, because the client
-    knows fields only.
+    Of several, the deepest in the body: of a union, pydantic reports every member, and the member that was meant is the
+    one that fits furthest.
     """
-    first = errors[0]
-    if first["type"] == "json_invalid":
-        return bad_request(f"The body is not valid JSON: {first.get('ctx', {}).get('error', 'cannot be parsed')}.")
-    location = [part for part in first["loc"] if part != "body"]
-    location = [part for part in location if isinstance(part, int) or part.isidentifier() and part not in _UNION_TAGS]
+    if errors[0]["type"] == "json_invalid":
+        return bad_request(f"The body is not valid JSON: {errors[0].get('ctx', {}).get('error', 'cannot be parsed')}.")
+    located = [(_in_body([part for part in error["loc"] if part != "body"], body), error) for error in errors]
+    location, first = max(located, key=lambda pair: len(pair[0]))
     if not location:
         return bad_request("The body must be a JSON object, sent with Content-Type: application/json.")
     path = param_path(location)
     if first["type"] == "missing":
         return bad_request(f"Missing required field: {path}.", path, "missing_required_parameter")
-    return bad_request(f"Invalid value for {path}: {first['msg'].removeprefix('Value error, ')}.", path, "invalid_value")
+    return bad_request(
+        f"Invalid value for {path}: {first['msg'].removeprefix('Value error, ')}.", path, "invalid_value"
+    )
 
 
-_UNION_TAGS = frozenset({"str", "int", "float", "bool", "none", "dict"})
+def _in_body(location: Sequence[str | int], body: Any) -> list[str | int]:
+    """A pydantic location without what is not in the client's JSON: names of union members and discriminator tags."""
+    path: list[str | int] = []
+    last = len(location) - 1
+    for position, part in enumerate(location):
+        if isinstance(part, int):
+            inside = isinstance(body, list) and part < len(body)
+        else:
+            inside = isinstance(body, dict) and part in body
+        if inside:
+            path.append(part)
+            body = body[part]
+        elif position == last and isinstance(part, str) and (body is None or isinstance(body, dict)):
+            path.append(part)
+    return path

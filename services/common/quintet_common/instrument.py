@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from quintet_common import metrics
-from quintet_common.errors import CLIENT_CLOSED_REQUEST, error_body
+from quintet_common.errors import CLIENT_CLOSED_REQUEST
 
 access_log = logging.getLogger("quintet.access")
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -49,10 +49,6 @@ def observation_of(scope: Any) -> Observation:
     return found if isinstance(found, Observation) else Observation("")
 
 
-class BodyTooLarge(Exception):
-    pass
-
-
 class Instrument:
     """Wraps a service's app. ``max_body`` is in bytes."""
 
@@ -68,12 +64,9 @@ class Instrument:
         headers = dict(scope["headers"])
         sent_id = headers.get(b"x-request-id", b"")
         request_id = sent_id if _REQUEST_ID.fullmatch(sent_id) else b"req_" + os.urandom(12).hex().encode()
-        started = False
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal started
             if message["type"] == "http.response.start":
-                started = True
                 seen.code = seen.code or message["status"]
                 elapsed = int((time.perf_counter() - seen.started) * 1000)
                 extra = [(b"x-request-id", request_id), (b"openai-version", b"2020-10-01")]
@@ -81,19 +74,16 @@ class Instrument:
                 message = {**message, "headers": [*message["headers"], *extra]}
             await send(message)
 
-        too_large = error_body(413, f"The body is larger than {self._max_body >> 20} MiB.", code="body_too_large")
         try:
             await self._app(scope, self._limited(receive, headers), send_with_headers)
-        except BodyTooLarge:
-            if not started:
-                await JSONResponse(too_large, 413)(scope, receive, send_with_headers)
         finally:
             self._record(scope, seen, request_id)
 
     def _limited(self, receive: Receive, headers: dict[bytes, bytes]) -> Receive:
-        """``receive`` that raises once the body is over the limit, after reading it to its end.
+        """``receive`` that raises a 413 once the body is over the limit, after reading it to its end.
 
         Answering earlier would make most clients see a reset connection instead of the error; what is read is dropped.
+        An HTTPException, because FastAPI turns whatever else is raised while it reads a body into a 400.
         """
         length = headers.get(b"content-length", b"0")
         total = 0
@@ -107,7 +97,7 @@ class Instrument:
             while message.get("more_body") and total < 16 * self._max_body:
                 message = await receive()
                 total += len(message.get("body", b""))
-            raise BodyTooLarge
+            raise HTTPException(413, f"The body is larger than {self._max_body >> 20} MiB.")
 
         return limited
 

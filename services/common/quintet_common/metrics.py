@@ -26,9 +26,7 @@ PlatformCollector(registry=registry)
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 """Histogram buckets for times, in seconds: from a cached answer to a large picture on a slow machine."""
 
-REQUESTS = Counter(
-    "quintet_requests", "Requests answered", ["service", "model", "endpoint", "code"], registry=registry
-)
+REQUESTS = Counter("quintet_requests", "Requests answered", ["service", "model", "endpoint", "code"], registry=registry)
 LATENCY = Histogram(
     "quintet_e2e_request_latency_seconds",
     "From the request's arrival to the last byte of its answer",
@@ -70,10 +68,16 @@ class WorkerCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         labels = ["service", "model"]
-        state = GaugeMetricFamily("quintet_model_state", "1 for the state that the model is in", labels=[*labels, "state"])
+        state = GaugeMetricFamily(
+            "quintet_model_state", "1 for the state that the model is in", labels=[*labels, "state"]
+        )
         progress = GaugeMetricFamily("quintet_model_load_progress", "How far loading is, 0 to 1", labels=labels)
-        restarts = GaugeMetricFamily("quintet_worker_restarts", "Times that the model's process was restarted", labels=labels)
-        memory = GaugeMetricFamily("quintet_worker_memory_bytes", "Resident memory of the model's process", labels=labels)
+        restarts = GaugeMetricFamily(
+            "quintet_worker_restarts", "Times that the model's process was restarted", labels=labels
+        )
+        memory = GaugeMetricFamily(
+            "quintet_worker_memory_bytes", "Resident memory of the model's process", labels=labels
+        )
         stats: dict[str, GaugeMetricFamily] = {}
         for worker in self._workers:
             who = [self._service, worker.spec.id]
@@ -83,7 +87,9 @@ class WorkerCollector(Collector):
             restarts.add_metric(who, worker.restarts)
             memory.add_metric(who, _resident_bytes(worker.pid))
             for name, value in worker.stats.items():
-                family = stats.setdefault(name, GaugeMetricFamily(f"quintet_{name}", f"{name} of the engine", labels=labels))
+                family = stats.setdefault(
+                    name, GaugeMetricFamily(f"quintet_{name}", f"{name} of the engine", labels=labels)
+                )
                 family.add_metric(who, value)
         yield from (state, progress, restarts, memory, *stats.values())
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 import yaml
@@ -16,6 +16,8 @@ import yaml
 from quintet_common import zlai_config
 
 Kind = Literal["chat", "multimodal", "image", "tts", "embedding", "rerank"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+AutoTools = Literal["off", "eager"]
 EMBEDDED = "embedded:"
 """A path that starts with this names a model that comes in a wheel or with the service: no hub, no download."""
 
@@ -39,7 +41,7 @@ class ModelSpec(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only
     path: str
     aliases: list[str] = []
     engine: str = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Dtype = "auto"
     device: str = "auto"
     memory: dict[int | str, str] = {}
     keep: str = "always"
@@ -48,7 +50,7 @@ class ModelSpec(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only
     context: int | None = None
     max_batch: int | None = None
     max_waiting: int = 256
-    auto_tools: Literal["off", "eager"] = "off"
+    auto_tools: AutoTools = "off"
     engine_args: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
@@ -158,7 +160,9 @@ def _check_names(config: Config, node: yaml.Node, file: Path) -> None:
                 raise ConfigError(f"{file}:{line}: the name {name!r} is taken by the model on line {seen[name]}.")
             seen[name] = line
         if spec.default and spec.kind in defaults:
-            raise ConfigError(f"{file}:{line}: line {defaults[spec.kind]} has the default of kind {spec.kind!r} already.")
+            raise ConfigError(
+                f"{file}:{line}: line {defaults[spec.kind]} has the default of kind {spec.kind!r} already."
+            )
         if spec.default:
             defaults[spec.kind] = line
 
@@ -167,7 +171,12 @@ _UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`")
 _MISSING = re.compile(r"Object missing required field `(.*?)`")
 _ENUM = re.compile(r"Invalid enum value '?(.*?)'?$")
 _AT = re.compile(r" - at `\$(.*)`$")
-_CHOICES: dict[str, list[str]] = {"kind": ["chat", "multimodal", "image", "tts", "embedding", "rerank"]}
+_CHOICES: dict[str, list[str]] = {
+    "kind": list(get_args(Kind)),
+    "dtype": list(get_args(Dtype)),
+    "auto_tools": list(get_args(AutoTools)),
+    "model_type": zlai_config.TYPES,
+}
 
 
 def _explain(message: str, node: yaml.Node, file: Path) -> str:
@@ -188,7 +197,7 @@ def _explain(message: str, node: yaml.Node, file: Path) -> str:
     where = f"{file}:{_line_of(node, path)}: {path[-1] if path else 'the file'}: "
     if enum := _ENUM.match(text):
         near = difflib.get_close_matches(enum[1], _CHOICES.get(str(path[-1]), []), 1)
-        choices = ", ".join(_CHOICES.get(str(path[-1]), [])) or "see the docs"
+        choices = ", ".join(_CHOICES.get(str(path[-1]), []))
         return f"{where}{enum[1]!r} is not one of {choices}" + (f"; did you mean {near[0]!r}?" if near else ".")
     return f"{where}{text[0].lower()}{text[1:]}."
 

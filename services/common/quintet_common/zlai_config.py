@@ -8,8 +8,8 @@ import msgspec
 
 KEY = "models_config"
 
-_FIELDS = {"model_name": "id", "model_path": "path", "max_memory": "memory"}
-_OURS = {ours: theirs for theirs, ours in _FIELDS.items()} | {"models": KEY}
+_FIELDS: dict[str, str] = {"model_name": "id", "model_path": "path", "max_memory": "memory"}
+_OURS: dict[str, str] = {ours: theirs for theirs, ours in _FIELDS.items()} | {"models": KEY}
 
 _KIND_OF_TYPE = {
     "completion": "chat",
@@ -23,6 +23,9 @@ _KIND_OF_TYPE = {
     "tts": "tts",
     "rerank": "rerank",
 }
+TYPES = list(_KIND_OF_TYPE)
+"""What ``model_type`` may be."""
+
 _KIND_OF_METHOD = {
     "load_glm4v": "multimodal",
     "load_glm4_v": "multimodal",
@@ -44,7 +47,7 @@ def names_of(part: str | int) -> str | int:
 
 
 def translate(data: dict[str, Any]) -> dict[str, Any]:
-    """``models_config:`` entries as ``models:`` entries. Raises msgspec.ValidationError with a path like msgspec's own."""
+    """``models_config:`` entries as ``models:`` entries. Raises msgspec.ValidationError with msgspec's kind of path."""
     others = {key: value for key, value in data.items() if key != KEY}
     entries = data[KEY]
     if not isinstance(entries, list):
@@ -58,10 +61,14 @@ def _entry(entry: Any, index: int) -> dict[str, Any]:
     model_type, method = str(entry.get("model_type", "")), str(entry.get("load_method", ""))
     kind = _kind(model_type, method)
     if kind is None:
-        raise msgspec.ValidationError(f"Invalid enum value '{model_type or method}' - at `$.models[{index}].model_type`")
-    rest = {_FIELDS.get(k, k): v for k, v in entry.items() if k not in ("model_type", "load_method")}
-    if isinstance(rest.get("memory"), dict):
-        rest["memory"] = {device: str(limit) for device, limit in rest["memory"].items()}
+        raise msgspec.ValidationError(
+            f"Invalid enum value '{model_type or method}' - at `$.models[{index}].model_type`"
+        )
+    rest: dict[str, Any] = {
+        _FIELDS.get(str(key), str(key)): value
+        for key, value in entry.items()
+        if key not in ("model_type", "load_method")
+    }
     return {"kind": kind, "owned_by": "Open Source", **rest}
 
 

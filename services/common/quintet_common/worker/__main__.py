@@ -1,4 +1,4 @@
-"""``python -m quintet_common.worker FD package.module:factory``: one model's process. Services start it, people do not."""
+"""``python -m quintet_common.worker FD package.module:factory``: one model's process, started by its service."""
 
 import sys
 

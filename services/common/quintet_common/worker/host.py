@@ -37,9 +37,9 @@ class Report(Protocol):
 
 
 class Emit:
-    """The way back of one request, callable from any thread. Exactly one of ``done`` and ``fail`` reaches the service."""
+    """The way back of one request, from any thread. Exactly one of ``done`` and ``fail`` reaches the service."""
 
-    def __init__(self, host: Host, request_id: int) -> None:
+    def __init__(self, host: Host[Any], request_id: int) -> None:
         self._host = host
         self._id = request_id
         self._open = True

@@ -89,13 +89,17 @@ class _Connection(asyncio.Protocol):
         for payload in self._frames.feed(data):
             self._worker.receive(self._decode(payload))
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _exc: Exception | None) -> None:
         if not self.lost.done():
             self.lost.set_result(None)
 
     def send(self, message: protocol.ToWorker) -> None:
         if self.transport is not None and not self.transport.is_closing():
             self.transport.write(protocol.frame(message))
+
+    def close(self) -> None:
+        if self.transport is not None:
+            self.transport.close()
 
 
 class Worker(Generic[EventT]):
@@ -122,7 +126,7 @@ class Worker(Generic[EventT]):
         self._jobs: dict[int, Job[EventT]] = {}
         self._next_id = 0
         self._last_used = time.monotonic()
-        self._changed = asyncio.Condition()
+        self._waiters: list[asyncio.Future[None]] = []
         self._wake = asyncio.Event()
         self._woken = False
         self._permanent = False
@@ -137,7 +141,7 @@ class Worker(Generic[EventT]):
             self._woken = True
             self._wake.set()
         if self._woken and self.state is not State.READY:
-            await self._until(State.READY, State.FAILED)
+            await self.until(State.READY, State.FAILED)
         if self.state is not State.READY or self._connection is None:
             raise self.unavailable()
         self._next_id += 1
@@ -160,7 +164,9 @@ class Worker(Generic[EventT]):
     def unavailable(self) -> ApiError:
         """Why there is no answer now, as the client should read it."""
         if self.state is State.FAILED:
-            return ApiError(503, f"The model {self.spec.id!r} failed to load: {self.note}", code="model_failed", retry_after=30)
+            return ApiError(
+                503, f"The model {self.spec.id!r} failed to load: {self.note}", code="model_failed", retry_after=30
+            )
         percent = f"{self.progress:.0%}".replace("%", " %")
         message = f"The model {self.spec.id!r} is loading ({percent}, {self.note}). Try again in a moment."
         return ApiError(503, message, code="model_loading", retry_after=2)
@@ -177,7 +183,7 @@ class Worker(Generic[EventT]):
             await asyncio.gather(self._task, return_exceptions=True)
         await self._end_process()
         self._fail_jobs()
-        await self._set(State.STOPPED)
+        self._set(State.STOPPED)
 
     async def _run(self) -> None:
         backoff = FIRST_BACKOFF
@@ -194,7 +200,7 @@ class Worker(Generic[EventT]):
             backoff = FIRST_BACKOFF if was_ready else min(backoff * 2, LAST_BACKOFF)
             if self.state is not State.FAILED:
                 self.note = "the model's process ended and is restarted"
-                await self._set(State.LOADING)
+                self._set(State.LOADING)
             log.warning("%s: worker ended, starting it again in %.1f s", self.spec.id, backoff)
             self.restarts += 1
             await asyncio.sleep(backoff)
@@ -204,7 +210,7 @@ class Worker(Generic[EventT]):
         loop = asyncio.get_running_loop()
         if self.state is not State.FAILED:
             self.progress, self.note = 0.0, self.note if self.restarts else "starting"
-            await self._set(State.LOADING)
+            self._set(State.LOADING)
         ours, theirs = socket.socketpair()
         try:
             self._process = await asyncio.create_subprocess_exec(
@@ -240,9 +246,8 @@ class Worker(Generic[EventT]):
                 log.info("%s: idle for %.0f s, unloaded", self.spec.id, limit)
                 self._woken = False
                 self.note = "unloaded; the next request loads it"
-                await self._set(State.IDLE)
-                assert self._connection is not None and self._connection.transport is not None
-                self._connection.transport.close()
+                self._set(State.IDLE)
+                self._hang_up()
                 return
 
     async def _end_process(self) -> None:
@@ -254,7 +259,9 @@ class Worker(Generic[EventT]):
         await process.wait()
 
     def _fail_jobs(self) -> None:
-        error = protocol.RequestError(503, f"The process of model {self.spec.id!r} ended during this request.", code="worker_died", retry_after=1)
+        error = protocol.RequestError(
+            503, f"The process of model {self.spec.id!r} ended during this request.", code="worker_died", retry_after=1
+        )
         jobs, self._jobs = self._jobs, {}
         self.stats = {}
         for job_id, job in jobs.items():
@@ -276,22 +283,30 @@ class Worker(Generic[EventT]):
         elif isinstance(message, protocol.Ready):
             self.info, self.progress, self.note = message.info, 1.0, ""
             self._last_used = time.monotonic()
-            asyncio.ensure_future(self._set(State.READY))
+            self._set(State.READY)
         else:
             self.note, self._permanent = message.reason, message.permanent
-            asyncio.ensure_future(self._fail())
+            self._fail()
 
-    async def _fail(self) -> None:
+    def _fail(self) -> None:
         log.error("%s failed to load: %s", self.spec.id, self.note)
-        await self._set(State.FAILED)
-        if self._connection is not None and self._connection.transport is not None:
-            self._connection.transport.close()
+        self._set(State.FAILED)
+        self._hang_up()
 
-    async def _set(self, state: State) -> None:
-        async with self._changed:
-            self.state = state
-            self._changed.notify_all()
+    def _hang_up(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
 
-    async def _until(self, *states: State) -> None:
-        async with self._changed:
-            await self._changed.wait_for(lambda: self.state in states)
+    def _set(self, state: State) -> None:
+        self.state = state
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def until(self, *states: State) -> None:
+        """Wait until the model is in one of ``states``."""
+        while self.state not in states:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter

@@ -1,7 +1,7 @@
 """The messages between a service and a worker, and their framing: a little-endian uint32 length, then msgpack.
 
 service -> worker   Load once, then Submit and Cancel
-worker -> service   Progress while loading, Ready or Failed; per request any number of Events and exactly one Done; Stats
+worker -> service   Progress while loading, Ready or Failed; per request any number of Events, exactly one Done; Stats
 
 Bodies are msgpack of the service's own types, so that this module knows none of them.
 """

@@ -1,0 +1,118 @@
+"""models.yml: what is accepted, and that each mistake is one line with its place in the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from quintet_common.models_yml import ConfigError, ModelSpec, idle_seconds, load_config, parse_config
+
+FILE = Path("models.yml")
+
+
+def test_a_whole_entry(tmp_path: Path) -> None:
+    (tmp_path / "weights").mkdir()
+    file = tmp_path / "models.yml"
+    file.write_text(
+        """
+models:
+  - id: qwen2-7b
+    aliases: [Qwen2-7B-Instruct]
+    kind: chat
+    path: ./weights
+    memory: {0: 20GB, cpu: 8GB}
+    keep: 10m idle
+    default: true
+"""
+    )
+    (spec,) = load_config(file).models
+    assert spec.names == ["qwen2-7b", "Qwen2-7B-Instruct"]
+    assert spec.path == str(tmp_path / "weights")
+    assert spec.memory == {0: "20GB", "cpu": "8GB"}
+    assert idle_seconds(spec.keep) == 600
+    assert spec.default
+
+
+def test_embedded_and_hub_paths_stay_as_they_are() -> None:
+    text = "models:\n- {id: a, kind: tts, path: 'embedded:hibari'}\n- {id: b, kind: chat, path: Qwen/Qwen2-7B-Instruct}"
+    first, second = parse_config(text, FILE).models
+    assert first.embedded == "hibari"
+    assert second.embedded is None
+    assert second.path == "Qwen/Qwen2-7B-Instruct"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "models.yml:1: expected a mapping with the key 'models'."),
+        ("models: [\n", "models.yml:2: not valid YAML: expected the node content, but found '<stream end>'."),
+        ("model:\n- id: a", "models.yml:1: unknown key 'model'; did you mean 'models'?"),
+        (
+            "models:\n- id: a\n  kind: chat\n  path: x\n  alias: [b]",
+            "models.yml:5: unknown key 'alias'; did you mean 'aliases'?",
+        ),
+        ("models:\n- id: a\n  path: x", "models.yml:2: the key 'kind' is missing."),
+        (
+            "models:\n- id: a\n  kind: chatt\n  path: x",
+            "models.yml:3: kind: 'chatt' is not one of chat, multimodal, image, tts, embedding, rerank; "
+            "did you mean 'chat'?",
+        ),
+        ("models:\n- id: 5\n  kind: chat\n  path: x", "models.yml:2: id: expected `str`, got `int`."),
+        (
+            "models:\n- id: a\n  kind: chat\n  path: x\n- id: b\n  aliases: [a]\n  kind: chat\n  path: x",
+            "models.yml:5: the name 'a' is taken by the model on line 2.",
+        ),
+        (
+            "models:\n- {id: a, kind: chat, path: x, default: true}\n- {id: b, kind: chat, path: x, default: true}",
+            "models.yml:3: line 2 has the default of kind 'chat' already.",
+        ),
+        (
+            "models_config:\n- model_name: a\n  model_path: x\n  model_type: music",
+            "models.yml:4: model_type: 'music' is not one of completion, chat, embedding, multimodal, vision, "
+            "image, diffusers, audio, tts, rerank.",
+        ),
+    ],
+)
+def test_mistakes_are_one_line(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, FILE)
+    assert str(caught.value) == message
+
+
+def test_a_keep_that_means_nothing_is_refused_on_its_line() -> None:
+    with pytest.raises(ConfigError, match=r"models.yml:2: .*keep is 'always' or like '10m idle', not 'forever'"):
+        parse_config("models:\n- {id: a, kind: chat, path: x, keep: forever}", FILE)
+
+
+def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere.yml: cannot be read: No such file or directory"):
+        load_config(tmp_path / "nowhere.yml")
+
+
+def test_zlai_example_file() -> None:
+    text = """
+models_config:
+  - model_name: Qwen2-0.5B-Instruct
+    model_path: /home/models/Qwen/Qwen2-0.5B-Instruct
+    model_type: completion
+    load_method: load_qwen2
+    max_memory:
+      0: "2GB"
+  - model_name: bge-m3
+    model_path: /home/models/bge-m3
+    model_type: embedding
+"""
+    chat, embedding = parse_config(text, FILE).models
+    assert chat == ModelSpec(
+        id="Qwen2-0.5B-Instruct",
+        kind="chat",
+        path="/home/models/Qwen/Qwen2-0.5B-Instruct",
+        memory={0: "2GB"},
+        owned_by="Open Source",
+    )
+    assert embedding.kind == "embedding"
+
+
+def test_zlai_mistakes_have_their_line_too() -> None:
+    with pytest.raises(ConfigError, match=r"models.yml:5: unknown key 'max_memry'"):
+        parse_config("models_config:\n- model_name: a\n  model_path: x\n  model_type: completion\n  max_memry: 1", FILE)
