@@ -3,6 +3,13 @@
 The worker applies the chat template, tokenises, generates, detokenises and finds stop strings; the API knows OpenAI's
 shapes and the dialects. For each request the worker emits one Accepted, then Deltas of any choice in any order, then one
 Finished per choice.
+
+A loaded worker says in its info (``/v1/models`` shows it), beside ``engine``:
+
+- ``tool_family``: how the model writes tool calls, a name of ``quintet_chat.tools``; absent: it cannot call.
+- ``template_tools``: whether the chat template renders tools, tool calls and tool results itself. Where it does not, the
+  API writes them into the messages.
+- ``sampling``: what a request gets that leaves a field of Sampling out, from the model's generation config.
 """
 
 from __future__ import annotations
@@ -60,6 +67,8 @@ class Generate(msgspec.Struct, kw_only=True):
     sampling: Sampling = msgspec.field(default_factory=Sampling)
     n: int = 1
     grammar: Grammar | None = None
+    echo: bool = False
+    """Whether Accepted carries the prompt as text."""
     special_tokens: bool = False
     """Whether special tokens stay in the text; tool-call formats are made of them."""
 
@@ -69,6 +78,8 @@ class Accepted(msgspec.Struct, tag="accepted"):
 
     prompt_tokens: int
     cached_tokens: int = 0
+    prompt_text: str | None = None
+    """The prompt as text, when the request has ``echo``."""
 
 
 class TokenLogprob(msgspec.Struct):
