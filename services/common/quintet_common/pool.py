@@ -6,11 +6,20 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
-from quintet_common.errors import model_not_found
+from quintet_common.errors import ApiError, model_not_found
 from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.process import State, Worker
 
 EventT = TypeVar("EventT")
+
+
+def no_model(kind: str | None) -> ApiError:
+    return ApiError(404, f"No model of kind {kind!r} is served here.", param="model", code="model_not_found")
+
+
+def wrong_kind(spec: ModelSpec, kind: str) -> ApiError:
+    message = f"The model {spec.id!r} is of kind {spec.kind!r}; this path needs one of kind {kind!r}."
+    return ApiError(404, message, param="model", code="model_not_found")
 
 
 class ModelPool(Generic[EventT]):
@@ -47,15 +56,18 @@ class ModelPool(Generic[EventT]):
     def find(self, name: str | None, kind: str | None = None) -> Worker[EventT]:
         """The model with this id or alias; without a name, the default of ``kind``.
 
-        Raises ApiError 404 ``model_not_found``. Without a default the first model of the kind answers.
+        Raises ApiError 404 ``model_not_found``, also for a model of another kind. Without a default the first model of
+        the kind answers.
         """
         if name:
             found = [worker for worker in self if name in worker.spec.names]
         else:
             found = [worker for worker in self if kind is None or worker.spec.kind == kind]
             found.sort(key=lambda worker: not worker.spec.default)
-        if not found or (kind is not None and found[0].spec.kind != kind):
-            raise model_not_found(name or "")
+        if not found:
+            raise model_not_found(name) if name else no_model(kind)
+        if kind is not None and found[0].spec.kind != kind:
+            raise wrong_kind(found[0].spec, kind)
         return found[0]
 
     @property
