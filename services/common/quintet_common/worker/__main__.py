@@ -1,4 +1,4 @@
-"""``python -m quintet_common.worker FD package.module:factory``: one model's process, started by its service."""
+"""``python -m quintet_common.worker FD package.module:factory MODEL``: a model's process, started by its service."""
 
 import sys
 

@@ -219,6 +219,7 @@ class Worker(Generic[EventT]):
                 "quintet_common.worker",
                 str(theirs.fileno()),
                 self._factory,
+                self.spec.id,  # for people who read the process list
                 pass_fds=[theirs.fileno()],
                 stdin=asyncio.subprocess.DEVNULL,
                 env={**worker_environment(), **os.environ},
