@@ -203,6 +203,8 @@ async def test_a_failing_route_is_500_without_a_trace(client: Any) -> None:
     assert response.status_code == 500
     assert "secret" not in response.text
     assert response.json()["error"]["type"] == "server_error"
+    assert response.headers["x-request-id"]
+    assert 'quintet_requests_total{code="500",endpoint="/fail"' in (await client.get("/metrics")).text
 
 
 async def test_wrong_method_and_path(client: Any) -> None:

@@ -41,8 +41,9 @@ async def or_disconnect(request: Request, work: Awaitable[T]) -> T:
 class StreamResponse(Response):
     """A body that is sent as it is made, and that is no longer made once the client has left.
 
-    The headers go out at once. ``on_error`` turns an ApiError in the middle into last bytes; without it the connection
-    is cut, which is the only honest end of a broken audio file. The iterator is always closed.
+    The headers go out at once. ``on_error`` turns an ApiError in the middle into last bytes; without it the answer is
+    left unfinished and the server cuts the connection, which is the only honest end of a broken audio file. The
+    iterator is always closed.
     """
 
     def __init__(
@@ -80,6 +81,6 @@ class StreamResponse(Response):
             except ApiError as error:
                 observation_of(scope).code = error.status
                 if self._on_error is None:
-                    raise
+                    return
                 await send({"type": "http.response.body", "body": self._on_error(error), "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})

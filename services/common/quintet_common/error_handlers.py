@@ -1,8 +1,6 @@
-"""Every error of a FastAPI app in OpenAI's shape; no stack trace leaves the service."""
+"""What a FastAPI app refuses, in OpenAI's shape. Unexpected failures are the Instrument's (see instrument.py)."""
 
 from __future__ import annotations
-
-import logging
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -10,8 +8,6 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from quintet_common.errors import ApiError, error_body, validation_error
-
-log = logging.getLogger("quintet")
 
 
 def error_response(error: ApiError) -> JSONResponse:
@@ -36,14 +32,8 @@ async def _http_error(request: Request, exc: Exception) -> Response:
     return JSONResponse(error_body(exc.status_code, message, code=code), exc.status_code, dict(exc.headers or {}))
 
 
-async def _unexpected(request: Request, exc: Exception) -> Response:
-    log.error("%s %s failed", request.method, request.url.path, exc_info=exc)
-    return JSONResponse(error_body(500, "The service failed on this request; its log has the details."), 500)
-
-
 def install_error_handlers(app: FastAPI) -> None:
-    """Give every error of ``app`` OpenAI's shape; no stack trace leaves the service."""
+    """Give whatever ``app`` refuses OpenAI's shape."""
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, _unexpected)

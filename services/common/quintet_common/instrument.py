@@ -15,15 +15,18 @@ from typing import Any
 
 import msgspec
 from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from quintet_common import metrics
-from quintet_common.errors import CLIENT_CLOSED_REQUEST
+from quintet_common.errors import CLIENT_CLOSED_REQUEST, error_body
 
+log = logging.getLogger("quintet")
 access_log = logging.getLogger("quintet.access")
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _UNCOUNTED = frozenset({"/health", "/ready", "/metrics"})
 _KEY = "quintet.observation"
+FAILED = "The service failed on this request; its log has the details."
 
 
 @dataclass
@@ -76,6 +79,12 @@ class Instrument:
 
         try:
             await self._app(scope, self._limited(receive, headers), send_with_headers)
+        except Exception:
+            # Once the answer has begun, returning without its end makes the server cut the connection.
+            log.exception("%s %s failed", scope["method"], scope["path"])
+            started, seen.code = bool(seen.code), 500
+            if not started:
+                await JSONResponse(error_body(500, FAILED), 500)(scope, receive, send_with_headers)
         finally:
             self._record(scope, seen, request_id)
 

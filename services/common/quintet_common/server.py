@@ -40,8 +40,10 @@ def main(service: str, kinds: set[str], create: Callable[[list[ModelSpec]], Fast
     """The command line of a service. ``create`` makes its app from the models of its kinds."""
     parser = argparse.ArgumentParser(prog=f"quintet {service}", description=f"Quintet's {service} service alone.")
     parser.add_argument("config", nargs="?", default="models.yml", help="what is served (default: models.yml)")
+    parser.add_argument("--only", action="append", choices=sorted(kinds), help="leave its other kinds of models out")
     listen_arguments(parser)
     options = parser.parse_args()
+    kinds = kinds & set(options.only or kinds)
     try:
         app = create(load_config(options.config).of_kinds(kinds))
     except ConfigError as error:
