@@ -1,0 +1,30 @@
+"""What can be known to be wrong with a models.yml before anything is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from quintet_common.models_yml import Config, ConfigError, ModelSpec, load_config
+
+
+def load_checked(file: Path) -> Config:
+    """The config, once every model can be there. Raises ConfigError with one line."""
+    config = load_config(file)
+    found = problems(config)
+    if not config.models and not config.upstreams:
+        raise ConfigError(f"{file}: there is nothing to serve: no models and no upstreams.")
+    if found:
+        raise ConfigError(f"{file}: {found[0]}")
+    return config
+
+
+def problems(config: Config) -> list[str]:
+    """One line for each model that cannot be loaded from where it is said to be."""
+    return [line for spec in config.models if (line := missing(spec))]
+
+
+def missing(spec: ModelSpec) -> str | None:
+    """Why the path of ``spec`` cannot be right; None where it may be. Hub ids are not looked up."""
+    if spec.embedded is not None or not spec.path.startswith(("/", "~")) or Path(spec.path).expanduser().exists():
+        return None
+    return f"the model {spec.id!r} is not there: {spec.path} does not exist."

@@ -1,0 +1,43 @@
+"""``quintet check``: whether models.yml is right, and the plan that it makes."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from quintet_common.models_yml import ConfigError, ModelSpec, load_config
+
+from quintet.checks import missing, problems
+from quintet.supervisor.plan import ENDPOINTS
+from quintet.terminal.table import table
+
+HEADER = ("model", "kind", "engine", "path", "memory", "endpoint", "default")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", nargs="?", default="models.yml", help="the file (default: models.yml)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the plan. 1 when anything is wrong, with a line for each problem on standard error."""
+    file = Path(options.config)
+    try:
+        config = load_config(file)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print("\n".join(table(HEADER, [_row(spec) for spec in config.models])))
+    for upstream in config.upstreams:
+        print(f"upstream  {upstream.url}")
+    found = problems(config)
+    for problem in found:
+        print(f"{file}: {problem}", file=sys.stderr)
+    return 1 if found else 0
+
+
+def _row(spec: ModelSpec) -> tuple[str, ...]:
+    memory = ", ".join(f"{device}: {limit}" for device, limit in spec.memory.items()) or "any"
+    path = spec.path + (" (missing)" if missing(spec) else "")
+    default = "yes" if spec.default else ""
+    return (spec.id, spec.kind, spec.engine, path, memory, ENDPOINTS[spec.kind], default)

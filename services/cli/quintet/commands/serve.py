@@ -1,0 +1,87 @@
+"""``quintet serve``: everything in models.yml, one process per service, behind the router."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+from quintet_common.models_yml import ConfigError
+
+from quintet.checks import load_checked
+from quintet.supervisor.plan import KINDS, SERVICES, needed_services
+from quintet.supervisor.sockets import ListenError, listen
+from quintet.supervisor.supervisor import Options, Supervisor
+from quintet.terminal.screen import Screen
+
+WRONG_CONFIG = 2
+PORT_TAKEN = 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", nargs="?", default="models.yml", help="what is served (default: models.yml)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
+    parser.add_argument("--port", type=port, default=8000, help="port of the endpoint (default: 8000)")
+    parser.add_argument("--reload", action="store_true", help="apply changes of models.yml as they are saved")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        action="extend",
+        metavar="KIND",
+        help=f"serve these kinds alone: {', '.join(sorted(KINDS))}",
+    )
+    parser.add_argument(
+        "--log-level",
+        default="warning",
+        choices=["debug", "info", "warning", "error"],
+        help="which lines of the services reach the terminal (default: warning); their log files have all",
+    )
+
+
+def port(text: str) -> int:
+    """A port number, for argparse; 0 takes any free one."""
+    if not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port (1 to 65535)")
+    return int(text)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve until stopped. 0 after Ctrl-C or SIGTERM, 2 when models.yml is wrong, 1 when the port is taken."""
+    file = Path(options.config)
+    try:
+        kinds = chosen_kinds(options.only)
+        config = load_checked(file)
+        if not needed_services(config, kinds) and not config.upstreams:
+            raise ConfigError(f"{file}: no model is of kind {', '.join(sorted(kinds))}.")
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return WRONG_CONFIG
+    try:
+        listening = listen(options.host, options.port)
+    except ListenError as error:
+        print(error, file=sys.stderr)
+        return PORT_TAKEN
+    asked = Options(file.resolve(), options.host, options.port, options.reload, kinds, options.log_level)
+    screen = Screen(sys.stdout)
+    count = len(config.of_kinds(set(kinds)))
+    screen.say(f"Starting {count} {'model' if count == 1 else 'models'} from {file} …")
+
+    async def serve() -> None:
+        await Supervisor(asked, config, listening, screen).run()
+
+    asyncio.run(serve())
+    return 0
+
+
+def chosen_kinds(only: list[str] | None) -> frozenset[str]:
+    """The kinds that ``--only`` names, by themselves or by their service; all without it. Raises ConfigError."""
+    if not only:
+        return KINDS
+    of_service = {service.name: service.kinds for service in SERVICES}
+    chosen: set[str] = set()
+    for word in ",".join(only).split(","):
+        if word not in KINDS and word not in of_service:
+            raise ConfigError(f"--only: {word!r} is not one of {', '.join(sorted(KINDS))}.")
+        chosen |= {word} if word in KINDS else of_service[word]
+    return frozenset(chosen)

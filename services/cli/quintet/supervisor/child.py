@@ -1,0 +1,144 @@
+"""One service process, kept alive: started, restarted with back-off when it dies, stopped with all it started."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+
+from quintet.supervisor.logs import LINE_LIMIT, ServiceLog
+
+FIRST_BACKOFF, LAST_BACKOFF = 0.5, 30.0
+"""Seconds before a dead service is started again: doubled at every quick death, up to the last."""
+
+STEADY_SECONDS = 20.0
+"""A service that lived this long starts over with the first back-off."""
+
+SWEEP_SECONDS = 1.0
+"""How long the output of a dead service is read for, once nothing of it can be alive."""
+
+
+class Child:
+    """A process and its successors. ``fds`` stay open in it; ``say`` gets one line when it dies."""
+
+    def __init__(
+        self, name: str, command: Sequence[str], fds: Sequence[int], log: ServiceLog, say: Callable[[str], None]
+    ) -> None:
+        self.name = name
+        self.quick_deaths = 0
+        self._command = command
+        self._fds = fds
+        self._log = log
+        self._say = say
+        self._process: asyncio.subprocess.Process | None = None
+        self._end = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._reload_waits = False
+        self._answered = False
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    @property
+    def last_line(self) -> str:
+        """The last line that it wrote, which says most about why it does not start."""
+        return self._log.last_line
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name=f"service {self.name}")
+
+    def mark_answered(self) -> None:
+        """The service has answered a request, so its signal handlers are in place."""
+        self._answered = True
+        self.quick_deaths = 0
+        if self._reload_waits:
+            self._reload_waits = False
+            self._signal(signal.SIGHUP)
+
+    def reload(self) -> None:
+        """Let the service read models.yml again, as soon as it can take the signal."""
+        if self._answered:
+            self._signal(signal.SIGHUP)
+        else:
+            self._reload_waits = True
+
+    async def stop(self, grace: float) -> None:
+        """SIGTERM, then SIGKILL after ``grace`` seconds; returns when nothing of it is left."""
+        self._end.set()
+        self._signal(signal.SIGTERM)
+        if self._task is not None:
+            _, late = await asyncio.wait([self._task], timeout=grace)
+            if late:
+                self.kill()
+                await asyncio.wait([self._task])
+        self._log.close()
+
+    def kill(self) -> None:
+        """End the process and all that it started, at once."""
+        self._end.set()
+        if self._process is not None:
+            _kill_group(self._process.pid)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(number)
+
+    async def _run(self) -> None:
+        backoff = FIRST_BACKOFF
+        while not self._end.is_set():
+            started = time.monotonic()
+            code = await self._live()
+            if self._end.is_set():
+                return
+            steady = time.monotonic() - started >= STEADY_SECONDS
+            backoff = FIRST_BACKOFF if steady else min(backoff * 2, LAST_BACKOFF)
+            self.quick_deaths = 0 if steady else self.quick_deaths + 1
+            self._say(f"{self.name} ended ({_how(code)}); starting it again in {backoff:g} s")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._end.wait(), backoff)
+
+    async def _live(self) -> int:
+        """One life of the process. Returns its exit code, negative for a signal."""
+        self._answered = False
+        process = await asyncio.create_subprocess_exec(
+            *self._command,
+            pass_fds=self._fds,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            limit=LINE_LIMIT,
+            # A session of its own: Ctrl-C in the terminal reaches the supervisor alone, which stops all in order.
+            start_new_session=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        self._process = process
+        if self._end.is_set():
+            process.terminate()
+        assert process.stdout is not None
+        reading = asyncio.create_task(self._log.follow(process.stdout))
+        try:
+            code = await process.wait()
+        finally:
+            self._process = None
+            _kill_group(process.pid)  # model processes that outlived their service
+            await asyncio.wait([reading], timeout=SWEEP_SECONDS)
+            reading.cancel()
+        return code
+
+
+def _kill_group(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _how(code: int) -> str:
+    if code >= 0:
+        return f"exit status {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"

@@ -1,0 +1,61 @@
+"""What a service writes: all of it goes to a file, what matters to a person goes to the terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TextIO
+
+LINE_LIMIT = 1 << 20
+"""Bytes of the longest line that is read whole."""
+
+_LEVEL = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL) +(\S+) +(.*)")
+
+
+def log_folder(port: int) -> Path:
+    """Where the logs of the endpoint on ``port`` go: ``~/.cache/quintet/logs/PORT``."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "quintet" / "logs" / str(port)
+
+
+class ServiceLog:
+    """The output of one service. Lines of at least ``level`` are said to the terminal, named after the service."""
+
+    def __init__(self, name: str, folder: Path | None, level: str, say: Callable[[str], None]) -> None:
+        self._name = name
+        self._level = logging.getLevelNamesMapping()[level.upper()]
+        self._say = say
+        self._file: TextIO | None = None
+        self.path: Path | None = None
+        self.last_line = ""
+        if folder is not None:
+            self.path = folder / f"{name}.log"
+            self._file = self.path.open("w", encoding="utf-8", buffering=1)
+
+    async def follow(self, stream: asyncio.StreamReader) -> None:
+        """Read ``stream`` to its end."""
+        while True:
+            try:
+                line = await stream.readline()
+            except ValueError:  # longer than the limit: the reader has dropped it
+                continue
+            if not line:
+                return
+            self._take(line.decode("utf-8", "replace").rstrip())
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _take(self, line: str) -> None:
+        if self._file is not None:
+            self._file.write(line + "\n")
+        if line.strip():
+            self.last_line = line.strip()
+        found = _LEVEL.match(line)
+        if found and logging.getLevelNamesMapping()[found[1]] >= self._level:
+            self._say(f"{self._name}: {found[3]}")

@@ -1,0 +1,50 @@
+"""Listening sockets. The supervisor binds them and keeps them, so a restarted service has the same address."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+BACKLOG = 2048
+"""Connections that wait in the kernel while a service is restarted."""
+
+
+class ListenError(Exception):
+    """The address cannot be listened on. The text is one line for a person."""
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening TCP socket; ``port`` 0 takes any free one. Raises ListenError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise ListenError(_reason(error, host, port)) from None
+
+
+def port_of(listening: socket.socket) -> int:
+    port = listening.getsockname()[1]
+    assert isinstance(port, int)
+    return port
+
+
+def _reason(error: OSError, host: str, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        other = _free_port_after(host, port)
+        return f"Port {port} is in use by another program; choose another with --port (make up PORT={other})."
+    if error.errno == errno.EACCES:
+        return f"Port {port} needs administrator rights; choose one above 1023 with --port."
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return f"{host!r} is not an address of this machine; use --host 127.0.0.1 or 0.0.0.0."
+    return f"Cannot listen on {host}:{port}: {error.strerror}."
+
+
+def _free_port_after(host: str, port: int) -> int:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for candidate in range(port + 1, min(port + 50, 65536)):
+        try:
+            socket.create_server((host, candidate), family=family).close()
+        except OSError:
+            continue
+        return candidate
+    return port + 1

@@ -1,0 +1,282 @@
+"""The parent of all processes: start them, follow their models, apply a changed models.yml, stop them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from quintet_common.models_yml import Config, ConfigError, ModelSpec
+
+from quintet.checks import load_checked
+from quintet.supervisor import welcome
+from quintet.supervisor.child import Child
+from quintet.supervisor.logs import ServiceLog, log_folder
+from quintet.supervisor.plan import ROUTER_MODULE, Service, needed_services
+from quintet.supervisor.sockets import listen, port_of
+from quintet.supervisor.states import SETTLED, KeyNeeded, ModelState, fetch, fetch_states
+from quintet.supervisor.watch import changes
+from quintet.terminal.screen import Progress, Screen
+
+GRACE = 6.0
+"""Seconds that requests in flight have after Ctrl-C or SIGTERM."""
+
+FAST, SLOW = 0.2, 2.0
+"""Seconds between two looks at the models' states: while they load, and afterwards."""
+
+HOPELESS = 3
+"""After so many quick deaths the others are not made to wait for a service any longer. It is still started again."""
+
+ROUTER_LAG = 15.0
+"""Seconds that the router may take to notice that a model is ready."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``quintet serve`` was asked to do."""
+
+    config: Path
+    host: str
+    port: int
+    reload: bool
+    kinds: frozenset[str]
+    log_level: str
+
+
+class _Running:
+    """A service with its socket."""
+
+    def __init__(self, service: Service, listening: socket.socket, child: Child) -> None:
+        self.service = service
+        self.socket = listening
+        self.child = child
+        self.url = f"http://127.0.0.1:{port_of(listening)}"
+
+
+class Supervisor:
+    """``listening`` is the router's socket, bound by the caller so that a busy port is said before anything starts."""
+
+    def __init__(self, options: Options, config: Config, listening: socket.socket, screen: Screen) -> None:
+        self._options = options
+        self._config = config
+        self._socket = listening
+        self._screen = screen
+        self._port = port_of(listening)
+        self._services: dict[str, _Running] = {}
+        self._router: Child | None = None
+        self._retired: set[asyncio.Task[None]] = set()
+        self._states: dict[str, ModelState] = {}
+        self._loading = True
+        self._stop = asyncio.Event()
+        self._lifeline, self._our_end = os.pipe()
+        self._logs = self._make_log_folder()
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(options.host, options.host)
+        self._url = f"http://{f'[{host}]' if ':' in host and host[0] != '[' else host}:{self._port}"
+
+    async def run(self) -> None:
+        """Serve until SIGINT, SIGTERM or SIGHUP. A second SIGINT ends everything at once."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup: the terminal may go, we stay
+                loop.add_signal_handler(number, self._on_signal)
+        for service in needed_services(self._config, self._options.kinds):
+            self._start_service(service)
+        self._start_router()
+        tasks = [asyncio.create_task(self._follow_models())]
+        if self._options.reload:
+            tasks.append(asyncio.create_task(self._follow_config()))
+        try:
+            await self._until_stopped(tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await self._stop_all()
+
+    async def _until_stopped(self, tasks: list[asyncio.Task[None]]) -> None:
+        stop = asyncio.create_task(self._stop.wait())
+        done, _ = await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        for task in done:
+            task.result()  # an error of our own must not be swallowed
+
+    def _on_signal(self) -> None:
+        if self._stop.is_set():
+            for child in self._children():
+                child.kill()
+        self._stop.set()
+
+    # Processes
+
+    def _start_service(self, service: Service) -> None:
+        listening = listen("127.0.0.1", 0)
+        only = [f"--only={kind}" for kind in sorted(service.kinds & self._options.kinds)]
+        partly = only if service.kinds - self._options.kinds else []
+        child = self._child(service.name, service.module, listening, [str(self._options.config), *partly])
+        self._services[service.name] = _Running(service, listening, child)
+        child.start()
+
+    def _start_router(self) -> None:
+        upstreams = [argument for running in self._services.values() for argument in ("--upstream", running.url)]
+        config = ["--config", str(self._options.config)]
+        self._router = self._child("router", ROUTER_MODULE, self._socket, [*upstreams, *config])
+        self._router.start()
+
+    def _child(self, name: str, module: str, listening: socket.socket, arguments: list[str]) -> Child:
+        # -P: a file named like a module in the current folder is no part of the service.
+        fds = (listening.fileno(), self._lifeline)
+        inherited = ["--fd", str(fds[0]), "--lifeline", str(fds[1]), "--log-level", "info"]
+        if self._options.log_level == "debug":
+            inherited[-1] = "debug"
+        command = [sys.executable, "-P", "-m", module, *arguments, *inherited]
+        log = ServiceLog(name, self._logs, self._options.log_level, self._screen.say)
+        return Child(name, command, fds, log, self._screen.say)
+
+    def _children(self) -> list[Child]:
+        router = [self._router] if self._router is not None else []
+        return [*router, *(running.child for running in self._services.values())]
+
+    async def _stop_all(self) -> None:
+        self._screen.end_progress()
+        self._screen.say("", "Stopping (once more to stop at once) …")
+        await asyncio.gather(*(child.stop(GRACE) for child in self._children()), *self._retired)
+        self._screen.say("Stopped.")
+
+    def _make_log_folder(self) -> Path | None:
+        folder = log_folder(self._port)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            self._screen.say(f"No logs are kept: {folder}: {error.strerror}.")
+            return None
+        return folder
+
+    # Models
+
+    def _wanted(self) -> list[ModelSpec]:
+        return self._config.of_kinds(set(self._options.kinds))
+
+    async def _follow_models(self) -> None:
+        while True:
+            if self._loading:
+                await self._look()
+                self._screen.progress([self._progress(spec) for spec in self._wanted()])
+                if all(self._state(spec).state in SETTLED for spec in self._wanted()):
+                    await self._welcome()
+            elif await self._changed():
+                await self._look()
+            await asyncio.sleep(FAST if self._loading else SLOW)
+
+    async def _changed(self) -> bool:
+        """Whether a model is in another state than it was."""
+        running = list(self._services.values())
+        answers = await asyncio.gather(*(fetch_states(each.url) for each in running))
+        for each, answer in zip(running, answers, strict=True):
+            if answer is not None:
+                each.child.mark_answered()
+        now = {name: state for answer in answers if answer is not None for name, state in answer.items()}
+        return any(name in now and now[name] != known.state for name, known in self._states.items())
+
+    async def _look(self) -> None:
+        """Ask every service for its models, and say what changed since all was up."""
+        running = list(self._services.values())
+        answers = await asyncio.gather(*(fetch(each.url) for each in running))
+        states: dict[str, ModelState] = {}
+        for each, answer in zip(running, answers, strict=True):
+            if answer is not None:
+                each.child.mark_answered()
+                states |= {state.id: state for state in answer}
+        for spec in self._wanted():
+            before, now = self._states.get(spec.id), states.get(spec.id)
+            if not self._loading and before and now and before.state != now.state:
+                self._screen.say(f"{spec.id} is {now.state}" + (f": {now.note}" if now.note else ""))
+        self._states = {**self._states, **states} if not self._loading else states
+
+    def _state(self, spec: ModelSpec) -> ModelState:
+        """The model's state; failed while its service cannot be started."""
+        if spec.id in self._states:
+            return self._states[spec.id]
+        child = next((each.child for each in self._services.values() if spec.kind in each.service.kinds), None)
+        if child is not None and child.quick_deaths >= HOPELESS:
+            return ModelState(spec.id, spec.kind, spec.engine, "failed", 0, f"the service ends: {child.last_line}")
+        return ModelState(spec.id, spec.kind, spec.engine, "loading", 0, "the service starts")
+
+    def _progress(self, spec: ModelSpec) -> Progress:
+        state = self._state(spec)
+        return Progress(spec.id, state.state, state.progress, state.note)
+
+    async def _welcome(self) -> None:
+        states = [self._state(spec) for spec in self._wanted()]
+        ready = {state.id for state in states if state.state in ("ready", "idle")}
+        lag = await self._router_lag(ready)
+        self._loading = False
+        self._screen.end_progress()
+        self._screen.say(*welcome.lines(self._url, states, self._logs))
+        if lag:
+            self._screen.say(lag)
+
+    async def _router_lag(self, ready: set[str]) -> str | None:
+        """Wait until the router serves all that is ready. What it still lacks in the end, as a line."""
+        deadline = asyncio.get_running_loop().time() + ROUTER_LAG
+        missing = ready
+        while asyncio.get_running_loop().time() < deadline:
+            try:
+                answer = await fetch(self._url)
+            except KeyNeeded:
+                return None
+            if answer is not None:
+                assert self._router is not None
+                self._router.mark_answered()
+                missing = ready - {state.id for state in answer if state.state != "loading"}
+                if not missing:
+                    return None
+            await asyncio.sleep(FAST)
+        return f"The router does not serve yet: {', '.join(sorted(missing))}."
+
+    # models.yml
+
+    async def _follow_config(self) -> None:
+        async for _ in changes(self._options.config):
+            try:
+                config = load_checked(self._options.config)
+            except ConfigError as error:
+                self._screen.say(f"Not reloaded, what runs goes on: {error}")
+            else:
+                await self._apply(config)
+
+    async def _apply(self, config: Config) -> None:
+        """Make what runs that of ``config``: services read the file themselves; new ones start, needless ones end."""
+        self._config = config
+        self._loading, self._states = True, {}
+        self._screen.say(f"{self._options.config.name} has changed, reloading.")
+        needed = needed_services(config, self._options.kinds)
+        gone = [name for name in self._services if name not in {service.name for service in needed}]
+        new = [service for service in needed if service.name not in self._services]
+        for running in self._services.values():
+            running.child.reload()
+        for name in gone:
+            running = self._services.pop(name)
+            self._retire(running.child, running.socket.close)
+        for service in new:
+            self._start_service(service)
+        assert self._router is not None
+        if gone or new:
+            # The upstreams are arguments of the router. The old one ends what it has begun; new connections wait in
+            # the socket, which is ours, until the new one takes them.
+            self._retire(self._router)
+            self._start_router()
+        else:
+            self._router.reload()
+
+    def _retire(self, child: Child, then: Callable[[], None] = lambda: None) -> None:
+        async def retire() -> None:
+            await child.stop(GRACE)
+            then()
+
+        task = asyncio.create_task(retire())
+        self._retired.add(task)
+        task.add_done_callback(self._retired.discard)

@@ -1,0 +1,54 @@
+"""What is printed when everything is up: the table of models, the address, and something to try."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from quintet.supervisor.plan import ENDPOINTS
+from quintet.supervisor.states import ModelState
+from quintet.terminal.table import table
+
+HEADER = ("model", "kind", "engine", "endpoint", "state")
+
+
+def lines(url: str, states: Sequence[ModelState], logs: Path | None) -> list[str]:
+    rows = [(s.id, s.kind, s.engine, f"POST {ENDPOINTS.get(s.kind, '')}", _words(s)) for s in states]
+    places = [f"docs {url}/docs", f"metrics {url}/metrics"] + ([f"logs {logs}"] if logs else [])
+    return [
+        "",
+        *table(HEADER, rows),
+        "",
+        f"Quintet is up: {url}/v1    Ctrl-C stops it.",
+        "   ".join(places),
+        *_try(url, states),
+    ]
+
+
+def _words(state: ModelState) -> str:
+    return f"{state.state}: {state.note}" if state.state == "failed" and state.note else state.state
+
+
+def _try(url: str, states: Sequence[ModelState]) -> list[str]:
+    """One curl and one Python line for the first chat model that answers."""
+    model = next((state.id for state in states if state.kind == "chat" and state.state == "ready"), None)
+    if model is None:
+        return []
+    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+    ask = f"chat.completions.create(model='{model}', messages=[{{'role': 'user', 'content': 'Hello!'}}])"
+    client = f"OpenAI(base_url='{url}/v1', api_key='none')"
+    code = f"from openai import OpenAI; print({client}.{ask}.choices[0].message.content)"
+    return [
+        "",
+        "Try it:",
+        f"  curl {url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'",
+        f'  {_python()} -c "{code}"',
+    ]
+
+
+def _python() -> str:
+    """The interpreter that has the OpenAI SDK, as short as the current folder allows."""
+    executable = Path(sys.executable)
+    return str(executable.relative_to(Path.cwd())) if executable.is_relative_to(Path.cwd()) else os.fspath(executable)

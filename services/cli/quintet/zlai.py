@@ -1,0 +1,30 @@
+"""``zlai_models``: ``quintet serve`` under the name and with the options that ZLAI's users type."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from quintet.commands import serve
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point. ``--reload`` is 0 or 1, as ZLAI's page has it; alone it means 1."""
+    parser = argparse.ArgumentParser(prog="zlai_models", description="quintet serve, as ZLAI's users call it.")
+    parser.add_argument("--config_path", default="./models_config.yml", help="models_config.yml or models.yml")
+    parser.add_argument("--port", type=serve.port, default=8000)
+    parser.add_argument("--host", default="localhost")
+    parser.add_argument("--reload", type=_flag, nargs="?", const=True, default=False, metavar="0|1")
+    given = parser.parse_args(arguments)
+    options = argparse.Namespace(
+        config=given.config_path, host=given.host, port=given.port, reload=given.reload, only=None, log_level="warning"
+    )
+    sys.exit(serve.run(options))
+
+
+def _flag(text: str) -> bool:
+    words = {"0": False, "1": True, "false": False, "true": True, "no": False, "yes": True}
+    if text.lower() not in words:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither 0 nor 1")
+    return words[text.lower()]
