@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 
-from quintet.supervisor.logs import LINE_LIMIT, ServiceLog
+from quintet.supervisor.logs import ServiceLog
 
 FIRST_BACKOFF, LAST_BACKOFF = 0.5, 30.0
 """Seconds before a dead service is started again: doubled at every quick death, up to the last."""
@@ -95,39 +95,42 @@ class Child:
             if self._end.is_set():
                 return
             steady = time.monotonic() - started >= STEADY_SECONDS
-            backoff = FIRST_BACKOFF if steady else min(backoff * 2, LAST_BACKOFF)
+            backoff = FIRST_BACKOFF if steady else backoff
             self.quick_deaths = 0 if steady else self.quick_deaths + 1
             self._say(f"{self.name} ended ({_how(code)}); starting it again in {backoff:g} s")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._end.wait(), backoff)
+            backoff = min(backoff * 2, LAST_BACKOFF)
 
     async def _live(self) -> int:
         """One life of the process. Returns its exit code, negative for a signal."""
         self._answered = False
-        process = await asyncio.create_subprocess_exec(
-            *self._command,
-            pass_fds=self._fds,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            limit=LINE_LIMIT,
-            # A session of its own: Ctrl-C in the terminal reaches the supervisor alone, which stops all in order.
-            start_new_session=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        )
+        # A pipe of our own: asyncio's would make wait() wait for everyone who holds its other end, model processes too.
+        read_end, write_end = os.pipe()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._command,
+                pass_fds=self._fds,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=write_end,
+                stderr=write_end,
+                # A session of its own: Ctrl-C in the terminal reaches the supervisor alone, which stops all in order.
+                start_new_session=True,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )
+        finally:
+            os.close(write_end)
         self._process = process
         if self._end.is_set():
             process.terminate()
-        assert process.stdout is not None
-        reading = asyncio.create_task(self._log.follow(process.stdout))
+        reading = asyncio.create_task(self._log.follow(read_end))
         try:
-            code = await process.wait()
+            return await process.wait()
         finally:
             self._process = None
             _kill_group(process.pid)  # model processes that outlived their service
             await asyncio.wait([reading], timeout=SWEEP_SECONDS)
             reading.cancel()
-        return code
 
 
 def _kill_group(pid: int) -> None:

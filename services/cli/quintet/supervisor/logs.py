@@ -36,8 +36,18 @@ class ServiceLog:
             self.path = folder / f"{name}.log"
             self._file = self.path.open("w", encoding="utf-8", buffering=1)
 
-    async def follow(self, stream: asyncio.StreamReader) -> None:
-        """Read ``stream`` to its end."""
+    async def follow(self, pipe: int) -> None:
+        """Read a pipe to its end, and close it."""
+        stream = asyncio.StreamReader(limit=LINE_LIMIT)
+        protocol = asyncio.StreamReaderProtocol(stream)
+        file = os.fdopen(pipe, "rb", 0)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, file)
+        try:
+            await self._read(stream)
+        finally:
+            transport.close()
+
+    async def _read(self, stream: asyncio.StreamReader) -> None:
         while True:
             try:
                 line = await stream.readline()

@@ -1,0 +1,174 @@
+"""``quintet serve`` with stand-in services: what it prints, what it survives, what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from cli_served import Served, alive
+
+Serve = Callable[..., Served]
+
+
+def url_of(served: Served) -> str:
+    found = re.search(r"Quintet is up: (http://\S+)/v1", served.text())
+    assert found, served.text()
+    return found[1]
+
+
+def models_at(url: str) -> set[str]:
+    with urllib.request.urlopen(f"{url}/v1/models", timeout=10) as answer:
+        return {card["id"] for card in json.load(answer)["data"]}
+
+
+def test_it_starts_the_services_that_have_models_and_prints_the_table(serve: Serve) -> None:
+    served = serve()
+    served.until_said("Quintet is up")
+    text = served.text()
+    assert re.search(r"^small-talk +chat +standin +POST /v1/chat/completions +ready$", text, re.M)
+    assert re.search(r"^小向量 +embedding +standin +POST /v1/embeddings +ready$", text, re.M)
+    assert models_at(url_of(served)) == {"small-talk", "小向量"}
+    assert not served.starts("tts"), "a service without models is not started"
+
+
+def test_the_terminal_has_warnings_and_the_log_file_has_all(serve: Serve) -> None:
+    served = serve()
+    served.until_said("Quintet is up")
+    assert "chat: a line that matters" in served.text()
+    assert "unimportant" not in served.text()
+    log = next(served.folder.glob("cache/quintet/logs/*/chat.log")).read_text()
+    assert "an unimportant line" in log
+
+
+def test_ctrl_c_stops_all_and_exits_with_0(serve: Serve) -> None:
+    served = serve()
+    served.until_said("Quintet is up")
+    assert served.stop(signal.SIGINT) == 0
+    assert [pid for pid in served.everything() if alive(pid)] == []
+    assert "Traceback" not in served.text()
+
+
+def test_sigterm_while_starting_leaves_nothing_behind(serve: Serve) -> None:
+    served = serve()
+    served.until(lambda: served.starts("chat"))
+    assert served.stop(signal.SIGTERM) == 0
+    assert [pid for pid in served.everything() if alive(pid)] == []
+
+
+def test_a_second_ctrl_c_kills_a_service_that_does_not_stop(serve: Serve, house: Path) -> None:
+    (house / "chat.deaf").touch()
+    served = serve()
+    served.until_said("Quintet is up")
+    served.process.send_signal(signal.SIGINT)
+    served.until_said("Stopping")
+    assert served.stop(signal.SIGINT, seconds=3) == 0
+    assert [pid for pid in served.everything() if alive(pid)] == []
+
+
+def test_a_killed_supervisor_takes_everything_with_it(serve: Serve) -> None:
+    served = serve()
+    served.until_said("Quintet is up")
+    served.stop(signal.SIGKILL)
+    services = [*served.starts("chat"), *served.starts("embed"), *served.starts("router")]
+    served.until(lambda: not any(alive(pid) for pid in services), seconds=5)
+    for name in ("chat-worker", "embed-worker", "router-worker"):  # stand-ins do not watch theirs as real services do
+        os.kill(served.starts(name)[0], signal.SIGKILL)
+
+
+def test_a_service_that_dies_is_said_and_started_again_on_its_address(serve: Serve) -> None:
+    served = serve()
+    served.until_said("Quintet is up")
+    os.kill(served.starts("embed")[0], signal.SIGKILL)
+    served.until(lambda: len(served.starts("embed")) == 2)
+    assert "embed ended (killed by SIGKILL); starting it again in 0.5 s" in served.text()
+    assert models_at(url_of(served)) == {"small-talk", "小向量"}
+    assert not alive(served.starts("embed-worker")[0]), "what the dead one started is gone"
+
+
+def test_a_service_that_cannot_start_does_not_keep_the_others_waiting(serve: Serve, house: Path) -> None:
+    (house / "embed.crash").touch()
+    served = serve()
+    served.until_said("Quintet is up")
+    assert re.search(r"小向量 .* failed: .*told to crash", served.text())
+    assert re.search(r"small-talk .* ready", served.text())
+
+
+def test_only_leaves_the_other_kinds_out(serve: Serve) -> None:
+    served = serve("--only", "embedding")
+    served.until_said("Quintet is up")
+    assert models_at(url_of(served)) == {"小向量"}
+
+
+def test_reload_starts_and_stops_services_as_models_yml_says(serve: Serve, house: Path) -> None:
+    served = serve("--reload")
+    served.until_said("Quintet is up")
+    url = url_of(served)
+    file = house / "models.yml"
+    file.write_text(file.read_text() + '  - {id: second, kind: chat, path: "embedded:z"}\n')
+    served.until_said("Quintet is up", times=2)
+    assert models_at(url) == {"small-talk", "second", "小向量"}
+    assert len(served.starts("chat")) == 1, "the running service reads the file itself"
+    file.write_text('models:\n  - {id: voice, kind: tts, path: "embedded:v"}\n')
+    served.until_said("Quintet is up", times=3)
+    assert models_at(url) == {"voice"}
+    served.until(lambda: not alive(served.starts("chat")[0]))
+
+
+def test_reload_refuses_a_wrong_file_whole(serve: Serve, house: Path) -> None:
+    served = serve("--reload")
+    served.until_said("Quintet is up")
+    (house / "models.yml").write_text("models:\n  - {id: a, kind: chta, path: p}\n")
+    served.until_said("Not reloaded, what runs goes on:")
+    assert "models.yml:2: kind: 'chta' is not one of" in served.text()
+    assert models_at(url_of(served)) == {"small-talk", "小向量"}
+
+
+def test_a_busy_port_is_one_line_with_a_free_one(house: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        served = Served(house, ["serve", f"--port={port}"])
+        assert served.process.wait(20) == 1
+    said = re.fullmatch(
+        rf"Port {port} is in use by another program; choose another with --port \(make up PORT=(\d+)\)\.\n",
+        served.text(),
+    )
+    assert said, served.text()
+    assert int(said[1]) > port
+
+
+def test_a_missing_models_yml_is_one_line(house: Path) -> None:
+    served = Served(house, ["serve", "none.yml"])
+    assert served.process.wait(20) == 2
+    assert served.text() == "none.yml: cannot be read: No such file or directory.\n"
+
+
+def test_an_unknown_key_is_one_line_with_a_suggestion(house: Path) -> None:
+    (house / "models.yml").write_text("models:\n  - id: a\n    kind: chat\n    pth: x\n    path: embedded:x\n")
+    served = Served(house, ["serve"])
+    assert served.process.wait(20) == 2
+    assert served.text() == "models.yml:4: unknown key 'pth'; did you mean 'path'?\n"
+
+
+def test_a_model_directory_that_is_not_there_is_one_line(house: Path) -> None:
+    (house / "models.yml").write_text("models:\n  - {id: a, kind: chat, path: ./weights}\n")
+    served = Served(house, ["serve"])
+    assert served.process.wait(20) == 2
+    assert served.text() == f"models.yml: the model 'a' is not there: {house}/weights does not exist.\n"
+
+
+def test_zlai_models_takes_zlai_s_options_and_file(serve: Serve, house: Path) -> None:
+    weights = house / "Qwen2-0.5B-Instruct"
+    weights.mkdir()
+    (house / "models_config.yml").write_text(
+        f"models_config:\n  - model_name: Qwen2-0.5B-Instruct\n    model_path: {weights}\n"
+        '    model_type: completion\n    load_method: load_qwen2\n    max_memory:\n      0: "2GB"\n'
+    )
+    served = serve("--config_path", "./models_config.yml", "--reload=0", "--host", "localhost", command="quintet.zlai")
+    served.until_said("Quintet is up")
+    assert models_at(url_of(served)) == {"Qwen2-0.5B-Instruct"}
