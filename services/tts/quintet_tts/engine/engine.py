@@ -1,0 +1,111 @@
+"""The engine of a speech worker: a few threads that speak many requests, a sentence of each at a time."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from typing import Any
+
+from quintet_common.errors import ApiError
+from quintet_common.models_yml import ModelSpec
+from quintet_common.threads import cpu_quota
+from quintet_common.worker.host import Emit, Report
+
+from quintet_tts import protocol
+from quintet_tts.backends import Backend, embedded
+from quintet_tts.engine import memory
+from quintet_tts.engine.schedule import Schedule, Task
+from quintet_tts.speech.reshape import SAMPLE_RATE
+from quintet_tts.speech.speaking import Speaking
+from quintet_tts.voices import Catalogue
+
+log = logging.getLogger("quintet.tts")
+
+STREAMS = 32
+"""Requests that speak at the same time, unless the model's ``max_batch`` says otherwise."""
+
+MAX_THREADS = 4
+"""Each speaks over a hundred times faster than a listener hears; more would only hold more memory."""
+
+
+class SpeechEngine:
+    request_type: Any = protocol.Request
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self._spec = spec
+        self._schedule = Schedule(spec.max_batch or STREAMS, spec.max_waiting)
+        self._catalogue: Catalogue
+        self._backends: dict[str, Backend]
+
+    def load(self, report: Report) -> dict[str, Any]:
+        memory.return_large_arrays()
+        self._catalogue, self._backends = embedded.load(self._spec, report)
+        self._warm_up()
+        memory.trim()
+        for number in range(_threads()):
+            threading.Thread(target=self._run, name=f"speak {number}", daemon=True).start()
+        voices = self._catalogue.voices
+        engines = sorted({voice.engine for voice in voices if voice.available})
+        return {"engine": "+".join(engines), "sample_rate": SAMPLE_RATE, "voices": len(voices)}
+
+    def submit(self, request_id: int, request: protocol.Request, emit: Emit) -> None:
+        if isinstance(request, protocol.ListVoices):
+            emit(protocol.Voices(self._catalogue.voices))
+            emit.done()
+        else:
+            self._schedule.add(Task(request_id, Speaking(request, self._catalogue, self._backends), emit))
+
+    def cancel(self, request_id: int) -> None:
+        if task := self._schedule.cancel(request_id):
+            self._end(task)
+
+    def stats(self) -> dict[str, float]:
+        running, waiting = self._schedule.counts()
+        return {"num_requests_running": running, "num_requests_waiting": waiting}
+
+    def _warm_up(self) -> None:
+        """Speak once, so that the first listener does not wait for what is set up at first use."""
+        warm = protocol.Speak(text="Ready.", voice=None, format="mp3")
+        for _ in Speaking(warm, self._catalogue, self._backends):
+            pass
+
+    def _run(self) -> None:
+        while True:
+            task = self._schedule.take()
+            if not (self._step(task) and self._schedule.give_back(task)):
+                self._end(task)
+
+    def _step(self, task: Task) -> bool:
+        """Speak a little of one request; False when it has ended. One that fails does not take others with it."""
+        if not task.started:
+            task.started = True
+            task.emit(protocol.Started(time.monotonic() - task.arrived, task.speaking.engines))
+        try:
+            audio = next(task.speaking, None)
+        except ApiError as error:
+            task.emit.fail(error)
+            return False
+        except Exception:
+            log.exception("%s: speaking failed", self._spec.id)
+            task.emit.fail(ApiError(500, "The model failed on this request; the service's log has the details."))
+            return False
+        if audio is None:
+            return False
+        task.seconds += audio.seconds
+        task.emit(audio)
+        return True
+
+    def _end(self, task: Task) -> None:
+        task.speaking.close()
+        self._schedule.end(task)
+        task.emit.done()
+
+
+def _threads() -> int:
+    return max(1, min(MAX_THREADS, int(os.environ.get("QUINTET_THREADS", cpu_quota()))))
+
+
+def create_engine(spec: ModelSpec) -> SpeechEngine:
+    return SpeechEngine(spec)

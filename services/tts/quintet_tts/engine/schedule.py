@@ -1,0 +1,111 @@
+"""Who speaks next: of many requests on a few threads, the one whose listener would run dry first."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+
+from quintet_common.errors import ApiError
+from quintet_common.worker.host import Emit
+
+from quintet_tts.speech.speaking import Speaking
+
+
+class Task:
+    """One request on its way through the engine."""
+
+    def __init__(self, request_id: int, speaking: Speaking, emit: Emit) -> None:
+        self.id = request_id
+        self.speaking = speaking
+        self.emit = emit
+        self.arrived = time.monotonic()
+        self.seconds = 0.0
+        """Of sound, emitted so far."""
+        self.started = False
+        self.cancelled = False
+
+    def lead(self, now: float) -> float:
+        """Seconds by which the sound is ahead of a listener who began when the request came."""
+        return self.seconds - (now - self.arrived)
+
+
+class Schedule:
+    """Tasks between two steps. Threads ``take`` one, step it, and ``give_back`` or ``end`` it.
+
+    At most ``streams`` run at a time, so that encoders and sentences of a bounded number are in memory; ``max_waiting``
+    more queue in order. A short request need not wait for the end of a long one: each step is one sentence, and the
+    smallest lead goes first.
+    """
+
+    def __init__(self, streams: int, max_waiting: int) -> None:
+        self._streams = streams
+        self._max_waiting = max_waiting
+        self._changed = threading.Condition()
+        self._tasks: dict[int, Task] = {}
+        self._waiting: deque[Task] = deque()
+        self._ready: list[Task] = []
+
+    def add(self, task: Task) -> None:
+        """Raises ApiError 429 when the queue is full."""
+        with self._changed:
+            if len(self._waiting) >= self._max_waiting:
+                raise ApiError(
+                    429,
+                    f"The model has {self._max_waiting} requests waiting already. Try again in a moment.",
+                    code="queue_full",
+                    retry_after=1,
+                )
+            self._tasks[task.id] = task
+            self._waiting.append(task)
+            self._admit()
+            self._changed.notify()
+
+    def take(self) -> Task:
+        """The next task to step; waits for one."""
+        with self._changed:
+            while not self._ready:
+                self._changed.wait()
+            now = time.monotonic()
+            task = min(self._ready, key=lambda each: each.lead(now))
+            self._ready.remove(task)
+            return task
+
+    def give_back(self, task: Task) -> bool:
+        """The task can be stepped again; False when it was cancelled meanwhile, and is to be ended."""
+        with self._changed:
+            if task.cancelled:
+                return False
+            self._ready.append(task)
+            self._changed.notify()
+            return True
+
+    def end(self, task: Task) -> None:
+        with self._changed:
+            self._tasks.pop(task.id, None)
+            self._admit()
+
+    def cancel(self, request_id: int) -> Task | None:
+        """The task if it may be ended at once; None if it is unknown or its thread will see to it."""
+        with self._changed:
+            task = self._tasks.get(request_id)
+            if task is None or task.cancelled:
+                return None
+            task.cancelled = True
+            if task in self._waiting:
+                self._waiting.remove(task)
+            elif task in self._ready:
+                self._ready.remove(task)
+            else:
+                return None
+            return task
+
+    def counts(self) -> tuple[int, int]:
+        """Requests running and waiting."""
+        with self._changed:
+            return len(self._tasks) - len(self._waiting), len(self._waiting)
+
+    def _admit(self) -> None:
+        while self._waiting and len(self._tasks) - len(self._waiting) < self._streams:
+            self._ready.append(self._waiting.popleft())
+            self._changed.notify()

@@ -1,0 +1,44 @@
+"""Which writings a text is in: what decides on a voice that can read it."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+
+
+class Script(StrEnum):
+    LATIN = "Latin"
+    HAN = "Chinese (Han)"
+    KANA = "Japanese (kana)"
+    HANGUL = "Korean (Hangul)"
+    OTHER = "other"
+    """Letters of none of these."""
+
+
+# Unicode blocks. Half-width kana and the ideographic iteration mark belong to their scripts.
+HAN = r"\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+KANA = r"\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f"
+HANGUL = r"\u1100-\u11ff\u3131-\u318e\ua960-\ua97c\uac00-\ud7fb"
+_LATIN = r"A-Za-z\u00aa\u00ba\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u02af\u1e00-\u1eff"
+
+_NAMED = {
+    Script.LATIN: re.compile(f"[{_LATIN}]"),
+    Script.HAN: re.compile(f"[{HAN}]"),
+    Script.KANA: re.compile(f"[{KANA}]"),
+    Script.HANGUL: re.compile(f"[{HANGUL}]"),
+}
+_OTHER = re.compile(rf"[^\W\d_{_LATIN}{HAN}{KANA}{HANGUL}\u02b0-\u02ff\u00b5]")
+_SPEAKABLE = re.compile(r"[^\W_]")
+
+
+def scripts_in(text: str) -> frozenset[Script]:
+    """The scripts of the letters in ``text``; digits, signs and punctuation belong to none."""
+    found = {script for script, pattern in _NAMED.items() if pattern.search(text)}
+    if _OTHER.search(text):
+        found.add(Script.OTHER)
+    return frozenset(found)
+
+
+def speakable(text: str) -> bool:
+    """Whether there is a letter or a digit."""
+    return _SPEAKABLE.search(text) is not None

@@ -1,0 +1,74 @@
+"""One request being spoken: text in, encoded audio out, a chunk at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator
+
+from quintet_common.errors import ApiError, bad_request
+
+from quintet_tts.backends import Backend
+from quintet_tts.protocol import Audio, Speak
+from quintet_tts.speech.encoders import create_encoder
+from quintet_tts.speech.joins import joined, pause_after
+from quintet_tts.speech.reshape import SAMPLE_RATE, Samples, reshape
+from quintet_tts.speech.scripts import speakable
+from quintet_tts.speech.splitter import split
+from quintet_tts.speech.text import cleaned, spoken
+from quintet_tts.voices import Catalogue, Voice
+
+
+class Speaking:
+    """Iterate to speak; each step takes about one sentence's time. ``close`` ends it between two steps.
+
+    Raises ApiError 400 at once for a text without a letter or a digit and for a voice that cannot speak it.
+    """
+
+    def __init__(self, request: Speak, catalogue: Catalogue, backends: dict[str, Backend]) -> None:
+        text = cleaned(request.text)
+        if not speakable(text):
+            raise bad_request("The input has nothing to speak: no letter and no digit.", "input", "invalid_value")
+        self._request = request
+        self._pieces = split(text)
+        self._voices = catalogue.speakers(request.voice, self._pieces)
+        self._backends = backends
+        self._chunks = self._speak()
+
+    @property
+    def engines(self) -> list[str]:
+        return list(dict.fromkeys(voice.engine for voice in self._voices))
+
+    def __iter__(self) -> Iterator[Audio]:
+        return self._chunks
+
+    def __next__(self) -> Audio:
+        return next(self._chunks)
+
+    def close(self) -> None:
+        self._chunks.close()
+
+    def _speak(self) -> Generator[Audio]:
+        encoder = create_encoder(self._request.format)
+        heard = False
+        # Control characters that were dropped count for the first piece: the sum is the length of the input.
+        characters = len(self._request.text) - sum(map(len, self._pieces))
+        clock = time.perf_counter()
+        for index, (piece, voice) in enumerate(zip(self._pieces, self._voices, strict=True)):
+            characters += len(piece)
+            for samples in self._sound(index, piece, voice):
+                data = encoder.encode(samples)
+                now = time.perf_counter()
+                yield Audio(data, samples.size / SAMPLE_RATE, characters, now - clock)
+                heard, characters, clock = True, 0, time.perf_counter()
+        if not heard:
+            raise ApiError(400, "The voice has no sound for this input.", param="input", code="invalid_value")
+        rest = encoder.finish()
+        yield Audio(rest, 0, characters, time.perf_counter() - clock)
+
+    def _sound(self, index: int, piece: str, voice: Voice) -> Iterator[Samples]:
+        backend, speed = self._backends[voice.engine], self._request.speed
+        native = min(max(speed, backend.min_speed), backend.max_speed)
+        # A seed of its own for each piece: the sound depends neither on other requests nor on the thread.
+        seed = None if self._request.seed is None else [self._request.seed, index]
+        chunks = backend.synthesize(spoken(piece), voice, native, seed)
+        yield from joined(reshape(chunks, backend.sample_rate, speed / native), pause_after(piece) / speed)

@@ -1,0 +1,22 @@
+"""The text as it is spoken: nothing that is not text, nothing that would be read a thousand times."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+# Also what espeak-ng would take for commands. Line breaks and tabs are kept.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
+_SIGNS = re.compile(r"((?:(?:[^\w\s]|_)\s*){3})(?:(?:[^\w\s]|_)\s*)+")
+_FULL_WIDTH = {code: code - 0xFEE0 for code in (*range(0xFF10, 0xFF1A), *range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B))}
+
+
+def cleaned(text: str) -> str:
+    """NFC, line breaks as ``\\n``, full-width letters and digits as plain ones, without control characters."""
+    text = re.sub(r"\r\n?|[\u2028\u2029\x85\x0b\x0c]", "\n", unicodedata.normalize("NFC", text))
+    return _CONTROLS.sub("", text).translate(_FULL_WIDTH)
+
+
+def spoken(piece: str) -> str:
+    """A piece on one line, with at most three signs in a row."""
+    return " ".join(_SIGNS.sub(r"\1", piece).split())

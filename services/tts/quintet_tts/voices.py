@@ -1,0 +1,119 @@
+"""A voice as the API lists it, and the choice of the voice that speaks a text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Literal
+
+import msgspec
+from quintet_common.errors import ApiError
+
+from quintet_tts.speech.scripts import Script, scripts_in
+
+
+class Engine(StrEnum):
+    """Who makes the sound."""
+
+    HIBARI = "hibari"
+    ESPEAK = "espeak-ng"
+
+
+class Voice(msgspec.Struct, frozen=True, kw_only=True):
+    """One voice of a model.
+
+    ``alias_of`` is the voice that really speaks. ``scripts`` are the writings that it reads; a voice with
+    ``follows_text`` is an alias of several: it speaks each sentence with the voice for the sentence's script.
+    """
+
+    id: str
+    name: str
+    language: str
+    """BCP 47, of the accent."""
+    gender: Literal["female", "male"]
+    engine: str
+    available: bool = True
+    alias_of: str | None = None
+    follows_text: bool = False
+    note: str | None = None
+    """What a person should know before choosing it."""
+    scripts: frozenset[Script] = frozenset({Script.LATIN})
+    speaker: str = ""
+    """What the engine itself calls the voice."""
+
+
+class Catalogue:
+    """The voices of one model. ``by_script`` names the voice for each script, used where no voice was asked for."""
+
+    def __init__(self, voices: Sequence[Voice], default: str, by_script: dict[Script, str]) -> None:
+        self.voices = list(voices)
+        self._by_id = {voice.id: voice for voice in voices}
+        self._default = default
+        self._by_script = by_script
+
+    def speakers(self, voice_id: str | None, pieces: Sequence[str]) -> list[Voice]:
+        """The voice that speaks each piece.
+
+        Raises ApiError 400: an unknown voice, one whose engine is not installed, or one that cannot read the text.
+        """
+        asked = self._find(self._default if voice_id is None else voice_id)
+        follows_text = voice_id is None or asked.follows_text
+        everything = scripts_in("".join(pieces))
+        chosen: list[Voice] = []
+        for piece in pieces:
+            scripts = scripts_in(piece)
+            if not follows_text:
+                voice = self._real(asked)
+            elif scripts or not chosen:
+                voice = self._for_scripts(scripts or everything, japanese=Script.KANA in everything)
+            else:
+                voice = chosen[-1]
+            self._check(voice, scripts, piece)
+            chosen.append(voice)
+        return chosen
+
+    def _find(self, voice_id: str) -> Voice:
+        voice = self._by_id.get(voice_id)
+        if voice is None:
+            names = ", ".join(voice.id for voice in self.voices)
+            raise ApiError(
+                400, f"Unknown voice {voice_id!r}. The voices are: {names}.", param="voice", code="unknown_voice"
+            )
+        return voice
+
+    def _real(self, voice: Voice) -> Voice:
+        return voice if voice.alias_of is None else self._by_id[voice.alias_of]
+
+    def _for_scripts(self, scripts: frozenset[Script], japanese: bool) -> Voice:
+        """The voice for a sentence's scripts. In a Japanese text Han characters are Japanese too."""
+        for script in (Script.HANGUL, Script.KANA, Script.HAN):
+            if script in scripts:
+                reads_as = Script.KANA if japanese and script is Script.HAN else script
+                return self._by_id[self._by_script.get(reads_as, self._default)]
+        return self._by_id[self._default]
+
+    def _check(self, voice: Voice, scripts: frozenset[Script], piece: str) -> None:
+        unread = scripts - voice.scripts
+        if unread:
+            able = [v.id for v in self.voices if scripts <= v.scripts and v.alias_of is None]
+            names = ", ".join(sorted(script.value for script in unread))
+            hint = f"Voices that can: {', '.join(able)}." if able else "No voice of this model can."
+            raise ApiError(
+                400,
+                f"The voice {voice.id!r} cannot read {names} characters, which are in {_short(piece)!r}. {hint}",
+                param="voice",
+                code="voice_cannot_read",
+            )
+        if not voice.available:
+            raise ApiError(
+                400,
+                f"The voice {voice.id!r} is spoken by {voice.engine}, which is not installed where this model runs: "
+                "install the Python package espeakng-loader, or espeak-ng with the system's package manager.",
+                param="voice",
+                code="voice_unavailable",
+            )
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= 40 else text[:39] + "…"
