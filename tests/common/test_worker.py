@@ -143,3 +143,21 @@ async def test_stopping_ends_the_process(start: Any) -> None:
 def test_the_api_side_never_imports_torch() -> None:
     code = "import quintet_common.app, quintet_common.server, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_worker_runs_under_uvloop_as_services_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    import uvloop
+
+    async def say() -> list[str]:
+        spec = ModelSpec(id="echo", kind="chat", path="embedded:echo")
+        worker: Worker[dict[str, str]] = Worker(spec, "echo_engine:create_engine", dict[str, str])
+        worker.start()
+        await until(worker, State.READY)
+        try:
+            return await words(worker, "one two")
+        finally:
+            await worker.stop()
+
+    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(say()) == ["one", "two"]

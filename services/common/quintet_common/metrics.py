@@ -50,6 +50,12 @@ QUEUE = Histogram(
 )
 
 
+def counter(name: str, documentation: str, labels: list[str]) -> Counter:
+    """A counter that several services have, such as prompt tokens; made once when they share a process."""
+    made = registry._names_to_collectors.get(name)
+    return made if isinstance(made, Counter) else Counter(name, documentation, labels, registry=registry)
+
+
 def record(seen: Observation, seconds: float) -> None:
     """Count one finished request. A request that was never answered is a client that left."""
     code = seen.code or CLIENT_CLOSED_REQUEST

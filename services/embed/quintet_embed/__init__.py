@@ -1,0 +1,1 @@
+"""Embeddings and reranking: any sentence-transformers model behind OpenAI's API."""

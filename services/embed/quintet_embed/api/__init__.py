@@ -1,0 +1,1 @@
+"""The routes of the embed service. Nothing here imports torch."""
