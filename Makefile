@@ -1,0 +1,39 @@
+# `make help` lists what there is.
+PYTHON ?= $(shell command -v python3 || command -v python)
+PORT ?= 8000
+CONFIG ?= models.yml
+BIN := .venv/bin
+PACKAGES := $(wildcard services/*/quintet*)
+
+.DEFAULT_GOAL := help
+.PHONY: help install up test test-fast lint lock clean
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
+
+install: ## Make .venv and install everything that is locked (the other targets do it, too)
+ifeq ($(PYTHON),)
+	$(error Python 3.11 or newer is needed, and no python3 was found)
+endif
+	@$(PYTHON) scripts/bootstrap.py
+
+up: install ## Start all services behind the router: make up [PORT=8000] [CONFIG=models.yml]
+	@exec $(BIN)/quintet serve $(CONFIG) --port $(PORT)
+
+test: install ## Run all tests: unit, contract, and end to end on the embedded models
+	@$(BIN)/pytest
+
+test-fast: install ## Run the tests that start no model
+	@$(BIN)/pytest -m "not models" --ignore=tests/e2e
+
+lint: install ## Check style and types
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy $(PACKAGES)
+
+lock: install ## Write requirements.lock anew: make lock [UPGRADE=1]
+	@UPGRADE=$(UPGRADE) $(BIN)/python scripts/lock.py
+
+clean: ## Remove .venv and everything that tools have left
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find services tests scripts -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,63 @@
+"""Talking to a running endpoint, for the commands that do."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from urllib.parse import urlsplit
+
+import msgspec
+import openai
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+
+class ClientError(Exception):
+    """The endpoint did not do what was asked. The text is one line for a person."""
+
+
+class Card(msgspec.Struct, frozen=True):
+    """One model of the endpoint's list, as far as the commands need it."""
+
+    id: str
+    kind: str = ""
+    aliases: list[str] = []
+    engine: str = ""
+    state: str = ""
+    progress: float = 1.0
+    note: str = ""
+
+
+def add_url(parser: argparse.ArgumentParser) -> None:
+    """The option that names the endpoint."""
+    parser.add_argument(
+        "--url",
+        default=os.environ.get("QUINTET_URL", DEFAULT_URL),
+        help=f"the endpoint (default: $QUINTET_URL, else {DEFAULT_URL})",
+    )
+
+
+def connect(url: str) -> openai.OpenAI:
+    """A client of the endpoint at ``url``, with or without its ``/v1``; ``OPENAI_API_KEY`` is sent if it is set."""
+    base = url.rstrip("/").removesuffix("/v1") + "/v1"
+    host = urlsplit(base).hostname or ""
+    # A proxy of the environment is for the internet, never for this machine.
+    local = host in ("localhost", "::1") or host.startswith("127.")
+    http = openai.DefaultHttpxClient(trust_env=not local)
+    key = os.environ.get("OPENAI_API_KEY") or "none"
+    return openai.OpenAI(base_url=base, api_key=key, http_client=http, max_retries=1)
+
+
+def cards(client: openai.OpenAI) -> list[Card]:
+    """The models of the endpoint."""
+    return msgspec.convert([model.model_dump() for model in client.models.list()], list[Card])
+
+
+def explain(error: openai.OpenAIError, url: str) -> ClientError:
+    """An error of the SDK as a line for a person."""
+    if isinstance(error, openai.APIConnectionError):
+        return ClientError(f"Nothing answers at {url}. Is `quintet serve` running? Another place: --url.")
+    if isinstance(error, openai.APIStatusError):
+        body = error.body if isinstance(error.body, dict) else {}
+        return ClientError(str(body.get("message") or error.message))
+    return ClientError(str(error))

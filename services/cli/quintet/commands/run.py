@@ -1,0 +1,132 @@
+"""``quintet run MODEL "text"``: ask one model, whatever its kind is."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import mimetypes
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import openai
+
+from quintet.client import Card, ClientError, add_url, cards, connect, explain
+
+SpeechFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
+HEAD = 8
+"""How many numbers of a vector are printed."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="id or alias, as `quintet models` lists them")
+    parser.add_argument(
+        "text", nargs="?", default="-", help="what to say, draw, read out or embed; - reads standard input"
+    )
+    parser.add_argument(
+        "--image", action="append", default=[], metavar="FILE", help="a picture to look at (multimodal)"
+    )
+    parser.add_argument("--out", metavar="FILE", help="where a picture or speech goes (default: MODEL.png, MODEL.wav)")
+    parser.add_argument("--size", default="512x512", help="size of a picture (default: 512x512)")
+    parser.add_argument("--voice", help="voice of speech (default: the endpoint's first)")
+    parser.add_argument("--document", action="append", default=[], metavar="TEXT", help="a text to rank (rerank)")
+    add_url(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print or save the answer. 1 when there is none."""
+    client = connect(options.url)
+    try:
+        card = _find(cards(client), options.model)
+        text = sys.stdin.read() if options.text == "-" else options.text
+        WAYS[card.kind](client, text, options)
+    except openai.OpenAIError as error:
+        print(explain(error, options.url), file=sys.stderr)
+        return 1
+    except (ClientError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _find(found: list[Card], name: str) -> Card:
+    card = next((card for card in found if name == card.id or name in card.aliases), None)
+    if card is None:
+        raise ClientError(f"There is no model {name!r}; there are: {', '.join(card.id for card in found) or 'none'}.")
+    if card.kind not in WAYS:
+        raise ClientError(f"The endpoint does not say what kind of model {name!r} is.")
+    return card
+
+
+def _chat(client: openai.OpenAI, text: str, options: argparse.Namespace) -> None:
+    content: Any = text
+    if options.image:
+        pictures = [{"type": "image_url", "image_url": {"url": _data_url(Path(file))}} for file in options.image]
+        content = [*pictures, {"type": "text", "text": text}]
+    messages: Any = [{"role": "user", "content": content}]
+    for chunk in client.chat.completions.create(model=options.model, messages=messages, stream=True):
+        if chunk.choices:
+            print(chunk.choices[0].delta.content or "", end="", flush=True)
+    print()
+
+
+def _image(client: openai.OpenAI, text: str, options: argparse.Namespace) -> None:
+    answer = client.images.generate(model=options.model, prompt=text, size=options.size, response_format="b64_json")
+    if not answer.data or not answer.data[0].b64_json:
+        raise ClientError("The answer has no picture.")
+    _save(options, ".png", base64.b64decode(answer.data[0].b64_json))
+
+
+def _speech(client: openai.OpenAI, text: str, options: argparse.Namespace) -> None:
+    suffix = Path(options.out or "x.wav").suffix.removeprefix(".")
+    if suffix not in get_args(SpeechFormat):
+        raise ClientError(f"--out: speech is written as {', '.join(get_args(SpeechFormat))}, not {suffix!r}.")
+    voice = options.voice or _first_voice(client, options.model)
+    asked: Any = {"model": options.model, "voice": voice, "input": text, "response_format": suffix}
+    _save(options, ".wav", client.audio.speech.create(**asked).content)
+
+
+def _first_voice(client: openai.OpenAI, model: str) -> str:
+    answer = client.get("/audio/voices", cast_to=object, options={"params": {"model": model}})
+    voices = answer.get("voices") if isinstance(answer, dict) else None
+    if not voices:
+        raise ClientError("The endpoint lists no voices; name one with --voice.")
+    first = voices[0]
+    return str(first.get("id") or first.get("name")) if isinstance(first, dict) else str(first)
+
+
+def _embed(client: openai.OpenAI, text: str, options: argparse.Namespace) -> None:
+    vector = client.embeddings.create(model=options.model, input=text).data[0].embedding
+    head = ", ".join(f"{value:.5f}" for value in vector[:HEAD])
+    print(f"[{head}, …] {len(vector)} dimensions")
+
+
+def _rerank(client: openai.OpenAI, text: str, options: argparse.Namespace) -> None:
+    if not options.document:
+        raise ClientError("Give the texts to rank with --document, once for each.")
+    asked = {"model": options.model, "query": text, "documents": options.document}
+    answer: Any = client.post("/rerank", cast_to=object, body=asked)
+    for result in answer["results"]:
+        print(f"{result['relevance_score']:.4f}  {options.document[result['index']]}")
+
+
+def _data_url(file: Path) -> str:
+    kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+    return f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
+
+
+def _save(options: argparse.Namespace, suffix: str, data: bytes) -> None:
+    file = Path(options.out or options.model.replace("/", "-") + suffix)
+    file.write_bytes(data)
+    print(f"{file} ({len(data) / 1024:.0f} KiB)")
+
+
+WAYS: dict[str, Callable[[openai.OpenAI, str, argparse.Namespace], None]] = {
+    "chat": _chat,
+    "multimodal": _chat,
+    "image": _image,
+    "tts": _speech,
+    "embedding": _embed,
+    "rerank": _rerank,
+}
