@@ -1,0 +1,1 @@
+"""The images slice of the OpenAI API. Nothing here imports torch."""

@@ -1,0 +1,76 @@
+"""Multipart bodies: text fields checked as a pydantic model, files as pictures."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from fastapi import Request
+from PIL import Image
+from pydantic import BaseModel, ValidationError
+from quintet_common.errors import ApiError, bad_request, validation_error
+from quintet_common.media import Picture, picture_from_bytes
+from starlette.datastructures import FormData, UploadFile
+
+RequestT = TypeVar("RequestT", bound=BaseModel)
+
+_MAX_FILES = 20
+_IMAGE_FIELDS = ("image", "image[]")
+
+
+@asynccontextmanager
+async def read_form(request: Request) -> AsyncIterator[FormData]:
+    """The multipart body; its files are gone afterwards. Raises ApiError 415 for any other kind of body."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "multipart/form-data":
+        raise ApiError(415, "This endpoint takes multipart/form-data: the picture is sent as a file.")
+    form = await request.form(max_files=_MAX_FILES, max_fields=100)
+    try:
+        yield form
+    finally:
+        await form.close()
+
+
+def text_fields(form: FormData, kind: type[RequestT]) -> RequestT:
+    """The fields of ``form`` that are text, as ``kind``; empty ones count as absent. Raises ApiError 400."""
+    fields: dict[str, Any] = {name: value for name, value in form.items() if isinstance(value, str) and value != ""}
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        raise validation_error(error.errors(), fields) from None
+
+
+async def one_image(form: FormData) -> Picture:
+    """The picture to work on, sent as ``image`` or ``image[]``. Raises ApiError 400."""
+    sent = [value for name in _IMAGE_FIELDS for value in form.getlist(name)]
+    if not sent:
+        raise bad_request("Missing required field: image.", "image", "missing_required_parameter")
+    if len(sent) > 1:
+        raise bad_request(f"{len(sent)} images were sent; the models here take one.", "image", "too_many_images")
+    return await _picture(sent[0], "image")
+
+
+async def mask_of(form: FormData, image: Picture) -> Picture | None:
+    """The mask, as large as ``image`` and with an alpha channel, or None. Raises ApiError 400."""
+    sent = form.get("mask")
+    if sent is None or sent == "":
+        return None
+    mask = await _picture(sent, "mask")
+    if (mask.width, mask.height) != (image.width, image.height):
+        raise bad_request(
+            f"The mask has {mask.width}x{mask.height} pixels, the image {image.width}x{image.height}; they must be "
+            "the same.",
+            "mask",
+        )
+    with Image.open(io.BytesIO(mask.data)) as opened:
+        if not opened.has_transparency_data:
+            raise bad_request("The mask has no alpha channel; it is transparent where the image may change.", "mask")
+    return mask
+
+
+async def _picture(sent: UploadFile | str, param: str) -> Picture:
+    if isinstance(sent, str):
+        raise bad_request(f"{param} must be sent as a file.", param)
+    return await picture_from_bytes(await sent.read(), param)

@@ -1,0 +1,1 @@
+"""One module per family of models: how it is loaded, how it is run."""

@@ -1,0 +1,182 @@
+"""What every family of image models offers the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from PIL import Image
+from quintet_common.errors import ApiError, bad_request
+from quintet_common.models_yml import ModelSpec
+
+from quintet_vision.canvas import Size
+from quintet_vision.protocol import Draw, Task
+
+
+class Interrupted(Exception):
+    """Nobody wants the batch any more; raised out of a step by the callback."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one request is drawn, with every choice made. Requests with equal plans can share a batch."""
+
+    task: Task
+    size: Size
+    """Of the answer."""
+    native: Size
+    """Of what the network computes."""
+    steps: int
+    guidance: float
+    strength: float
+    """1 for text-to-image."""
+
+    @property
+    def steps_taken(self) -> int:
+        """An edit joins the path of ``steps`` part of the way."""
+        return max(1, min(self.steps, int(self.steps * self.strength))) if self.task != "text-to-image" else self.steps
+
+
+@dataclass(frozen=True)
+class Usage:
+    text_tokens: int
+    image_tokens: int
+    output_tokens: int
+
+
+@dataclass
+class Item:
+    """One picture of a batch."""
+
+    prompt: str
+    negative_prompt: str
+    seed: int
+    image: Image.Image | None = None
+    """RGB, as large as the client sent it."""
+    mask: Image.Image | None = None
+    """L, white where the picture may change; as large as ``image``."""
+
+
+OnStep = Callable[[int, Callable[[], list[Image.Image]]], None]
+"""Called after each step with the number of steps done and a function that renders the unfinished pictures."""
+
+
+class Backend(Protocol):
+    """One loaded model. Called from the engine's one thread, ``plan`` and ``usage`` also from its reader thread."""
+
+    tasks: frozenset[Task]
+    max_batch: int
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What ``/v1/models`` says of it."""
+
+    def plan(self, request: Draw) -> Plan:
+        """Raises ApiError 400 for what this model cannot do."""
+
+    def usage(self, request: Draw, plan: Plan) -> Usage: ...
+
+    def revised_prompt(self, prompt: str) -> str | None:
+        """The prompt as the model reads it, where that differs."""
+
+    def draw(self, plan: Plan, items: list[Item], on_step: OnStep) -> list[Image.Image]:
+        """One picture of ``plan.size`` per item. An exception from ``on_step`` ends the drawing and passes through."""
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """A model's own choices; ``engine_args`` of models.yml may set each by its name."""
+
+    size: Size
+    steps: int
+    guidance_scale: float
+    strength: float
+    max_pixels: int = 2048 * 2048
+    max_steps: int = 150
+    min_side: int = 16
+    max_side: int = 4096
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def defaults_from(spec: ModelSpec, given: Defaults) -> Defaults:
+    """``given`` with what ``engine_args`` says. Raises ValueError for a key that is not known or a wrong type."""
+    args = dict(spec.engine_args)
+    known: dict[str, Any] = {}
+    for name in ("steps", "max_pixels", "max_steps"):
+        if name in args:
+            known[name] = _number(args.pop(name), name, int)
+    for name in ("guidance_scale", "strength"):
+        if name in args:
+            known[name] = float(_number(args.pop(name), name, float))
+    if "size" in args:
+        width, _, height = str(args.pop("size")).partition("x")
+        if not (width.isdigit() and height.isdigit()):
+            raise ValueError("engine_args.size is written as 1024x1024")
+        known["size"] = (int(width), int(height))
+    unknown = set(args) - set(given.extra)
+    if unknown:
+        raise ValueError(f"engine_args: unknown key {sorted(unknown)[0]!r} for an image model")
+    return replace(given, **known, extra={**given.extra, **args})
+
+
+def _number(value: Any, name: str, kind: type[int] | type[float]) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)) or value <= 0:
+        raise ValueError(f"engine_args.{name} must be a positive {'integer' if kind is int else 'number'}")
+    return kind(value)
+
+
+def checked_size(request: Draw, own: Size | None, defaults: Defaults) -> Size:
+    """The answer's size: as asked for, else that of the picture to edit, else the model's. Raises ApiError 400."""
+    if request.width is not None and request.height is not None:
+        size = (request.width, request.height)
+    elif own is not None:
+        return _shrunk(own, defaults)
+    else:
+        return defaults.size
+    if min(size) < defaults.min_side or max(size) > defaults.max_side or size[0] * size[1] > defaults.max_pixels:
+        raise bad_request(
+            f"Invalid size: {size[0]}x{size[1]}. Sides are {defaults.min_side} to {defaults.max_side} pixels, and the "
+            f"picture at most {defaults.max_pixels / 1e6:.1f} million pixels.",
+            "size",
+            "invalid_value",
+        )
+    return size
+
+
+def _shrunk(size: Size, defaults: Defaults) -> Size:
+    """The nearest allowed size of the same proportions."""
+    scale = min(1.0, defaults.max_side / max(size), (defaults.max_pixels / (size[0] * size[1])) ** 0.5)
+    width, height = (max(defaults.min_side, int(side * scale)) for side in size)
+    return width, height
+
+
+def checked_steps(request: Draw, defaults: Defaults) -> int:
+    steps = request.steps if request.steps is not None else max(1, round(defaults.steps * request.effort))
+    if steps > defaults.max_steps:
+        raise bad_request(
+            f"num_inference_steps: this model takes 1 to {defaults.max_steps} steps.", "num_inference_steps"
+        )
+    return steps
+
+
+def checked_strength(request: Draw, steps: int, default: float) -> float:
+    strength = request.strength if request.strength is not None else default
+    if int(steps * strength) < 1:
+        raise bad_request(
+            f"strength: {strength:g} of {steps} steps is less than one step, which would change nothing.", "strength"
+        )
+    return strength
+
+
+def refuse_task(request: Draw, tasks: frozenset[Task], model: str) -> None:
+    """Raises ApiError 400 unless the model does what is asked."""
+    if request.task not in tasks:
+        param = {"text-to-image": "model", "image-to-image": "image", "inpainting": "mask"}[request.task]
+        raise bad_request(f"The model {model!r} does not do {request.task}.", param, "unsupported_task")
+
+
+def out_of_memory(size: Size) -> ApiError:
+    return ApiError(
+        500, f"Not enough memory for a picture of {size[0]}x{size[1]}.", code="out_of_memory", param="size", retry=False
+    )

