@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable
+from typing import Literal
 
 import uvicorn
 from fastapi import FastAPI
@@ -61,8 +62,13 @@ def main(service: str, kinds: set[str], create: Callable[[list[ModelSpec]], Fast
     run(app, options, reload)
 
 
-def run(app: ASGIApp, options: argparse.Namespace, reload: Callable[[], Awaitable[None]] | None = None) -> None:
-    """Serve ``app`` until SIGTERM or SIGINT; SIGHUP calls ``reload``."""
+def run(
+    app: ASGIApp,
+    options: argparse.Namespace,
+    reload: Callable[[], Awaitable[None]] | None = None,
+    http: type[asyncio.Protocol] | Literal["httptools"] = "httptools",
+) -> None:
+    """Serve ``app`` until SIGTERM or SIGINT; SIGHUP calls ``reload``. ``http`` is uvicorn's protocol class."""
     logging.basicConfig(level=options.log_level.upper(), format="%(levelname)s %(name)s %(message)s")
     for chatty in ("httpx2", "uvicorn"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
@@ -71,11 +77,12 @@ def run(app: ASGIApp, options: argparse.Namespace, reload: Callable[[], Awaitabl
         host=options.host,
         port=options.port,
         loop="uvloop",
-        http="httptools",
+        http=http,
         ws="none",
         access_log=False,
         log_config=None,
         server_header=False,
+        proxy_headers=False,  # nothing here asks who the client is; links are made from the headers themselves
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=DRAIN_SECONDS,
     )

@@ -1,0 +1,3 @@
+from quintet_router.cli import main
+
+main()

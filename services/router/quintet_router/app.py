@@ -1,0 +1,72 @@
+"""The router as one ASGI app: forwarded paths take the hot path, all others go to a small FastAPI app beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+
+from quintet_common.errors import ApiError
+from quintet_common.models_yml import UpstreamSpec
+from starlette.types import Message, Receive, Scope, Send
+
+from quintet_router.control import create_control
+from quintet_router.fleet import Fleet
+from quintet_router.headers import request_id
+from quintet_router.metrics import Metrics
+from quintet_router.paths import find_path
+from quintet_router.proxy import Proxy
+from quintet_router.replies import send_error
+from quintet_router.settings import Settings
+
+
+class Router:
+    """The ASGI callable. ``specs``: the upstreams to begin with. Raises ValueError for a URL that is none."""
+
+    def __init__(self, specs: list[UpstreamSpec], settings: Settings | None = None) -> None:
+        settings = settings or Settings()
+        self.fleet = Fleet(specs, settings)
+        self.metrics = Metrics(lambda: self.fleet.upstreams)
+        self._proxy = Proxy(self.fleet, self.metrics, settings)
+        self._control = create_control(self.fleet, self.metrics)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await self._live(receive, send)
+        if scope["type"] != "http":
+            return None
+        path = find_path(scope["path"])
+        if path is None:
+            return await self._answer(scope, receive, send)
+        if scope["method"] != path.method:
+            error = ApiError(405, f"{scope['method']} is not allowed on this path.")
+            return await send_error(send, error, [(b"allow", path.method.encode()), _own_id(scope)])
+        return await self._proxy(path, scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        own_id = _own_id(scope)
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], own_id]}
+            await send(message)
+
+        await self._control(scope, receive, send_with_id)
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        await self.fleet.start()
+        background = [asyncio.create_task(self._proxy.watch()), asyncio.create_task(self.metrics.watch_loop())]
+        # What is here now stays to the end; looking through it for garbage again and again is wasted.
+        gc.collect()
+        gc.freeze()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+        await self.fleet.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def _own_id(scope: Scope) -> tuple[bytes, bytes]:
+    return (b"x-request-id", request_id(dict(scope["headers"])))

@@ -1,0 +1,134 @@
+"""A request's body, and the model that it names."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from time import monotonic
+
+import msgspec
+from quintet_common.errors import ApiError, bad_request
+from starlette.types import Receive
+
+from quintet_router.multipart import ModelScan, boundary_of
+
+
+class ClientGone(Exception):
+    """The client left before its request was complete."""
+
+
+@dataclass(slots=True)
+class Body:
+    """``data`` is the whole body, or its first part when not ``whole``.
+
+    ``span`` is where a form's model stands in ``data``. ``length`` is the whole body's, None when sent in chunks.
+    """
+
+    data: bytes
+    model: str | None = None
+    whole: bool = True
+    length: int | None = 0
+    span: tuple[int, int] | None = None
+    read_at: float = 0.0
+    """When its last byte was here, by ``time.monotonic``."""
+
+    def with_model(self, name: str) -> Body:
+        """The same body naming another model; no other byte of a form or a JSON value changes."""
+        if self.span is not None:
+            start, end = self.span
+            if self.data[start:end] != (self.model or "").encode():
+                raise bad_request("Invalid value for model.", "model", "invalid_value")
+            data = self.data[:start] + name.encode() + self.data[end:]
+            length = None if self.length is None else self.length + len(data) - len(self.data)
+            return Body(data, name, self.whole, length, (start, start + len(name.encode())))
+        if self.model is None:
+            return self
+        members = msgspec.json.decode(self.data, type=dict[str, msgspec.Raw])
+        members["model"] = msgspec.Raw(msgspec.json.encode(name))
+        data = msgspec.json.encode(members)
+        return Body(data, name, True, len(data))
+
+
+class _Peek(msgspec.Struct):
+    model: str | None = None
+
+
+_peek = msgspec.json.Decoder(_Peek).decode
+
+
+def model_in_json(data: bytes) -> str | None:
+    """The ``model`` of a JSON object; like every JSON parser, the last one of several. Raises ApiError 400."""
+    try:
+        return _peek(data).model
+    except msgspec.ValidationError as error:
+        if str(error).endswith("`$.model`"):
+            raise bad_request("Invalid value for model: expected a string.", "model", "invalid_value") from None
+        raise bad_request("The body must be a JSON object.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise bad_request(f"The body is not valid JSON: {error}.") from None
+    except RecursionError:
+        raise bad_request("The body is not valid JSON: nested too deeply.") from None
+
+
+class BodyReader:
+    """Reads one request's body. ``limit`` in bytes, ``timeout`` in seconds between two pieces."""
+
+    def __init__(self, receive: Receive, fields: dict[bytes, bytes], limit: int, timeout: float) -> None:
+        self._receive = receive
+        self._fields = fields
+        self._limit = limit
+        self._timeout = timeout
+        length = fields.get(b"content-length")
+        self.length = int(length) if length is not None else None
+        if self.length is not None and self.length > limit:
+            raise too_large(limit)
+
+    async def read_json(self) -> Body:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        data = message["body"]
+        if message.get("more_body"):
+            data = await self._read_on(data)
+        if b"content-encoding" in self._fields:
+            raise ApiError(415, "Compressed request bodies are not accepted.", code="unsupported_content_encoding")
+        read_at = monotonic()
+        return Body(data, model_in_json(data), True, len(data), None, read_at)
+
+    async def _read_on(self, data: bytes) -> bytes:
+        parts, size, more = [data], len(data), True
+        while more:
+            piece, more = await self._piece()
+            parts.append(piece)
+            size += len(piece)
+            if size > self._limit:
+                raise too_large(self._limit)
+        return b"".join(parts)
+
+    async def read_form(self, content_type: bytes, window: int) -> Body:
+        """Read until the model is known. ``window``: give up after so many bytes and return what there is."""
+        boundary = boundary_of(content_type)
+        if boundary is None:
+            raise bad_request("A multipart body needs a boundary in its Content-Type.")
+        scan, data, more = ModelScan(boundary), bytearray(), True
+        while more and scan.model is None and len(data) < window:
+            piece, more = await self._piece()
+            data += piece
+            if len(data) > self._limit:
+                raise too_large(self._limit)
+            scan.feed(piece)
+        return Body(bytes(data), scan.model, not more, self.length if more else len(data), scan.span, monotonic())
+
+    async def _piece(self) -> tuple[bytes, bool]:
+        try:
+            async with asyncio.timeout(self._timeout):
+                message = await self._receive()
+        except TimeoutError:
+            raise ApiError(408, "The request's body did not arrive in time.", code="request_timeout") from None
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        return message.get("body", b""), message.get("more_body", False)
+
+
+def too_large(limit: int) -> ApiError:
+    return ApiError(413, f"The body is larger than {limit >> 20} MiB.", code="body_too_large")

@@ -1,0 +1,1 @@
+"""One server behind the router: its connections, its health, its models."""

@@ -1,0 +1,82 @@
+"""Connections to one address, the last used first, so that surplus ones grow old and go."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from dataclasses import dataclass
+from time import monotonic
+from urllib.parse import urlsplit
+
+from quintet_router.upstream.connection import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """``path`` is what the URL says after the host, without a last slash: ``""`` or ``/v1``."""
+
+    host: str
+    port: int
+    tls: bool
+    path: str
+
+    @classmethod
+    def parse(cls, url: str) -> Address:
+        """Raises ValueError with a text for a person."""
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"an upstream is like http://host:port, not {url!r}")
+        if parts.username or parts.query or parts.fragment:
+            raise ValueError(f"an upstream's URL has only a host, a port and a path: {url!r}")
+        tls = parts.scheme == "https"
+        return cls(parts.hostname, parts.port or (443 if tls else 80), tls, parts.path.rstrip("/"))
+
+    @property
+    def netloc(self) -> str:
+        """As in a Host header."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
+
+
+class Pool:
+    """``idle_limit`` in seconds must be shorter than the upstream's own, or requests meet its closing."""
+
+    def __init__(self, address: Address, connect_timeout: float, idle_limit: float) -> None:
+        self._address = address
+        self._connect_timeout = connect_timeout
+        self.idle_limit = idle_limit
+        self.idle: list[Connection] = []
+        self._tls = ssl.create_default_context() if address.tls else None
+
+    def take(self) -> Connection | None:
+        """An idle connection that is still good."""
+        while self.idle:
+            connection = self.idle.pop()
+            if not connection.closing and monotonic() - connection.idle_since < self.idle_limit:
+                return connection
+            connection.abort()
+        return None
+
+    async def connect(self) -> Connection:
+        """Raises OSError or TimeoutError."""
+        address = self._address
+        async with asyncio.timeout(self._connect_timeout):
+            _, connection = await asyncio.get_running_loop().create_connection(
+                lambda: Connection(self.idle), address.host, address.port, ssl=self._tls
+            )
+        return connection
+
+    def give_back(self, connection: Connection) -> None:
+        """Keep the connection if its answer was read to the end, else close it."""
+        if connection.release():
+            connection.idle_since = monotonic()
+            self.idle.append(connection)
+
+    def expire(self, now: float) -> None:
+        """Close what was idle for too long; the oldest come first."""
+        while self.idle and now - self.idle[0].idle_since >= self.idle_limit:
+            self.idle.pop(0).abort()
+
+    def close(self) -> None:
+        while self.idle:
+            self.idle.pop().abort()
