@@ -88,12 +88,11 @@ def _speech(client: openai.OpenAI, text: str, options: argparse.Namespace) -> No
 
 
 def _first_voice(client: openai.OpenAI, model: str) -> str:
-    answer = client.get("/audio/voices", cast_to=object, options={"params": {"model": model}})
-    voices = answer.get("voices") if isinstance(answer, dict) else None
-    if not voices:
-        raise ClientError("The endpoint lists no voices; name one with --voice.")
-    first = voices[0]
-    return str(first.get("id") or first.get("name")) if isinstance(first, dict) else str(first)
+    answer: Any = client.get("/audio/voices", cast_to=object, options={"params": {"model": model}})
+    able = [str(voice["id"]) for voice in answer["voices"] if voice.get("available", True)]
+    if not able:
+        raise ClientError(f"{model!r} has no voice that is installed.")
+    return able[0]
 
 
 def _embed(client: openai.OpenAI, text: str, options: argparse.Namespace) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import socket
 
+LOOPBACK = "127.0.0.1"
+
 BACKLOG = 2048
 """Connections that wait in the kernel while a service is restarted."""
 
@@ -20,6 +22,14 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise ListenError(_reason(error, host, port)) from None
+
+
+def listen_near(port: int, offset: int) -> socket.socket:
+    """A socket on loopback at ``port + offset``, where Prometheus finds it again; at a free port where that is taken."""
+    try:
+        return listen(LOOPBACK, port + offset)
+    except (ListenError, OverflowError):
+        return listen(LOOPBACK, 0)
 
 
 def port_of(listening: socket.socket) -> int:

@@ -17,8 +17,8 @@ from quintet.checks import load_checked
 from quintet.supervisor import welcome
 from quintet.supervisor.child import Child
 from quintet.supervisor.logs import ServiceLog, log_folder
-from quintet.supervisor.plan import ROUTER_MODULE, Service, needed_services
-from quintet.supervisor.sockets import listen, port_of
+from quintet.supervisor.plan import ROUTER_MODULE, SERVICES, Service, needed_services
+from quintet.supervisor.sockets import listen_near, port_of
 from quintet.supervisor.states import SETTLED, KeyNeeded, ModelState, fetch, fetch_states
 from quintet.supervisor.watch import changes
 from quintet.terminal.screen import Progress, Screen
@@ -55,7 +55,8 @@ class _Running:
         self.service = service
         self.socket = listening
         self.child = child
-        self.url = f"http://127.0.0.1:{port_of(listening)}"
+        self.port = port_of(listening)
+        self.url = f"http://127.0.0.1:{self.port}"
 
 
 class Supervisor:
@@ -113,7 +114,7 @@ class Supervisor:
     # Processes
 
     def _start_service(self, service: Service) -> None:
-        listening = listen("127.0.0.1", 0)
+        listening = listen_near(self._port, 1 + SERVICES.index(service))
         only = [f"--only={kind}" for kind in sorted(service.kinds & self._options.kinds)]
         partly = only if service.kinds - self._options.kinds else []
         child = self._child(service.name, service.module, listening, [str(self._options.config), *partly])
@@ -214,8 +215,9 @@ class Supervisor:
         ready = {state.id for state in states if state.state in ("ready", "idle")}
         lag = await self._router_lag(ready)
         self._loading = False
+        ports = {name: running.port for name, running in self._services.items()}
         self._screen.end_progress()
-        self._screen.say(*welcome.lines(self._url, states, self._logs))
+        self._screen.say(*welcome.lines(self._url, states, ports, self._logs))
         if lag:
             self._screen.say(lag)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from quintet.supervisor.plan import ENDPOINTS
@@ -14,7 +14,8 @@ from quintet.terminal.table import table
 HEADER = ("model", "kind", "engine", "endpoint", "state")
 
 
-def lines(url: str, states: Sequence[ModelState], logs: Path | None) -> list[str]:
+def lines(url: str, states: Sequence[ModelState], ports: Mapping[str, int], logs: Path | None) -> list[str]:
+    """The lines. ``ports`` are those of the services, by name; each has ``/health`` and ``/metrics`` there."""
     rows = [(s.id, s.kind, s.engine, f"POST {ENDPOINTS.get(s.kind, '')}", _words(s)) for s in states]
     places = [f"docs {url}/docs", f"metrics {url}/metrics"] + ([f"logs {logs}"] if logs else [])
     return [
@@ -23,6 +24,7 @@ def lines(url: str, states: Sequence[ModelState], logs: Path | None) -> list[str
         "",
         f"Quintet is up: {url}/v1    Ctrl-C stops it.",
         "   ".join(places),
+        "services " + "  ".join(f"{name} :{port}" for name, port in ports.items()),
         *_try(url, states),
     ]
 
