@@ -1,14 +1,14 @@
 """What the chat API and a chat worker say to each other: a conversation in, pieces of text out.
 
 The worker applies the chat template, tokenises, generates, detokenises and finds stop strings; the API knows OpenAI's
-shapes and the dialects. For each request the worker emits one Accepted, then Deltas of any choice in any order, then one
-Finished per choice.
+shapes and the dialects. For each request the worker emits one Accepted, then Deltas of any choice in any order, then
+one Finished per choice.
 
 A loaded worker says in its info (``/v1/models`` shows it), beside ``engine``:
 
 - ``tool_family``: how the model writes tool calls, a name of ``quintet_chat.tools``; absent: it cannot call.
-- ``template_tools``: whether the chat template renders tools, tool calls and tool results itself. Where it does not, the
-  API writes them into the messages.
+- ``template_tools``: whether the chat template renders tools, tool calls and tool results itself. Where it does not,
+  the API writes them into the messages.
 - ``sampling``: what a request gets that leaves a field of Sampling out, from the model's generation config.
 """
 
@@ -91,7 +91,7 @@ class TokenLogprob(msgspec.Struct):
 
 
 class Delta(msgspec.Struct, tag="delta"):
-    """A piece of one choice's text. ``tokens`` were generated for it; the text may be empty while bytes are held back."""
+    """A piece of one choice's text, made of ``tokens`` tokens; it may be empty while bytes are held back."""
 
     index: int
     text: str

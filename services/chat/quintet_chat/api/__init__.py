@@ -1,0 +1,1 @@
+"""The slice of the OpenAI API that chat models answer."""

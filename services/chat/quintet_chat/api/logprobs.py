@@ -1,0 +1,37 @@
+"""Log probabilities in OpenAI's two shapes: chat's, per token; the older one of text completions, as parallel lists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from openai.types.chat import ChatCompletionTokenLogprob
+from openai.types.chat.chat_completion_token_logprob import TopLogprob
+from openai.types.completion_choice import Logprobs
+
+from quintet_chat.protocol import TokenLogprob
+
+
+def chat_logprobs(tokens: Sequence[TokenLogprob]) -> list[ChatCompletionTokenLogprob]:
+    return [
+        ChatCompletionTokenLogprob(
+            token=each.token,
+            bytes=each.bytes,
+            logprob=each.logprob,
+            top_logprobs=[TopLogprob(token=token, bytes=raw, logprob=value) for token, raw, value in each.top],
+        )
+        for each in tokens
+    ]
+
+
+def completion_logprobs(tokens: Sequence[TokenLogprob], offset: int) -> Logprobs:
+    """``offset`` is where the first token's text starts, in characters of the answer's text."""
+    offsets = []
+    for each in tokens:
+        offsets.append(offset)
+        offset += len(each.token)
+    return Logprobs(
+        tokens=[each.token for each in tokens],
+        token_logprobs=[each.logprob for each in tokens],
+        top_logprobs=[{token: value for token, _, value in each.top} | {each.token: each.logprob} for each in tokens],
+        text_offset=offsets,
+    )

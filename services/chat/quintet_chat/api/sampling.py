@@ -1,0 +1,87 @@
+"""The request fields that say how tokens are chosen; chat and text completions share them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from quintet_common.errors import bad_request
+
+from quintet_chat.protocol import Sampling
+
+MAX_CHOICES = 128
+"""OpenAI's limit of ``n``."""
+
+INT64 = 2**63 - 1
+
+StopString = Annotated[str, Field(min_length=1)]
+
+
+class StreamOptions(BaseModel):
+    """``include_usage`` adds a last chunk with the usage. Nothing here needs obfuscation against traffic analysis of
+    sizes, so ``include_obfuscation`` is accepted without effect."""
+
+    model_config = ConfigDict(strict=True)
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class SamplingFields(BaseModel):
+    """What both kinds of requests have. ``null`` is the same as leaving a field out, as with OpenAI."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
+    stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = None
+    seed: Annotated[int, Field(ge=-INT64 - 1, le=INT64)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    user: str | None = None
+
+    # Beyond OpenAI, under the names that vLLM and others gave them.
+    top_k: Annotated[int, Field(ge=-1, le=INT64)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    stop_token_ids: list[Annotated[int, Field(ge=0, le=INT64)]] | None = None
+    ignore_eos: bool | None = None
+    min_tokens: Annotated[int, Field(ge=0, le=INT64)] | None = None
+
+    def refuse_unsupported(self) -> None:
+        """Raise ApiError 400 that names the first field which asks for what cannot be had."""
+        if self.stream_options is not None and not self.stream:
+            raise bad_request("stream_options is only allowed when stream is true.", "stream_options", "invalid_value")
+
+    @property
+    def includes_usage(self) -> bool:
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    def sampling(self, defaults: dict[str, Any], max_tokens: int | None, logprobs: int | None) -> Sampling:
+        """These fields for the worker; ``defaults`` are the model's own, for what the request leaves out."""
+        if max_tokens is not None and (self.min_tokens or 0) > max_tokens:
+            raise bad_request("min_tokens is greater than the limit of tokens.", "min_tokens", "invalid_value")
+        names = ("temperature", "top_p", "top_k", "min_p", "min_tokens", "stop_token_ids", "ignore_eos", "seed")
+        penalties = ("presence_penalty", "frequency_penalty", "repetition_penalty")
+        asked = {name: value for name in names + penalties if (value := getattr(self, name)) is not None}
+        chosen = {key: value for key, value in defaults.items() if key in names + penalties} | asked
+        chosen["top_k"] = max(0, chosen.get("top_k", 0))
+        return Sampling(
+            **chosen, max_tokens=max_tokens, logprobs=logprobs, stop=self._stop(), logit_bias=self._logit_bias()
+        )
+
+    def _stop(self) -> list[str]:
+        return [self.stop] if isinstance(self.stop, str) else self.stop or []
+
+    def _logit_bias(self) -> dict[int, float]:
+        bias = {}
+        for token, value in (self.logit_bias or {}).items():
+            if not (token.isascii() and token.isdigit() and len(token) < 19):
+                raise bad_request(f"logit_bias: {token[:40]!r} is not a token id.", "logit_bias", "invalid_value")
+            bias[int(token)] = value
+        return bias

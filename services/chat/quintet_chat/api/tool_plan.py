@@ -1,0 +1,160 @@
+"""What a request's tools come to: which the model sees, what its answer must look like, how the answer is read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from quintet_common.errors import bad_request
+from quintet_common.worker.process import Worker
+
+from quintet_chat.api.chat_request import AllowedTools, ChatRequest, FunctionDefinition, ToolChoiceObject
+from quintet_chat.protocol import Grammar
+from quintet_chat.tools import FAMILIES
+from quintet_chat.tools.base import ANY_ARGUMENTS, Family, Parser, ToolFunction
+
+Mode = Literal["none", "auto", "required"]
+
+
+@dataclass(frozen=True)
+class ToolPlan:
+    """``functions`` is empty when the model shall not call."""
+
+    mode: Mode = "none"
+    functions: Sequence[ToolFunction] = ()
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    """The same in OpenAI's form, as chat templates take them."""
+    family: Family | None = None
+    """How this model writes calls; also needed for calls of the history."""
+    several: bool = True
+
+    @property
+    def format(self) -> dict[str, Any] | None:
+        """The structural tag format of the answer, or None when tools do not bind it."""
+        if self.family is None or not self.functions:
+            return None
+        if self.mode == "required":
+            return self.family.calls(self.functions, self.several)
+        return self.family.text_or_calls(self.functions, self.several)
+
+    def parser(self) -> Parser | None:
+        return self.family.parser(self.functions) if self.family is not None and self.functions else None
+
+
+def family_of(worker: Worker[Any]) -> Family | None:
+    """The model's family: ``engine_args: {tool_family: NAME}`` of models.yml, else what the worker found."""
+    name = worker.spec.engine_args.get("tool_family", worker.info.get("tool_family"))
+    return FAMILIES.get(name) if isinstance(name, str) else None
+
+
+def plan_tools(request: ChatRequest, worker: Worker[Any], last_role: str) -> ToolPlan:
+    """Raises ApiError 400 that names ``tools`` or ``tool_choice``."""
+    family = family_of(worker)
+    offered = _functions(request)
+    choice = request.tool_choice
+    if not offered:
+        if choice not in (None, "none", "auto"):
+            raise bad_request("tool_choice needs tools.", "tool_choice", "invalid_value")
+        return ToolPlan(family=family)
+    mode, names, several = _choice(choice, offered)
+    several = several and request.parallel_tool_calls is not False
+    if mode == "auto" and worker.spec.auto_tools == "eager":
+        mode = "required" if last_role == "user" else "none"
+        several = several and request.parallel_tool_calls is True
+    if mode == "none":
+        return ToolPlan(family=family)
+    if family is None:
+        raise bad_request(
+            f"tools: the model {worker.spec.id!r} cannot call functions.", "tools", "unsupported_parameter"
+        )
+    chosen = [offered[name] for name in names]
+    functions = [ToolFunction(each.name, each.parameters or ANY_ARGUMENTS) for each in chosen]
+    return ToolPlan(mode, functions, [_as_tool(each) for each in chosen], family, several)
+
+
+def grammar_of(request: ChatRequest, plan: ToolPlan) -> Grammar | None:
+    """What the whole answer must match: calls, the response format, or either of the two."""
+    schema = _response_schema(request)
+    tools = plan.format
+    if tools is None:
+        if schema is None or request.response_format is None:
+            return None
+        return Grammar(type="json_schema", value=schema) if schema != ANY_ARGUMENTS else Grammar(type="json_object")
+    if schema is not None and plan.mode == "auto" and plan.family is not None:
+        calls = plan.family.calls(plan.functions, plan.several)
+        tools = {"type": "or", "elements": [calls, {"type": "json_schema", "json_schema": schema}]}
+    return Grammar(type="structural_tag", value={"type": "structural_tag", "format": tools})
+
+
+def _response_schema(request: ChatRequest) -> dict[str, Any] | None:
+    """The JSON schema of the answer, or None for free text."""
+    wanted = request.response_format
+    if wanted is None or wanted.type == "text":
+        return None
+    if wanted.type == "json_object":
+        return ANY_ARGUMENTS
+    if wanted.json_schema is None or wanted.json_schema.json_schema is None:
+        raise bad_request(
+            "response_format of type json_schema needs json_schema.schema.",
+            "response_format.json_schema.schema",
+            "missing_required_parameter",
+        )
+    return wanted.json_schema.json_schema
+
+
+def _functions(request: ChatRequest) -> dict[str, FunctionDefinition]:
+    functions: dict[str, FunctionDefinition] = {}
+    for index, tool in enumerate(request.tools or []):
+        if tool.type != "function":
+            message = f"tools[{index}].type: only 'function' is served here, not {tool.type[:40]!r}."
+            raise bad_request(message, f"tools[{index}].type", "unsupported_parameter")
+        if tool.function is None:
+            path = f"tools[{index}].function"
+            raise bad_request(f"Missing required field: {path}.", path, "missing_required_parameter")
+        if tool.function.name in functions:
+            path = f"tools[{index}].function.name"
+            raise bad_request(f"{path}: the name {tool.function.name!r} is there twice.", path, "invalid_value")
+        functions[tool.function.name] = tool.function
+    return functions
+
+
+def _choice(
+    choice: str | ToolChoiceObject | None, offered: dict[str, FunctionDefinition]
+) -> tuple[Mode, list[str], bool]:
+    """The mode, the names that may be called, and whether more than one call may be made."""
+    if choice is None or choice == "auto":
+        return "auto", list(offered), True
+    if isinstance(choice, str):
+        return ("none" if choice == "none" else "required"), list(offered), True
+    if choice.type == "function" and choice.function is not None:
+        return "required", [_known(choice.function.name, offered, "tool_choice.function.name")], False
+    if choice.type == "allowed_tools" and choice.allowed_tools is not None:
+        return choice.allowed_tools.mode, _allowed(choice.allowed_tools, offered), True
+    raise bad_request(
+        "tool_choice is 'none', 'auto', 'required', a function by name, or allowed_tools.",
+        "tool_choice",
+        "invalid_value",
+    )
+
+
+def _allowed(allowed: AllowedTools, offered: dict[str, FunctionDefinition]) -> list[str]:
+    names = []
+    for index, tool in enumerate(allowed.tools):
+        function = tool.get("function")
+        name = function.get("name") if isinstance(function, dict) else None
+        names.append(_known(name, offered, f"tool_choice.allowed_tools.tools[{index}].function.name"))
+    if not names:
+        path = "tool_choice.allowed_tools.tools"
+        raise bad_request(f"{path} is empty.", path, "invalid_value")
+    return list(dict.fromkeys(names))
+
+
+def _known(name: Any, offered: dict[str, FunctionDefinition], path: str) -> str:
+    if not isinstance(name, str) or name not in offered:
+        raise bad_request(f"{path}: {str(name)[:80]!r} is not among the tools.", path, "invalid_value")
+    return name
+
+
+def _as_tool(function: FunctionDefinition) -> dict[str, Any]:
+    return {"type": "function", "function": function.model_dump(exclude_none=True)}

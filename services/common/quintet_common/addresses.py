@@ -1,0 +1,49 @@
+"""Which hosts a service may fetch from: the public internet, unless the operator allows more.
+
+A request names a URL and the service fetches it, so without this check a client could read what only the service can
+reach: other services, a cloud's metadata address, a router's web page. ``QUINTET_ALLOW_PRIVATE_URLS=1`` in the
+environment of a service allows every address; set it where all clients are trusted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import socket
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+ALLOW_PRIVATE = "QUINTET_ALLOW_PRIVATE_URLS"
+
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+
+
+class AddressRefused(Exception):
+    """The host has no address that may be fetched from."""
+
+
+def is_public(address: Address) -> bool:
+    """Whether an address is one of the public internet, also when it wraps an IPv4 address."""
+    inner = _wrapped(address) if isinstance(address, ipaddress.IPv6Address) else None
+    if inner is not None:
+        return is_public(inner)
+    return address.is_global and not address.is_multicast
+
+
+def _wrapped(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    if address in _NAT64:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour or (address.teredo or (None, None))[1]
+
+
+async def resolve(host: str, port: int) -> str:
+    """One address of ``host``, to connect to and to nothing else: a second look-up could give another answer.
+
+    Raises AddressRefused when any of its addresses is not public, OSError when it has none.
+    """
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    addresses = [str(entry[4][0]).partition("%")[0] for entry in found]
+    if os.environ.get(ALLOW_PRIVATE) != "1" and not all(is_public(ipaddress.ip_address(each)) for each in addresses):
+        raise AddressRefused
+    return addresses[0]

@@ -1,0 +1,50 @@
+"""One server per kind of test, shared by all of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from openai import OpenAI
+from quintet_chat.app import create_app
+from quintet_common.models_yml import ModelSpec
+
+from chat.serving import serving
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="session")
+def scripted_url() -> Iterator[str]:
+    """Three models that say what the request tells them: with tools, eager with tools, and without tools."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = str(HERE)
+
+    def spec(name: str, **fields: object) -> ModelSpec:
+        return ModelSpec(id=name, kind="chat", path="embedded:scripted", **fields)  # type: ignore[arg-type]
+
+    hermes = {"info": {"tool_family": "hermes", "sampling": {"temperature": 0.3, "unknown": 1}}}
+    native = {"info": {"tool_family": "hermes", "template_tools": True}}
+    specs = [
+        spec("org/scripted", aliases=["short"], default=True, engine_args=hermes),
+        spec("eager", auto_tools="eager", engine_args=hermes),
+        spec("native", engine_args=native),
+        spec("toolless"),
+    ]
+    with serving(create_app("chat", specs, "scripted_engine:create_engine")) as url:
+        yield url
+    os.environ.pop("PYTHONPATH")
+    if before is not None:
+        os.environ["PYTHONPATH"] = before
+
+
+@pytest.fixture
+def client(scripted_url: str) -> OpenAI:
+    return OpenAI(base_url=f"{scripted_url}/v1", api_key="none", max_retries=0)
+
+
+@pytest.fixture
+def zlai_client(scripted_url: str) -> OpenAI:
+    return OpenAI(base_url=scripted_url, api_key="none", max_retries=0)

@@ -1,0 +1,43 @@
+"""Serve an app on a free port of the loopback for a test, in a thread, the way it is served in earnest."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import httpx2
+import uvicorn
+from fastapi import FastAPI
+
+
+@contextlib.contextmanager
+def serving(app: FastAPI, ready_seconds: float = 60) -> Iterator[str]:
+    """The URL of ``app``, once all of its models are ready."""
+    sock = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on", ws="none"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
+    thread.start()
+    url = f"http://127.0.0.1:{sock.getsockname()[1]}"
+    try:
+        _wait_until_ready(url, ready_seconds)
+        yield url
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        sock.close()
+
+
+def _wait_until_ready(url: str, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    answer = "no answer"
+    while time.monotonic() < deadline:
+        with contextlib.suppress(httpx2.TransportError):
+            response = httpx2.get(f"{url}/ready", timeout=5)
+            if response.status_code == 200:
+                return
+            answer = response.text
+        time.sleep(0.05)
+    raise TimeoutError(f"the app did not get ready: {answer}")
