@@ -25,7 +25,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def listen_near(port: int, offset: int) -> socket.socket:
-    """A socket on loopback at ``port + offset``, where Prometheus finds it again; at a free port where that is taken."""
+    """A socket on loopback at ``port + offset``, where Prometheus finds it again; at a free port if that is taken."""
     try:
         return listen(LOOPBACK, port + offset)
     except (ListenError, OverflowError):
