@@ -139,9 +139,8 @@ async def measure(url: str, pid: int, started: float) -> None:
     rows = list(memory(pid))
     for name, rss, pss in rows:
         print(f"| memory: {name} | {rss:.0f} MiB resident, {pss:.0f} proportional |")
-    print(
-        f"| memory: all | {sum(row[1] for row in rows):.0f} MiB resident, {sum(row[2] for row in rows):.0f} proportional |"
-    )
+    resident, proportional = (sum(row[column] for row in rows) for column in (1, 2))
+    print(f"| memory: all | {resident:.0f} MiB resident, {proportional:.0f} proportional |")
 
 
 def main() -> None:

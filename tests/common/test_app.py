@@ -6,13 +6,13 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import httpx2
 import pytest
 from fastapi import APIRouter, FastAPI, Request
 from openai.types import Model
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 from quintet_common import sse
 from quintet_common.app import create_app
 from quintet_common.dialect import RequestDialect
@@ -39,6 +39,12 @@ class Body(BaseModel):
     count: int = Field(ge=1, le=10)
     stop: str | list[str] | None = None
     parts: list[Text | Picture] = []
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.count == 7:
+            raise ValueError("Not seven of all numbers")
+        return self
 
 
 async def slow(log: list[str]) -> str:
@@ -183,6 +189,11 @@ async def test_invalid_bodies_are_400_and_name_the_field(client: Any, body: Any,
     assert set(error) == {"message", "type", "param", "code"}
     assert error["type"] == "invalid_request_error"
     assert (error["param"], error["code"]) == (param, code)
+
+
+async def test_a_rule_over_the_whole_body_says_itself(client: Any) -> None:
+    response = await client.post("/v1/count", json={"count": 7})
+    assert response.json()["error"]["message"] == "Not seven of all numbers."
 
 
 @pytest.mark.parametrize("body", [b"{", b"", b"\xff\xfe", b'{"count": ', b"[" * 100_000])

@@ -91,8 +91,10 @@ def validation_error(errors: Sequence[Mapping[str, Any]], body: Any = None) -> A
     """
     if errors[0]["type"] == "json_invalid":
         return bad_request(f"The body is not valid JSON: {errors[0].get('ctx', {}).get('error', 'cannot be parsed')}.")
-    located = [(_in_body([part for part in error["loc"] if part != "body"], body), error) for error in errors]
+    located = [(_in_body(error, body), error) for error in errors]
     location, first = max(located, key=lambda pair: len(pair[0]))
+    if not location and first["type"] == "value_error":  # of a validator over the whole body
+        return bad_request(f"{first['msg'].removeprefix('Value error, ')}.")
     if not location:
         return bad_request("The body must be a JSON object, sent with Content-Type: application/json.")
     path = param_path(location)
@@ -103,8 +105,12 @@ def validation_error(errors: Sequence[Mapping[str, Any]], body: Any = None) -> A
     )
 
 
-def _in_body(location: Sequence[str | int], body: Any) -> list[str | int]:
-    """A pydantic location without what is not in the client's JSON: names of union members and discriminator tags."""
+def _in_body(error: Mapping[str, Any], body: Any) -> list[str | int]:
+    """An error's location without what is not in the client's JSON: names of union members and discriminator tags.
+
+    A missing field is not in the JSON either, but stays.
+    """
+    location = [part for part in error["loc"] if part != "body"]
     path: list[str | int] = []
     last = len(location) - 1
     for position, part in enumerate(location):
@@ -115,6 +121,6 @@ def _in_body(location: Sequence[str | int], body: Any) -> list[str | int]:
         if inside:
             path.append(part)
             body = body[part]
-        elif position == last and isinstance(part, str) and (body is None or isinstance(body, dict)):
+        elif position == last and error["type"] == "missing":
             path.append(part)
     return path
