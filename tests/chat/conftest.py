@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from chat.serving import serving
 from openai import OpenAI
 from quintet_chat.app import create_app
 from quintet_common.models_yml import ModelSpec
-
-from chat.serving import serving
 
 HERE = Path(__file__).parent
 

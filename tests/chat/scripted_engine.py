@@ -2,7 +2,8 @@
 
 ``chat_template_kwargs`` has: ``pieces`` (texts, one Delta each; a list of lists: one per choice), ``reason``, ``delay``
 between pieces in seconds, ``refuse`` (an ApiError instead of Accepted), ``fail_after`` (pieces, then an ApiError), and
-``show``: answer with the request itself as JSON. Text completions continue a prompt ``a|b`` with its pieces ``a``, ``b``.
+``show``: answer with the request itself as JSON. Text completions continue a prompt ``a|b`` with its pieces ``a``, then
+``b``.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 from quintet_common.errors import bad_request
 
 from quintet_chat.api.sampling import INT64, MAX_CHOICES, SamplingFields
@@ -20,10 +20,33 @@ Prompts = Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
 PromptIds = Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS)]
 
 
+def _form_of(prompt: Any) -> str | None:
+    """Which of its forms a prompt is meant to be, so that an error is about that one alone."""
+    if isinstance(prompt, str):
+        return "text"
+    if not isinstance(prompt, list):
+        return None
+    first = prompt[0] if prompt else ""
+    return "ids" if isinstance(first, int) else "id_lists" if isinstance(first, list) else "texts"
+
+
+Prompt = Annotated[
+    Annotated[str, Tag("text")]
+    | Annotated[TokenIds, Tag("ids")]
+    | Annotated[Prompts, Tag("texts")]
+    | Annotated[PromptIds, Tag("id_lists")],
+    Discriminator(
+        _form_of,
+        custom_error_type="prompt",
+        custom_error_message="expected a string, a list of strings, token ids or a list of lists of token ids",
+    ),
+]
+
+
 class CompletionRequest(SamplingFields):
     """What ``POST /completions`` takes."""
 
-    prompt: str | TokenIds | Prompts | PromptIds
+    prompt: Prompt
     max_tokens: Annotated[int, Field(ge=0, le=INT64)] | None = None
     best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     echo: bool | None = None

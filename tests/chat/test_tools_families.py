@@ -1,0 +1,197 @@
+"""Families of tool calls: what the grammar allows the parser reads, in one piece or letter by letter."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from quintet_chat.tools import FAMILIES
+from quintet_chat.tools.base import CallArguments, CallStart, JsonObject, Piece, Text, ToolFunction
+from quintet_chat.tools.rendering import as_plain_messages
+
+WEATHER = ToolFunction(
+    "get_weather",
+    {
+        "type": "object",
+        "properties": {"city": {"type": "string"}, "unit": {"enum": ["C", "F"]}},
+        "required": ["city", "unit"],
+    },
+)
+ADD = ToolFunction("add", {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
+FUNCTIONS = [WEATHER, ADD]
+PARIS = '{"city": "Paris } \\" {", "unit": "C"}'
+ONE = '{"a": 1}'
+
+CALLS = {
+    "hermes": f'<tool_call>\n{{"name": "get_weather", "arguments": {PARIS}}}\n</tool_call>',
+    "glm4": f"get_weather\n{PARIS}",
+    "llama3": f'{{"name": "get_weather", "parameters": {PARIS}}}',
+    "mistral": f'[TOOL_CALLS] [{{"name": "get_weather", "arguments": {PARIS}}}]',
+}
+TWO_CALLS = {
+    "hermes": CALLS["hermes"] + f'\n<tool_call>\n{{"name": "add", "arguments": {ONE}}}\n</tool_call>',
+    "mistral": CALLS["mistral"][:-1] + f', {{"name": "add", "arguments": {ONE}}}]',
+}
+BAD_ARGUMENTS = {
+    "hermes": '<tool_call>\n{"name": "add", "arguments": {"a": "x"}}\n</tool_call>',
+    "glm4": 'add\n{"a": "x"}',
+    "llama3": '{"name": "add", "parameters": {"a": "x"}}',
+    "mistral": '[TOOL_CALLS] [{"name": "add", "arguments": {"a": "x"}}]',
+}
+every_family = pytest.mark.parametrize("name", list(FAMILIES))
+
+
+def parsed(name: str, text: str, step: int) -> tuple[str, list[tuple[str, str]]]:
+    """The text and the calls in ``text``, fed ``step`` characters at a time."""
+    parser = FAMILIES[name].parser(FUNCTIONS)
+    pieces: list[Piece] = []
+    for start in range(0, len(text), step):
+        pieces += parser.feed(text[start : start + step])
+    pieces += parser.close()
+    content = "".join(piece.text for piece in pieces if isinstance(piece, Text))
+    names = [piece.name for piece in pieces if isinstance(piece, CallStart)]
+    arguments = ["" for _ in names]
+    for piece in pieces:
+        if isinstance(piece, CallArguments):
+            arguments[piece.index] += piece.text
+    return content, list(zip(names, arguments, strict=True))
+
+
+@every_family
+@pytest.mark.parametrize("step", [1, 2, 3, 7, 1000])
+def test_a_call_is_read_whatever_its_pieces(name: str, step: int) -> None:
+    assert parsed(name, CALLS[name], step) == ("", [("get_weather", PARIS)])
+
+
+@every_family
+@pytest.mark.parametrize("step", [1, 5, 1000])
+def test_text_before_a_call_is_content(name: str, step: int) -> None:
+    assert parsed(name, f"Let me look.\n\n{CALLS[name]}\n", step) == ("Let me look.", [("get_weather", PARIS)])
+
+
+@pytest.mark.parametrize("name", list(TWO_CALLS))
+@pytest.mark.parametrize("step", [1, 4, 1000])
+def test_two_calls_are_told_apart(name: str, step: int) -> None:
+    assert parsed(name, TWO_CALLS[name], step) == ("", [("get_weather", PARIS), ("add", ONE)])
+
+
+@every_family
+@pytest.mark.parametrize("step", [1, 3, 1000])
+@pytest.mark.parametrize(
+    "text", ["Hello, world.", " two  spaces \n", "a < b, {x}", "", "get_weathe", "<tool_cal", "[1, 2]"]
+)
+def test_plain_text_passes_unchanged(name: str, text: str, step: int) -> None:
+    assert parsed(name, text, step) == (text, [])
+
+
+@pytest.mark.parametrize("text", ["<tool_call>\nno json\n</tool_call> after", "<tool_call> {"])
+def test_what_only_begins_like_a_call_is_text(text: str) -> None:
+    assert parsed("hermes", text, 3) == (text, [])
+
+
+@every_family
+def test_arguments_grow_while_they_come(name: str) -> None:
+    parser = FAMILIES[name].parser(FUNCTIONS)
+    cut = CALLS[name].index("Paris") + 3
+    pieces = parser.feed(CALLS[name][:cut])
+    assert pieces[-1] == CallArguments(0, '{"city": "Par')
+    assert parser.feed("is") == [CallArguments(0, "is")]
+
+
+@every_family
+def test_a_call_that_is_cut_off_keeps_what_there_is(name: str) -> None:
+    cut = CALLS[name].index("Paris")
+    assert parsed(name, CALLS[name][:cut], 4) == ("", [("get_weather", '{"city": "')])
+
+
+def test_every_call_has_an_id_of_its_own() -> None:
+    pieces = FAMILIES["hermes"].parser(FUNCTIONS).feed(TWO_CALLS["hermes"])
+    ids = [piece.id for piece in pieces if isinstance(piece, CallStart)]
+    assert len(set(ids)) == 2
+    assert all(each.startswith("call_") for each in ids)
+
+
+def test_the_end_of_an_object_is_found_across_strings_and_nesting() -> None:
+    scan = JsonObject()
+    assert scan.feed('{"a": {"b": "}\\"') is None
+    assert scan.feed('}"}, "c": [{}]} rest') == len('}"}, "c": [{}]}')
+
+
+@every_family
+def test_a_call_in_words_is_what_the_parser_reads(name: str) -> None:
+    text = FAMILIES[name].call_text("add", ONE)
+    assert parsed(name, text, 2) == ("", [("add", ONE)])
+
+
+class Accepts:
+    """Whether xgrammar's compiled format accepts a text as a whole answer."""
+
+    def __init__(self) -> None:
+        self._xgrammar = pytest.importorskip("xgrammar")
+        letters = [chr(code) for code in range(32, 127)] + ["\n", "</s>"]
+        self._end = len(letters) - 1
+        self._compiler = self._xgrammar.GrammarCompiler(
+            self._xgrammar.TokenizerInfo(letters, stop_token_ids=[self._end]), max_threads=1
+        )
+
+    def __call__(self, tool_format: dict[str, Any], text: str) -> bool:
+        tag = json.dumps({"type": "structural_tag", "format": tool_format})
+        matcher = self._xgrammar.GrammarMatcher(self._compiler.compile_structural_tag(tag))
+        return bool(matcher.accept_string(text) and matcher.accept_token(self._end))
+
+
+@pytest.fixture(scope="module")
+def accepts() -> Accepts:
+    return Accepts()
+
+
+@every_family
+def test_a_forced_answer_is_a_valid_call_and_nothing_else(accepts: Accepts, name: str) -> None:
+    forced = FAMILIES[name].calls(FUNCTIONS, several=True)
+    assert accepts(forced, CALLS[name])
+    for wrong in (
+        "",
+        "Hello",
+        f"Hello {CALLS[name]}",
+        BAD_ARGUMENTS[name],
+        CALLS[name].replace("get_weather", "other"),
+    ):
+        assert not accepts(forced, wrong), wrong
+
+
+@every_family
+def test_a_free_answer_is_text_or_valid_calls(accepts: Accepts, name: str) -> None:
+    free = FAMILIES[name].text_or_calls(FUNCTIONS, several=True)
+    for right in ("Hello there.", CALLS[name], f"Let me look. {CALLS[name]}"):
+        assert accepts(free, right), right
+    assert not accepts(free, BAD_ARGUMENTS[name])
+
+
+@pytest.mark.parametrize("name", list(TWO_CALLS))
+def test_several_calls_only_where_they_are_wanted(accepts: Accepts, name: str) -> None:
+    assert accepts(FAMILIES[name].calls(FUNCTIONS, several=True), TWO_CALLS[name])
+    assert not accepts(FAMILIES[name].calls(FUNCTIONS, several=False), TWO_CALLS[name])
+
+
+def test_templates_without_tools_get_them_in_words() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+    messages = [
+        {"role": "user", "content": "Add."},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "2", "tool_call_id": "1"},
+    ]
+    tool = {"type": "function", "function": {"name": "add", "parameters": ADD.parameters}}
+    system, user, assistant, result = as_plain_messages(messages, [tool], FAMILIES["hermes"])
+    assert system["role"] == "system"
+    assert json.dumps(tool) in system["content"]
+    assert user == messages[0]
+    assert assistant["content"] == f'<tool_call>\n{{"name": "add", "arguments": {ONE}}}\n</tool_call>'
+    assert (result["role"], "\n2\n" in result["content"]) == ("user", True)
+
+
+def test_tools_in_words_join_the_system_message_that_is_there() -> None:
+    messages = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}]
+    first, second = as_plain_messages(messages, [{"type": "function"}], FAMILIES["hermes"])
+    assert first["content"].startswith("Be kind.\n\n")
+    assert second == messages[1]
