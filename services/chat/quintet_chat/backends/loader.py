@@ -1,0 +1,193 @@
+"""Loading a causal language model with transformers: from a directory, a hub id, or the embedded wheel."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from quintet_common.models_yml import ModelSpec
+from quintet_common.worker.host import LoadError, Report
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from quintet_chat.backends import embedded, families, memory
+from quintet_chat.engine.runner import Runner, UnsupportedModel
+
+log = logging.getLogger("quintet.chat")
+PREFILL_CHUNK = {"cpu": 256, "cuda": 2048}
+"""Prompt tokens computed between two decode steps: as many as delay a running answer about as long as a few tokens."""
+
+_ENGINE_ARGS = {"kv_memory", "prefill_chunk"}
+_FAILURES = (OSError, ValueError, KeyError, ImportError, RuntimeError)
+
+
+@dataclass
+class LoadedModel:
+    """A model ready to generate, and what the engine must know of it."""
+
+    runner: Runner
+    tokenizer: Any
+    context: int
+    """Prompt and answer together, in tokens."""
+    vocabulary: int
+    """The width of the logits; at least the tokenizer's size."""
+    eos: frozenset[int]
+    chunk: int
+    info: dict[str, Any]
+    """For ``/v1/models``; see ``quintet_chat.protocol``."""
+
+
+def load(spec: ModelSpec, max_batch: int, report: Report) -> LoadedModel:
+    """Load and warm up the model of ``spec``; ``max_batch`` sequences will run together.
+
+    ``engine_args`` may hold ``kv_memory`` (for keys and values, like ``2GB``) and ``prefill_chunk`` (tokens). Raises
+    LoadError with a line for a person.
+    """
+    unknown = sorted(spec.engine_args.keys() - _ENGINE_ARGS)
+    if unknown:
+        raise LoadError(
+            f"{spec.id}: unknown engine_args {', '.join(unknown)}; known: {', '.join(sorted(_ENGINE_ARGS))}."
+        )
+    transformers.utils.logging.disable_progress_bar()
+    path = _path(spec, report)
+    report(0.42, "reading the configuration")
+    config = _attempt(spec, "its configuration cannot be read", lambda: AutoConfig.from_pretrained(path))
+    report(0.45, "loading the tokenizer")
+    tokenizer = _attempt(spec, "its tokenizer cannot be loaded", lambda: AutoTokenizer.from_pretrained(path))
+    report(0.55, "loading the weights")
+    model = _load_weights(spec, path, config)
+    report(0.9, "warming up")
+    loaded = _warm_up(spec, model, tokenizer, max_batch)
+    memory.give_back()
+    return loaded
+
+
+def _path(spec: ModelSpec, report: Report) -> str:
+    if spec.embedded is not None:
+        return str(embedded.directory(spec.embedded, report))
+    if spec.path.endswith(".gguf"):
+        raise LoadError(f"{spec.id}: a GGUF file cannot be loaded; give a directory in the transformers layout.")
+    if Path(spec.path).is_absolute() and not Path(spec.path).is_dir():
+        raise LoadError(f"{spec.id}: there is no directory {spec.path}.")
+    return spec.path
+
+
+def _attempt(spec: ModelSpec, what: str, do: Any) -> Any:
+    """``do()``, with any failure as a LoadError that says ``what`` went wrong."""
+    try:
+        return do()
+    except _FAILURES as error:
+        log.info("loading %s failed", spec.id, exc_info=True)
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise LoadError(f"{spec.id}: {what}: {reason}") from None
+
+
+def _load_weights(spec: ModelSpec, path: str, config: Any) -> Any:
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        raise LoadError(f"{spec.id}: {config.model_type!r} is no architecture of a text model that can be loaded.")
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if spec.device == "auto" else spec.device)
+    arguments: dict[str, Any] = {"dtype": _dtype(spec.dtype, device), "output_loading_info": True}
+    if spec.memory:
+        arguments |= {"device_map": "auto", "max_memory": dict(spec.memory)}
+    elif device.type != "cpu":
+        arguments["device_map"] = device
+    if "device_map" in arguments and importlib.util.find_spec("accelerate") is None:
+        raise LoadError(f"{spec.id}: the package 'accelerate' is needed to place a model on devices.")
+    model, seen = _attempt(
+        spec, "its weights cannot be loaded", lambda: AutoModelForCausalLM.from_pretrained(path, **arguments)
+    )
+    if missing := sorted(seen["missing_keys"]):
+        raise LoadError(f"{spec.id}: {len(missing)} weights are missing from its files, the first is {missing[0]!r}.")
+    return model.eval()
+
+
+def _dtype(wanted: str, device: torch.device) -> torch.dtype:
+    if wanted != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[wanted]
+    has_bfloat16 = device.type != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if has_bfloat16 else torch.float32
+
+
+def _warm_up(spec: ModelSpec, model: Any, tokenizer: Any, max_batch: int) -> LoadedModel:
+    """Run the model once, which shows that it runs and how large its cache is; then set the limits."""
+    config = model.config.get_text_config()
+    longest = int(getattr(config, "max_position_embeddings", None) or 2048)
+    try:
+        runner = Runner(model, max_batch, cells=longest)
+    except UnsupportedModel as error:
+        raise LoadError(f"{spec.id}: the architecture {config.model_type!r} cannot be batched: {error}.") from None
+    runner.slots.reserve(1, 16, 0, 0)
+    runner.prefill(0, [[0] * 8])
+    runner.decode([0], [8])
+    device = model.get_input_embeddings().weight.device
+    wanted = memory.parse(spec.id, spec.engine_args["kv_memory"]) if "kv_memory" in spec.engine_args else None
+    room = wanted or memory.for_cache(device, model.get_memory_footprint())
+    per_token = runner.slots.bytes_per_token
+    context = _context(spec, longest, room, per_token)
+    runner.slots.release()
+    runner.slots.cells = room // per_token
+    eos = _eos(model, tokenizer)
+    return LoadedModel(
+        runner=runner,
+        tokenizer=tokenizer,
+        context=context,
+        vocabulary=config.vocab_size,
+        eos=eos,
+        chunk=int(spec.engine_args.get("prefill_chunk", PREFILL_CHUNK.get(device.type, 1024))),
+        info=_info(spec, model, tokenizer, context),
+    )
+
+
+def _context(spec: ModelSpec, longest: int, room: int, bytes_per_token: int) -> int:
+    """The context that model, models.yml and memory allow."""
+    affordable = room // bytes_per_token // 64 * 64
+    wanted = min(spec.context or longest, longest)
+    if spec.context and affordable < wanted:
+        need = wanted * bytes_per_token >> 20
+        raise LoadError(
+            f"{spec.id}: a context of {wanted} tokens needs {need} MB for keys and values, there are {room >> 20} MB. "
+            "Lower context, or set engine_args: {kv_memory: …}."
+        )
+    return min(wanted, affordable)
+
+
+def _eos(model: Any, tokenizer: Any) -> frozenset[int]:
+    found: set[int] = set()
+    for source in (model.generation_config, model.config.get_text_config(), tokenizer):
+        ids = getattr(source, "eos_token_id", None)
+        found |= set(ids if isinstance(ids, list) else [] if ids is None else [ids])
+    return frozenset(found)
+
+
+def _info(spec: ModelSpec, model: Any, tokenizer: Any, context: int) -> dict[str, Any]:
+    template = (
+        tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else str(tokenizer.chat_template or "")
+    )
+    family = "hermes" if spec.embedded else families.tool_family(template)
+    quantization = getattr(model.config, "quantization_config", None)
+    info = {
+        "engine": "transformers",
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": str(model.get_input_embeddings().weight.device),
+        "context": context,
+        "vocab_size": model.config.get_text_config().vocab_size,
+        "parameters": model.num_parameters(),
+        "template_tools": families.renders_tools(template),
+        "sampling": embedded.SAMPLING if spec.embedded else _sampling(model.generation_config),
+    }
+    if family is not None:
+        info["tool_family"] = family
+    if quantization is not None:
+        info["quantization"] = str(getattr(quantization, "quant_method", quantization))
+    return info
+
+
+def _sampling(generation: Any) -> dict[str, float]:
+    """Defaults for requests, from a model's generation config."""
+    names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+    values = {name: getattr(generation, name, None) for name in names}
+    return {name: value for name, value in values.items() if value is not None}

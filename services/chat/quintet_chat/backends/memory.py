@@ -1,0 +1,56 @@
+"""How much memory there is, and how much of it keys and values may take."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from pathlib import Path
+
+import torch
+from quintet_common.worker.host import LoadError
+
+LEAST = 192 << 20
+"""Bytes for keys and values that even a tiny model gets on a CPU."""
+
+CPU_SHARE, CUDA_SHARE = 0.5, 0.9
+"""Of what is free after loading, the most that keys and values take."""
+
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", re.IGNORECASE)
+
+
+def parse(model: str, text: object) -> int:
+    """Bytes of a size like ``512MB`` or ``2GiB``; LoadError for anything else."""
+    match = _SIZE.fullmatch(str(text))
+    if not match or float(match[1]) <= 0:
+        raise LoadError(f"{model}: {text!r} is no amount of memory; write it like 2GB.")
+    base = 1024 if match[3] else 1000
+    return int(float(match[1]) * base ** " KMGT".index(match[2].upper() or " "))
+
+
+def for_cache(device: torch.device, weights: int) -> int:
+    """Bytes for keys and values: on CUDA most of what is free, on a CPU about half of what the ``weights`` take."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free * CUDA_SHARE)
+    return int(min(max(LEAST, weights // 2), _free() * CPU_SHARE))
+
+
+def give_back() -> None:
+    """Return freed heap memory to the system, where the C library can: loading leaves tens of megabytes behind."""
+    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
+
+
+def _free() -> int:
+    """Bytes this process may still take: the machine's available memory or what the cgroup leaves, if that is less."""
+    free = 4 << 30
+    try:
+        meminfo = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        free = int(meminfo["MemAvailable"].split()[0]) << 10
+        group = Path("/sys/fs/cgroup")
+        limit = (group / "memory.max").read_text().strip()
+        if limit != "max":
+            free = min(free, int(limit) - int((group / "memory.current").read_text()))
+    except (OSError, ValueError, KeyError):
+        pass
+    return max(free, 0)

@@ -1,0 +1,123 @@
+"""From a request to tokens: the chat template, the tokenizer, and everything that can be refused before generating."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from jinja2 import TemplateError
+from quintet_common.errors import ApiError
+
+from quintet_chat.engine.request import Request
+from quintet_chat.protocol import Generate
+
+
+class Preparer:
+    """For one thread. ``context`` is the limit of prompt + answer in tokens, ``vocabulary`` the model's."""
+
+    def __init__(self, tokenizer: Any, context: int, vocabulary: int, eos: frozenset[int]) -> None:
+        self._tokenizer = tokenizer
+        self._context = context
+        self._vocabulary = vocabulary
+        self._eos = eos
+        self._longest_token = max(map(len, tokenizer.get_vocab()))
+
+    def prepare(self, request: Request) -> None:
+        """Fill in the request's prompt, limits and stop tokens. Raises ApiError 400 for what the model cannot take."""
+        body = request.body
+        if body.images:
+            raise ApiError(400, "This model reads text only; it takes no images.", param="messages", code="no_images")
+        self._check_ids(body)
+        param = "prompt" if body.messages is None else "messages"
+        if isinstance(body.prompt, list):
+            request.prompt = body.prompt
+        else:
+            text = body.prompt if body.messages is None else self._render(body)
+            request.prompt = self._tokenize(text or "", body, param)
+        room = self._context - len(request.prompt)
+        if room < 1:
+            raise self._too_long(f"{len(request.prompt)}", param)
+        wanted = body.sampling.max_tokens
+        request.max_tokens = room if wanted is None else min(wanted, room)
+        request.stop_ids = frozenset(body.sampling.stop_token_ids) | (
+            frozenset() if body.sampling.ignore_eos else self._eos
+        )
+
+    def text_of(self, prompt: list[int]) -> str:
+        text: str = self._tokenizer.decode(prompt, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+    def _check_ids(self, body: Generate) -> None:
+        ids = {
+            "prompt": body.prompt if isinstance(body.prompt, list) else [],
+            "logit_bias": body.sampling.logit_bias,
+            "stop_token_ids": body.sampling.stop_token_ids,
+        }
+        for param, tokens in ids.items():
+            wrong = next((token for token in tokens if not 0 <= token < self._vocabulary), None)
+            if wrong is not None:
+                limit = self._vocabulary - 1
+                raise ApiError(400, f"Token id {wrong} in {param} is not between 0 and {limit}.", param=param)
+        if body.prompt == []:
+            raise ApiError(400, "The prompt is empty.", param="prompt")
+
+    def _tokenize(self, text: str, body: Generate, param: str) -> list[int]:
+        if len(text) > self._context * self._longest_token:
+            raise self._too_long(f"at least {len(text) // self._longest_token}", param)
+        # A chat template writes the special tokens itself.
+        ids: list[int] = self._tokenizer(text, add_special_tokens=body.messages is None)["input_ids"]
+        first = (
+            self._tokenizer.bos_token_id if self._tokenizer.bos_token_id is not None else min(self._eos, default=None)
+        )
+        if not ids and first is not None:
+            ids = [first]
+        if not ids:
+            raise ApiError(400, "The prompt is empty.", param=param)
+        return ids
+
+    def _render(self, body: Generate) -> str:
+        if not self._tokenizer.chat_template:
+            message = "This model has no chat template; it takes plain prompts at /v1/completions."
+            raise ApiError(400, message, param="messages", code="no_chat_template")
+        try:
+            text: str = self._tokenizer.apply_chat_template(
+                [_plain(message) for message in body.messages or []],
+                tools=body.tools or None,
+                tokenize=False,
+                add_generation_prompt=True,
+                **body.template_args,
+            )
+        except (TemplateError, TypeError, ValueError, KeyError) as error:
+            reason = str(error) or type(error).__name__
+            message = f"The model's chat template refuses these messages: {reason}"
+            raise ApiError(400, message, param="messages", code="chat_template") from None
+        return text + body.assistant_prefix
+
+    def _too_long(self, length: str, param: str) -> ApiError:
+        message = (
+            f"This model's maximum context length is {self._context} tokens, of which the answer needs at least one. "
+            f"Your {param} came to {length} tokens. Please shorten them."
+        )
+        return ApiError(400, message, param=param, code="context_length_exceeded", retry=False)
+
+
+def _plain(message: dict[str, Any]) -> dict[str, Any]:
+    """A message as chat templates expect it: content as one string, arguments of tool calls as objects."""
+    content = message.get("content")
+    if isinstance(content, list):
+        content = "\n".join(part.get("text") or part.get("refusal") or "" for part in content)
+    plain = {**message, "content": content or ""}
+    if calls := message.get("tool_calls"):
+        plain["tool_calls"] = [_with_object(call) for call in calls]
+    return plain
+
+
+def _with_object(call: dict[str, Any]) -> dict[str, Any]:
+    function = call.get("function") or {}
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments or "{}")
+        except ValueError:
+            return call
+    return {**call, "function": {**function, "arguments": arguments}}

@@ -1,0 +1,78 @@
+"""A request on its way through the engine, and the choices (sequences) that it asks for."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from quintet_common.worker.host import Emit
+
+from quintet_chat.protocol import Generate, Sampling
+
+
+@dataclass(eq=False)
+class Request:
+    """One Generate, prepared: its prompt as tokens, its grammar compiled, its limits known."""
+
+    id: int
+    body: Generate
+    emit: Emit
+    arrived: float
+    """``time.monotonic()`` at submission."""
+    prompt: list[int] = field(default_factory=list)
+    max_tokens: int = 0
+    """New tokens per choice, within the context."""
+    stop_ids: frozenset[int] = frozenset()
+    """Tokens that end a choice and leave no text."""
+    grammar: Any = None
+    """An ``xgrammar.CompiledGrammar``."""
+    sequences: list[Sequence] = field(default_factory=list)
+    cancelled: bool = False
+    """Set by any thread; the scheduler drops the request at its next step."""
+    open_choices: int = 0
+    """Choices without a Finished; used by the output thread alone."""
+    ended: bool = False
+    """Whether the service was told of the end; used by the output thread alone."""
+
+    @property
+    def sampling(self) -> Sampling:
+        return self.body.sampling
+
+
+class Sequence:
+    """One choice being generated. Used by the model thread alone, but for ``stopped``."""
+
+    def __init__(self, request: Request, index: int, matcher: Any = None) -> None:
+        seed = request.sampling.seed
+        self.request = request
+        self.index = index
+        self.matcher = matcher
+        """An ``xgrammar.GrammarMatcher`` that has accepted ``tokens``."""
+        self.tokens: list[int] = []
+        """What was generated so far."""
+        self.counts: Counter[int] = Counter()
+        """How often each generated token occurs; kept for penalties."""
+        self.cached = 0
+        """How many tokens of prompt + answer have their keys and values in the cache."""
+        self.stopped = False
+        """Set by any thread: the sequence takes no further step."""
+        self._random = random.Random(seed + index) if seed is not None else random
+
+    @property
+    def context(self) -> list[int]:
+        """Prompt and answer so far, which is what a prefill must compute."""
+        return self.request.prompt + self.tokens if self.tokens else self.request.prompt
+
+    @property
+    def length(self) -> int:
+        return len(self.request.prompt) + len(self.tokens)
+
+    @property
+    def gone(self) -> bool:
+        return self.stopped or self.request.cancelled
+
+    def draw(self) -> float:
+        """The next number in [0, 1) of the sequence's own random stream; the same stream for the same seed."""
+        return self._random.random()

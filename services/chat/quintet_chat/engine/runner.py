@@ -1,0 +1,106 @@
+"""Forward passes: prefill of prompts and decode steps over the slots, as logits of each sequence's next token."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+
+from quintet_chat.engine.slots import Decode, Extend, Fresh, SlotCache
+
+Mask = torch.Tensor | dict[str, torch.Tensor] | None
+
+
+class UnsupportedModel(Exception):
+    """The architecture cannot be run by this engine; the text says why."""
+
+
+class Runner:
+    """A model, its slots and its masks. All methods are for one thread."""
+
+    def __init__(self, model: Any, max_rows: int, cells: int) -> None:
+        self._model = model
+        self._config = model.config.get_text_config()
+        self._device = model.get_input_embeddings().weight.device
+        self._dtype = model.dtype
+        self._layer_types = _layer_types(self._config)
+        self._window: int = getattr(self._config, "sliding_window", None) or 0
+        self._additive = self._config._attn_implementation == "eager"
+        parameters = inspect.signature(model.forward).parameters
+        missing = {"position_ids", "past_key_values", "logits_to_keep"} - parameters.keys()
+        if missing:
+            raise UnsupportedModel(f"its forward pass takes no {', '.join(sorted(missing))}")
+        self.slots = SlotCache(self._config.num_hidden_layers, max_rows, cells)
+
+    @torch.inference_mode()
+    def prefill(self, row: int, prompts: list[list[int]]) -> torch.Tensor:
+        """Compute whole prompts into the slots from ``row`` on.
+
+        Returns float32 logits [len(prompts), vocabulary] of the token after each. The slots must be reserved.
+        """
+        longest = max(map(len, prompts))
+        ids = torch.tensor([prompt + [0] * (longest - len(prompt)) for prompt in prompts])
+        last = torch.tensor([[len(prompt) - 1] for prompt in prompts])
+        self.slots.plan = Fresh(row, longest)
+        positions = torch.arange(longest).expand(len(prompts), longest)
+        return self._forward(ids, positions, None, last.to(self._device))
+
+    @torch.inference_mode()
+    def extend(self, row: int, start: int, tokens: list[int]) -> torch.Tensor:
+        """Compute a further piece of one prompt behind the ``start`` tokens of slot ``row``; logits [1, vocabulary]."""
+        self.slots.plan = Extend(row, start, len(tokens))
+        positions = torch.arange(start, start + len(tokens))[None]
+        return self._forward(torch.tensor([tokens]), positions, self._mask(positions, start + len(tokens)), 1)
+
+    @torch.inference_mode()
+    def decode(self, tokens: list[int], positions: list[int]) -> torch.Tensor:
+        """One token each for the slots 0..n-1; float32 logits [n, vocabulary]."""
+        where = torch.tensor(positions)
+        length = max(positions) + 1
+        self.slots.plan = Decode(where.to(self._device), length)
+        return self._forward(torch.tensor(tokens)[:, None], where[:, None], self._mask(where[:, None], length), 1)
+
+    def _forward(
+        self, ids: torch.Tensor, positions: torch.Tensor, mask: Mask, keep: int | torch.Tensor
+    ) -> torch.Tensor:
+        output = self._model(
+            input_ids=ids.to(self._device),
+            position_ids=positions.to(self._device),
+            past_key_values=self.slots.cache,
+            attention_mask=mask,
+            use_cache=True,
+            logits_to_keep=keep,
+        )
+        logits: torch.Tensor = output.logits[:, -1].float()
+        return logits
+
+    def _mask(self, positions: torch.Tensor, length: int) -> Mask:
+        """What each query at ``positions`` [batch, queries] sees of ``length`` keys: [batch, 1, queries, length]."""
+        keys = torch.arange(length)
+        causal = keys <= positions[:, :, None]
+        masks = {}
+        for kind in self._layer_types:
+            seen = causal if kind == "full_attention" else causal & (keys > positions[:, :, None] - self._window)
+            masks[kind] = self._finished(seen[:, None])
+        return next(iter(masks.values())) if len(masks) == 1 else masks
+
+    def _finished(self, seen: torch.Tensor) -> torch.Tensor:
+        """A mask in the form the attention implementation takes: booleans, or numbers to add."""
+        if not self._additive:
+            return seen.to(self._device)
+        hidden = torch.zeros(seen.shape, dtype=self._dtype).masked_fill(~seen, torch.finfo(self._dtype).min)
+        return hidden.to(self._device)
+
+
+def _layer_types(config: Any) -> list[str]:
+    """The kinds of attention that the model's layers have, each once. Raises UnsupportedModel for what is none."""
+    types = getattr(config, "layer_types", None)
+    if types is None:
+        sliding = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+        types = ["sliding_attention" if sliding else "full_attention"]
+    kinds = sorted(set(types))
+    other = [kind for kind in kinds if kind not in ("full_attention", "sliding_attention")]
+    if other:
+        raise UnsupportedModel(f"it has layers of the kind {other[0]!r}, which keep no keys and values per token")
+    return kinds
