@@ -143,10 +143,14 @@ class Worker(Generic[EventT]):
             await self.until(State.READY, State.FAILED)
         if self.state is not State.READY or self._connection is None:
             raise self.unavailable()
+        try:
+            body = protocol.encode_body(request)
+        except UnicodeEncodeError:
+            raise ApiError(400, "The request has half a character in it: a lone surrogate is not text.") from None
         self._next_id += 1
         job: Job[EventT] = Job(self, self._next_id)
         self._jobs[self._next_id] = job
-        self._connection.send(protocol.Submit(self._next_id, protocol.encode_body(request)))
+        self._connection.send(protocol.Submit(self._next_id, body))
         return job
 
     def release(self, job_id: int) -> None:

@@ -15,11 +15,13 @@ from quintet_tts.wav import wav_header
 
 
 class Encoder(Protocol):
-    """Both methods return what is ready to be sent, maybe nothing; ``finish`` is called once, last."""
+    """``encode`` and ``finish`` return what is ready to be sent, maybe nothing. ``close`` frees what it holds."""
 
     def encode(self, samples: Samples) -> bytes: ...
 
     def finish(self) -> bytes: ...
+
+    def close(self) -> None: ...
 
 
 class PcmEncoder:
@@ -34,6 +36,9 @@ class PcmEncoder:
 
     def finish(self) -> bytes:
         return self._pending
+
+    def close(self) -> None:
+        pass
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,9 @@ class AvEncoder:
             self._container.mux(self._stream.encode(None))
         self._container.close()
         return self._sink.take()
+
+    def close(self) -> None:
+        self._container.close()
 
     def _mux(self, frame: av.AudioFrame | None) -> None:
         for converted in self._resampler.resample(frame):

@@ -9,7 +9,7 @@ from quintet_common.errors import ApiError, bad_request
 
 from quintet_tts.backends import Backend
 from quintet_tts.protocol import Audio, Speak
-from quintet_tts.speech.encoders import create_encoder
+from quintet_tts.speech.encoders import Encoder, create_encoder
 from quintet_tts.speech.joins import joined, pause_after
 from quintet_tts.speech.reshape import SAMPLE_RATE, Samples, reshape
 from quintet_tts.speech.scripts import speakable
@@ -49,21 +49,26 @@ class Speaking:
 
     def _speak(self) -> Generator[Audio]:
         encoder = create_encoder(self._request.format)
-        heard = False
+        try:
+            yield from self._encoded(encoder)
+        finally:
+            encoder.close()
+
+    def _encoded(self, encoder: Encoder) -> Iterator[Audio]:
         # Control characters that were dropped count for the first piece: the sum is the length of the input.
         characters = len(self._request.text) - sum(map(len, self._pieces))
+        heard = False
         clock = time.perf_counter()
         for index, (piece, voice) in enumerate(zip(self._pieces, self._voices, strict=True)):
             characters += len(piece)
             for samples in self._sound(index, piece, voice):
                 data = encoder.encode(samples)
-                now = time.perf_counter()
-                yield Audio(data, samples.size / SAMPLE_RATE, characters, now - clock)
+                yield Audio(data, samples.size / SAMPLE_RATE, characters, time.perf_counter() - clock)
+                # The time between two steps is other requests' time.
                 heard, characters, clock = True, 0, time.perf_counter()
         if not heard:
             raise ApiError(400, "The voice has no sound for this input.", param="input", code="invalid_value")
-        rest = encoder.finish()
-        yield Audio(rest, 0, characters, time.perf_counter() - clock)
+        yield Audio(encoder.finish(), 0, characters, time.perf_counter() - clock)
 
     def _sound(self, index: int, piece: str, voice: Voice) -> Iterator[Samples]:
         backend, speed = self._backends[voice.engine], self._request.speed

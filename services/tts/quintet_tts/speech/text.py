@@ -7,7 +7,8 @@ import unicodedata
 
 # Also what espeak-ng would take for commands. Line breaks and tabs are kept.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
-_SIGNS = re.compile(r"((?:(?:[^\w\s]|_)\s*){3})(?:(?:[^\w\s]|_)\s*)+")
+_SIGN = r"(?:[^\w\s]|_)"
+_SIGNS = re.compile(rf"({_SIGN}(?:\s*{_SIGN}){{7}})(?:\s*{_SIGN})+")
 _FULL_WIDTH = {code: code - 0xFEE0 for code in (*range(0xFF10, 0xFF1A), *range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B))}
 
 
@@ -18,5 +19,5 @@ def cleaned(text: str) -> str:
 
 
 def spoken(piece: str) -> str:
-    """A piece on one line, with at most three signs in a row."""
-    return " ".join(_SIGNS.sub(r"\1", piece).split())
+    """A piece on one line, with at most eight signs in a row."""
+    return " ".join(_SIGNS.sub(r"\1 ", piece).split())

@@ -1,0 +1,78 @@
+"""Each format: decodes to what was encoded, and comes as it is made."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from quintet_tts.protocol import Format
+from quintet_tts.speech.encoders import create_encoder
+from quintet_tts.wav import HEADER_BYTES, with_exact_sizes
+from tts.sound import SAMPLE_RATE, decode, loudness, pitch, seconds, tone
+
+FORMATS: list[Format] = ["mp3", "opus", "aac", "flac", "wav", "pcm"]
+PADDING = {"mp3": 0.08, "aac": 0.1, "opus": 0.03}
+"""Seconds that the format's frames and the decoder's delay may add."""
+
+
+def encode(format: Format, parts: int = 4, duration: float = 2.0) -> bytes:
+    encoder = create_encoder(format)
+    return b"".join(encoder.encode(part) for part in np.array_split(tone(duration), parts)) + encoder.finish()
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_it_decodes_to_the_length_that_was_encoded(format: Format) -> None:
+    assert seconds(encode(format), format) == pytest.approx(2.0, abs=PADDING.get(format, 1e-6))
+
+
+@pytest.mark.parametrize("format", [f for f in FORMATS if f != "pcm"])
+def test_it_decodes_to_the_sound_that_was_encoded(format: Format) -> None:
+    samples, rate = decode(encode(format))
+    assert pitch(samples, rate) == pytest.approx(220, abs=2)
+    assert loudness(samples) == pytest.approx(loudness(tone(2.0)), rel=0.1)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_first_bytes_are_there_before_the_rest_is_made(format: Format) -> None:
+    encoder = create_encoder(format)
+    first = encoder.encode(tone(1.0))
+    assert seconds(first, format) > 0.8
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_samples_beyond_full_scale_are_clipped_not_wrapped(format: Format) -> None:
+    encoder = create_encoder(format)
+    data = encoder.encode(tone(1.0) * 10) + encoder.finish()
+    samples = np.frombuffer(data, "<i2") / np.float32(32768) if format == "pcm" else decode(data)[0]
+    assert pitch(samples.astype(np.float32), 48000 if format == "opus" else SAMPLE_RATE) == pytest.approx(220, abs=2)
+
+
+def test_pcm_is_int16_at_24_khz_and_nothing_else() -> None:
+    encoder = create_encoder("pcm")
+    assert encoder.encode(np.array([0, 0.5, -1], np.float32)) == np.array([0, 16383, -32767], "<i2").tobytes()
+    assert encoder.finish() == b""
+
+
+def test_a_streamed_wav_says_that_its_length_is_unknown_and_a_whole_one_says_it() -> None:
+    data = encode("wav", duration=1.0)
+    assert data[4:8] == data[40:44] == b"\xff\xff\xff\xff"
+    whole = with_exact_sizes(bytearray(data))
+    assert int.from_bytes(whole[40:44], "little") == 2 * SAMPLE_RATE == len(whole) - HEADER_BYTES
+    assert int.from_bytes(whole[4:8], "little") == len(whole) - 8
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_an_encoder_that_is_closed_half_way_leaves_nothing(format: Format) -> None:
+    def leave(times: int) -> int:
+        for _ in range(times):
+            encoder = create_encoder(format)
+            encoder.encode(tone(0.1))
+            encoder.close()
+        gc.collect()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4  # kilobytes
+
+    leave(100)
+    before = leave(100)
+    assert leave(300) - before < 20_000

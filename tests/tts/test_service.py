@@ -1,0 +1,114 @@
+"""The service around the model: what its process imports, clients that leave, a worker that dies, the command line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2
+import pytest
+from tts.conftest import wait_ready
+
+STORY = "It was a fine day. The sun stood over the hills. Nobody was about. Then a door opened. " * 200
+CONFIG = """
+models:
+  - {id: hibari, kind: tts, path: "embedded:hibari", default: true}
+"""
+
+
+def test_the_api_side_imports_no_engine() -> None:
+    code = (
+        "import sys, quintet_tts.app, quintet_tts.api;"
+        "sys.exit(str({'torch', 'numpy', 'av', 'onnxruntime', 'hibari', 'scipy'} & set(sys.modules) or ''))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.stderr.strip() == ""
+
+
+def gauge(http: httpx2.Client, name: str) -> float:
+    text = http.get("/metrics").text
+    return float(next(line for line in text.splitlines() if line.startswith(f"quintet_{name}{{")).split()[-1])
+
+
+def eventually(true: Callable[[], bool], seconds: float = 15) -> bool:
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+@pytest.mark.parametrize("path", ["/v1/audio/speech", "/audio/speech"])
+def test_a_client_who_leaves_stops_costing(http: httpx2.Client, path: str) -> None:
+    """By the first sound on /v1; the bare path, which answers whole, by the client's patience."""
+    before = gauge(http, "characters_total") if "characters_total{" in http.get("/metrics").text else 0.0
+    try:
+        body = {"input": STORY[:19_000], "voice": "heart"}
+        with http.stream("POST", path, json=body, timeout=httpx2.Timeout(5, read=0.4)) as answer:
+            next(answer.iter_raw())
+    except httpx2.ReadTimeout:
+        pass
+    time.sleep(1.2)  # the worker tells its gauges once a second
+    assert eventually(lambda: gauge(http, "num_requests_running") == 0)
+    assert gauge(http, "characters_total") - before < 15_000
+
+
+def test_a_worker_that_dies_cuts_the_stream_and_comes_back(tmp_path: Path) -> None:
+    with Service(tmp_path) as service, httpx2.Client(base_url=service.address, timeout=30) as http:
+        wait_ready(service.address)
+        with pytest.raises(httpx2.RemoteProtocolError):
+            hear_until_death(http, service, {})
+        answer = http.post("/v1/audio/speech", json={"input": "Are you there?"})
+        if answer.status_code != 200:
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_loading")
+            assert answer.headers["retry-after"]
+        wait_ready(service.address)
+        assert http.post("/v1/audio/speech", json={"input": "Are you there?"}).content
+        assert b'"code":"worker_died"' in hear_until_death(http, service, {"stream_format": "sse"})
+
+
+def hear_until_death(http: httpx2.Client, service: Service, more: dict[str, str]) -> bytes:
+    """Kill the model's process after the first sound; what came after it."""
+    with http.stream("POST", "/v1/audio/speech", json={"input": STORY[:19_000], **more}) as answer:
+        sound = answer.iter_raw()
+        next(sound)
+        os.kill(service.worker_pid(), signal.SIGKILL)
+        return b"".join(sound)
+
+
+class Service:
+    """``python -m quintet_tts`` on a free port."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "models.yml").write_text(CONFIG)
+        port = free_port()
+        self.address = f"http://127.0.0.1:{port}"
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "quintet_tts", "models.yml", "--port", str(port), "--log-level", "error"],
+            cwd=folder,
+            env={**os.environ, "QUINTET_THREADS": "1"},
+        )
+
+    def __enter__(self) -> Service:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        assert self._process.wait(20) in (0, -signal.SIGTERM)
+
+    def worker_pid(self) -> int:
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        return int(children[0])
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
