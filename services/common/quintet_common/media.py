@@ -94,16 +94,13 @@ def _decode(data: bytes, param: str) -> Picture:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-                raise bad_request(
-                    f"{param}: the picture has {width} x {height} pixels; at most {MAX_PIXELS // 1_000_000} million "
-                    f"and {MAX_SIDE} on a side are read.",
-                    param,
-                    "picture_too_large",
-                )
+                raise _too_large(f"has {width} x {height} pixels", param)
             image.load()
             return _canonical(image, data)
     except ApiError:
         raise
+    except Image.DecompressionBombError:
+        raise _too_large("has far too many pixels", param) from None
     except UnidentifiedImageError:
         raise _invalid(f"not a picture of a known kind ({', '.join(FORMATS)})", param) from None
     except Exception:  # Pillow's decoders raise nearly anything on broken files
@@ -126,3 +123,8 @@ def _canonical(image: Image.Image, data: bytes) -> Picture:
 
 def _invalid(reason: str, param: str) -> ApiError:
     return bad_request(f"{param}: {reason}.", param, "invalid_image")
+
+
+def _too_large(what: str, param: str) -> ApiError:
+    limits = f"at most {MAX_PIXELS // 1_000_000} million pixels and {MAX_SIDE} on a side are read"
+    return bad_request(f"{param}: the picture {what}; {limits}.", param, "picture_too_large")
