@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 
 import pytest
 from openai import OpenAI
-from PIL import Image, ImageDraw
 from quintet_common.models_yml import ModelSpec
 
 from .vision_served import served
@@ -26,12 +24,3 @@ def emoji_url() -> Iterator[str]:
 def client(emoji_url: str) -> Iterator[OpenAI]:
     with OpenAI(api_key="none", base_url=f"{emoji_url}/v1", max_retries=0) as client:
         yield client
-
-
-def png(width: int = 96, height: int = 64, colour: str = "red", mode: str = "RGB") -> bytes:
-    """A filled circle on white."""
-    image = Image.new(mode, (width, height), "white")
-    ImageDraw.Draw(image).ellipse((width // 4, height // 4, 3 * width // 4, 3 * height // 4), fill=colour)
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return buffer.getvalue()

@@ -71,7 +71,7 @@ def main() -> None:
     words = dict(sorted({**aligned(), **OWN}.items()))
     lines = ",\n".join(f"{json.dumps(key, ensure_ascii=False)}: {json.dumps(value)}" for key, value in words.items())
     OUT.write_text("{\n" + lines + "\n}\n", encoding="utf-8")
-    print(f"{len(words)} words, {OUT.stat().st_size >> 10} KiB")  # noqa: T201
+    print(f"{len(words)} words, {OUT.stat().st_size >> 10} KiB")
 
 
 if __name__ == "__main__":

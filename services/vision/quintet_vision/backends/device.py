@@ -30,3 +30,13 @@ def pick_dtype(asked: str, device: torch.device) -> torch.dtype:
     if asked != "auto":
         return DTYPES[asked]
     return torch.bfloat16 if bfloat16_pays(device) else torch.float32
+
+
+def quiet_libraries() -> None:
+    """Leave the worker's log to what concerns its reader; diffusers and transformers draw bars and report every key."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()

@@ -31,7 +31,7 @@ from quintet_vision.backends.base import (
     defaults_from,
     refuse_task,
 )
-from quintet_vision.backends.device import pick_device, pick_dtype
+from quintet_vision.backends.device import pick_device, pick_dtype, quiet_libraries
 from quintet_vision.canvas import cover, crop, read_size, round_up
 from quintet_vision.protocol import Draw, Task
 
@@ -47,6 +47,7 @@ class DiffusersBackend:
         self._device = pick_device(spec.device)
         self._dtype = pick_dtype(spec.dtype, self._device)
         report(0.05, "importing diffusers")
+        quiet_libraries()
         self._pipes = _load(spec.path, self._dtype, self._device, report)
         self._text = self._pipes["text-to-image"]
         self.tasks: frozenset[Task] = frozenset(self._pipes)

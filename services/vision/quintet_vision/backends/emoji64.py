@@ -28,7 +28,7 @@ from quintet_vision.backends.base import (
     checked_strength,
     defaults_from,
 )
-from quintet_vision.backends.device import pick_device, pick_dtype
+from quintet_vision.backends.device import pick_device, pick_dtype, quiet_libraries
 from quintet_vision.canvas import contained, pad, read_size
 from quintet_vision.emoji64.pipeline import Emoji64Pipeline
 from quintet_vision.emoji64.words import to_english
@@ -60,6 +60,7 @@ class Emoji64Backend:
     tasks: frozenset[Task] = frozenset({"text-to-image", "image-to-image", "inpainting"})
 
     def __init__(self, spec: ModelSpec, report: Report) -> None:
+        quiet_libraries()
         self._defaults = defaults_from(spec, Defaults(size=(512, 512), steps=24, guidance_scale=2.5, strength=0.7))
         self.max_batch = spec.max_batch or 8
         device = pick_device(spec.device)

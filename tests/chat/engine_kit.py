@@ -1,0 +1,168 @@
+"""What tests of the engine share: tiny random models with a tokenizer of their own, and a way to ask an engine."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import itertools
+import shutil
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from quintet_chat.engine.engine import ChatEngine
+from quintet_chat.protocol import Delta, Finished, Generate, Sampling
+from quintet_common.errors import ApiError
+from quintet_common.models_yml import ModelSpec
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'villain' %}{{ raise_exception('no villains') }}{% endif %}"
+    "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+WORDS = 'hello world the cat sat on the mat {"name": "cat", "age": 12} 猫 é'
+
+
+def tokenizer() -> Any:
+    """Byte-level BPE over a few words, so that Chinese characters are several tokens each."""
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=330, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False, min_frequency=2
+    )
+    made.train_from_iterator(["hello world the cat sat on the mat"] * 20, trainer)
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=made, eos_token="<|im_end|>", pad_token="<|endoftext|>", bos_token="<|endoftext|>"
+    )
+    fast.chat_template = TEMPLATE
+    return fast
+
+
+SHAPE = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.3,
+    "max_position_embeddings": 512,
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "qwen2": {},
+    "mistral": {"sliding_window": 8},
+    "qwen2-half-sliding": {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+    "gemma2": {"sliding_window": 8, "head_dim": 16},
+}
+"""Tiny models: Llama's and Qwen2's shapes, and every way of mixing full and windowed attention."""
+
+
+@functools.cache
+def tiny_path(kind: str = "llama") -> Path:
+    """A directory with a random model of ``kind``, a name of KINDS."""
+    torch.manual_seed(0)
+    made = tokenizer()
+    config = transformers.AutoConfig.for_model(kind.split("-")[0], vocab_size=len(made), **SHAPE, **KINDS[kind])
+    config.eos_token_id = made.eos_token_id
+    folder = Path(tempfile.mkdtemp(prefix="quintet-tiny-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    transformers.AutoModelForCausalLM.from_config(config).float().save_pretrained(folder)
+    made.save_pretrained(folder)
+    return folder
+
+
+@functools.cache
+def reference(kind: str) -> Any:
+    """The same model under transformers' own ``generate``."""
+    return transformers.AutoModelForCausalLM.from_pretrained(tiny_path(kind), dtype=torch.float32).eval()
+
+
+def tiny_spec(kind: str = "llama", **fields: Any) -> ModelSpec:
+    return ModelSpec(id="tiny", kind="chat", path=str(tiny_path(kind)), dtype="float32", device="cpu", **fields)
+
+
+def started(spec: ModelSpec) -> ChatEngine:
+    engine = ChatEngine(spec)
+    engine.info = engine.load(lambda _fraction, _note: None)  # type: ignore[attr-defined]
+    return engine
+
+
+@functools.cache
+def tiny_engine() -> ChatEngine:
+    """One running engine over the tiny Llama for every test that needs nothing special."""
+    return started(tiny_spec())
+
+
+class Heard:
+    """Takes the place of host.Emit: keeps the events of one request."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+        self.endings = 0
+        self.error: ApiError | None = None
+        self._ended = threading.Event()
+
+    def __call__(self, event: Any) -> None:
+        assert not self.endings, "an event after the end"
+        self.events.append(event)
+
+    def done(self) -> None:
+        self.endings += 1
+        self._ended.set()
+
+    def fail(self, error: ApiError) -> None:
+        self.error = error
+        self.done()
+
+    def wait(self) -> Heard:
+        assert self._ended.wait(60), "the request did not end"
+        assert self.endings == 1
+        return self
+
+    @property
+    def running(self) -> bool:
+        return not self._ended.is_set()
+
+    def deltas(self, index: int = 0) -> list[Delta]:
+        return [event for event in self.events if isinstance(event, Delta) and event.index == index]
+
+    def text(self, index: int = 0) -> str:
+        return "".join(delta.text for delta in self.deltas(index))
+
+    def tokens(self, index: int = 0) -> int:
+        return sum(delta.tokens for delta in self.deltas(index))
+
+    @property
+    def reasons(self) -> dict[int, str]:
+        return {event.index: event.reason for event in self.events if isinstance(event, Finished)}
+
+
+_ids = itertools.count(1)
+
+
+def submit(engine: ChatEngine, prompt: str | list[int] | None = None, **fields: Any) -> tuple[int, Heard]:
+    """Send a request; fields of Sampling and of Generate may be mixed. A prompt is a completion, else give messages."""
+    sampling = {name: fields.pop(name) for name in list(fields) if name in Sampling.__struct_fields__}
+    request_id, heard = next(_ids), Heard()
+    body = Generate(prompt=prompt, sampling=Sampling(**sampling), **fields)
+    engine.submit(request_id, body, heard)  # type: ignore[arg-type]
+    return request_id, heard
+
+
+def ask(engine: ChatEngine, prompt: str | list[int] | None = None, **fields: Any) -> Heard:
+    """Send a request and wait for its end; its error is raised."""
+    heard = submit(engine, prompt, **fields)[1].wait()
+    if heard.error is not None:
+        raise heard.error
+    return heard
+
+
+def user(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
