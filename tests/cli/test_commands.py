@@ -1,0 +1,105 @@
+"""The commands that start nothing: check, --version, options, and what they say when something is wrong."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+from quintet import __version__
+from quintet.commands.serve import chosen_kinds, port
+from quintet.main import main
+from quintet.supervisor.plan import ENDPOINTS, KINDS
+from quintet.supervisor.sockets import listen, listen_near, port_of
+from quintet.zlai import _flag
+from quintet_common.models_yml import ConfigError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def status_of(*arguments: str) -> int | str | None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    return ended.value.code
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of("--version") == 0
+    assert capsys.readouterr().out == f"quintet {__version__}\n"
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of("--help") == 0
+    out = capsys.readouterr().out
+    assert all(f"\n    {name} " in out for name in ("serve", "check", "models", "run", "router"))
+
+
+def test_check_prints_the_plan_of_the_embedded_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of("check", str(ROOT / "models.yml")) == 0
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert [row.split()[1] for row in rows] == ["chat", "multimodal", "image", "tts", "embedding"]
+    assert all(row.endswith("yes") for row in rows)
+
+
+def test_check_names_every_directory_that_is_missing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "models.yml"
+    (tmp_path / "there").mkdir()
+    file.write_text(
+        "models:\n"
+        "  - {id: a, kind: chat, path: ./gone}\n"
+        "  - {id: b, kind: chat, path: /nowhere/at/all}\n"
+        "  - {id: c, kind: chat, path: ./there}\n"
+        "  - {id: d, kind: chat, path: Qwen/Qwen2-7B-Instruct}\n"
+    )
+    assert status_of("check", str(file)) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        f"{file}: the model 'a' is not there: {tmp_path}/gone does not exist.",
+        f"{file}: the model 'b' is not there: /nowhere/at/all does not exist.",
+    ]
+
+
+def test_check_says_what_is_wrong_with_the_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "models.yml"
+    file.write_text("models:\n  - {id: a, knd: chat, path: x}\n")
+    assert status_of("check", str(file)) == 1
+    assert capsys.readouterr().err == f"{file}:2: unknown key 'knd'; did you mean 'kind'?\n"
+
+
+@pytest.mark.parametrize("command", [("models",), ("run", "m", "hello")])
+def test_no_endpoint_is_one_line(capsys: pytest.CaptureFixture[str], command: tuple[str, ...]) -> None:
+    with listen("127.0.0.1", 0) as taken:
+        free = port_of(taken)
+    assert status_of(*command, f"--url=http://127.0.0.1:{free}") == 1
+    error = capsys.readouterr().err
+    assert error == f"Nothing answers at http://127.0.0.1:{free}. Is `quintet serve` running? Another place: --url.\n"
+
+
+def test_only_takes_kinds_and_services_with_commas_or_spaces() -> None:
+    assert chosen_kinds(None) == KINDS
+    assert chosen_kinds(["chat,tts"]) == {"chat", "tts"}
+    assert chosen_kinds(["embed", "vision"]) == {"embedding", "rerank", "image"}
+    with pytest.raises(ConfigError, match="'caht' is not one of chat, embedding"):
+        chosen_kinds(["caht"])
+
+
+def test_every_kind_has_a_service_and_an_endpoint() -> None:
+    assert set(ENDPOINTS) == KINDS
+
+
+@pytest.mark.parametrize("text", ["70000", "-1", "http"])
+def test_a_port_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError):
+        port(text)
+
+
+@pytest.mark.parametrize(("text", "value"), [("0", False), ("1", True), ("True", True), ("false", False)])
+def test_zlai_s_reload_is_a_number(text: str, value: bool) -> None:
+    assert _flag(text) is value
+
+
+def test_a_service_has_the_port_after_the_router_s_or_any_that_is_free() -> None:
+    with listen("127.0.0.1", 0) as router, listen_near(port_of(router), 1) as first:
+        with listen_near(port_of(router), 1) as second:
+            assert port_of(second) not in (port_of(router), port_of(first))
+        with listen_near(65535, 1) as beyond:
+            assert port_of(beyond) > 0
