@@ -35,7 +35,7 @@ def parse_input(value: Any) -> tuple[list[str], list[list[int]]]:
         raise bad_request("input must be a text, a list of texts, or token ids.", "input", "invalid_type")
     if not value:
         raise bad_request("input is empty.", "input", "invalid_value")
-    if _is_token(value[0]):
+    if isinstance(value[0], int) and not isinstance(value[0], bool):
         return [], [_check_tokens(value, "input")]
     check_count(len(value), "input")
     if isinstance(value[0], list):

