@@ -121,7 +121,8 @@ class Connection(asyncio.Protocol):
                 if self._head_size > MAX_RESPONSE_HEAD:
                     raise ValueError("the answer's headers do not end")
         except Exception as error:
-            self._lost(error)
+            self.listener = None
+            listener.broken(error)
 
     def eof_received(self) -> None:
         if self._eof_ends and self.listener is not None:
@@ -132,13 +133,9 @@ class Connection(asyncio.Protocol):
         self._closed = True
         if self in self._idle_list:
             self._idle_list.remove(self)
-        elif not self.complete:  # else a slow client has yet to take what is in ``chunks``
-            self._lost(exc or ConnectionResetError("closed by the upstream"))
-
-    def _lost(self, error: BaseException) -> None:
-        listener, self.listener = self.listener, None
-        if listener is not None:
-            listener.broken(error)
+        elif self.listener is not None and not self.complete:  # else a slow client has yet to take ``chunks``
+            listener, self.listener = self.listener, None
+            listener.broken(exc or ConnectionResetError("closed by the upstream"))
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -155,7 +152,7 @@ class Connection(asyncio.Protocol):
             self._dirty = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self.status:  # a trailer
+        if self.status:  # a trailer, or of an answer to nothing
             return
         name = name.lower()
         if name in NOT_RETURNED:
@@ -169,6 +166,8 @@ class Connection(asyncio.Protocol):
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
+        if self._dirty:
+            return
         status = self._parser.get_status_code()
         if status < 200:  # an interim answer; the real one follows
             self.headers = []
@@ -180,7 +179,8 @@ class Connection(asyncio.Protocol):
             self.headers = [header for header in self.headers if header[0] not in named]
 
     def on_body(self, body: bytes) -> None:
-        self.chunks.append(body)
+        if not self._dirty:
+            self.chunks.append(body)
 
     def on_message_complete(self) -> None:
         if self.status:
