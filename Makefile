@@ -23,8 +23,8 @@ up: install ## Start all services behind the router: make up [PORT=8000] [CONFIG
 test: install ## Run all tests: unit, contract, and end to end on the embedded models
 	@$(BIN)/pytest
 
-test-fast: install ## Run the tests that start no model
-	@$(BIN)/pytest -m "not models" --ignore=tests/e2e
+test-fast: install ## Run all tests but those that start the whole stack
+	@$(BIN)/pytest --ignore=tests/e2e
 
 lint: install ## Check style and types
 	@$(BIN)/ruff check

@@ -1,0 +1,96 @@
+"""The documents are true: both READMEs say the same, what they show works, and every key has its line."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+from quintet.commands.serve import add_arguments
+from quintet.main import COMMANDS
+from quintet_common.models_yml import ModelSpec, UpstreamSpec, load_config, parse_config
+
+ROOT = Path(__file__).resolve().parents[2]
+ENGLISH, CHINESE = (ROOT / name for name in ("README.md", "README.zh-CN.md"))
+DOCUMENTS = [ENGLISH, CHINESE, *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(file: Path, language: str = r"\w*") -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", file.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def headings(file: Path) -> list[str]:
+    without_code = re.sub(r"^```.*?^```$", "", file.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return re.findall(r"^(#+) ", without_code, re.MULTILINE)
+
+
+def test_both_readmes_have_the_same_code() -> None:
+    assert blocks(ENGLISH) == blocks(CHINESE)
+
+
+def test_both_readmes_have_the_same_chapters_tables_and_lists() -> None:
+    assert headings(ENGLISH) == headings(CHINESE)
+    for mark in ("|", "- "):
+        counts = [sum(line.startswith(mark) for line in file.read_text().splitlines()) for file in (ENGLISH, CHINESE)]
+        assert counts[0] == counts[1], mark
+
+
+def test_both_readmes_name_the_same_things() -> None:
+    """What stands in backquotes is code in both languages, but for the placeholder in a path."""
+    named = [set(re.findall(r"(?<!`)`([^`\n]+)`(?!`)", file.read_text())) for file in (ENGLISH, CHINESE)]
+    assert {name.replace("PORT/", "端口/") for name in named[0]} == named[1]
+
+
+@pytest.mark.parametrize("file", DOCUMENTS, ids=lambda file: file.name)
+def test_links_lead_somewhere(file: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", file.read_text()):
+        assert (file.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("kind", [ModelSpec, UpstreamSpec])
+def test_config_md_has_every_key_with_its_default(kind: type[msgspec.Struct]) -> None:
+    text = (ROOT / "docs" / "config.md").read_text()
+    for field in msgspec.structs.fields(kind):
+        row = re.search(rf"^\| `{field.encode_name}` \|.*$", text, re.MULTILINE)
+        assert row, field.encode_name
+        if field.required:
+            assert "needed" in row[0]
+        elif isinstance(field.default, (int, str)) and field.default != "":
+            assert f"`{str(field.default).lower()}`" in row[0], row[0]
+
+
+def test_the_yaml_of_the_readme_is_valid() -> None:
+    (shown,) = blocks(ENGLISH, "yaml")
+    config = parse_config(shown, ROOT / "models.yml")
+    assert [spec.kind for spec in config.models] == ["chat", "embedding"]
+
+
+def test_the_readme_shows_the_embedded_models_of_models_yml() -> None:
+    table = ENGLISH.read_text()
+    for spec in load_config(ROOT / "models.yml").models:
+        assert re.search(rf"^\| \w+ \| `{re.escape(spec.id)}` \|", table, re.MULTILINE), spec.id
+        assert f"`{spec.path}`" in (ROOT / "docs" / "config.md").read_text()
+
+
+def test_the_commands_that_are_shown_exist() -> None:
+    shell = "\n".join(blocks(ENGLISH, "bash"))
+    targets = set(re.findall(r"^make ([a-z-]+)", shell, re.MULTILINE))
+    assert targets == {"up", "test"}, "a newcomer needs two commands"
+    assert targets <= set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"bin/quintet (\w+)", shell)) <= COMMANDS.keys()
+
+
+def test_the_options_of_serve_that_are_shown_exist() -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    known = {option for action in parser._actions for option in action.option_strings}
+    shown = re.findall(r"quintet serve [^\n`]*", ENGLISH.read_text())
+    assert {option for line in shown for option in re.findall(r"--[a-z-]+", line)} <= known
+
+
+def test_no_document_names_a_registry() -> None:
+    registries = "|".join(["pypi" + r"\.org", "python" + "hosted", r"download\.pytorch", r"registry\.npm"])
+    for file in [*DOCUMENTS, ROOT / "Makefile", *(ROOT / "scripts").glob("*.py")]:
+        assert not re.search(registries, file.read_text()), file
