@@ -35,6 +35,7 @@ class Choice(NamedTuple):
     logprob: Logprob | None
 
 
+@torch.inference_mode()
 def sample(logits: torch.Tensor, sequences: list[Sequence]) -> list[Choice]:
     """One token per row of ``logits`` [rows, vocabulary] float32, which is overwritten.
 

@@ -89,6 +89,7 @@ class Scheduler:
                 memory.give_back()
                 self._wake.wait()
 
+    @torch.inference_mode()
     def step(self) -> bool:
         """One step; False when there was nothing to do."""
         self._take_in()
@@ -146,6 +147,7 @@ class Scheduler:
         if batch[0].length > self._chunk:
             row = len(self._running)
             self._partial = _Partial(batch[0], row, 0)
+            self._newcomers_turn = True
             self._extend(self._partial)
             return
         self._clear_way(len(batch))

@@ -1,0 +1,162 @@
+"""The scheduler step by step: what one step does, who gets a slot, and what happens when the cache is full."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from chat.engine_kit import Heard, tiny_spec
+from quintet_chat.backends.loader import LoadedModel, load
+from quintet_chat.engine.output import Output
+from quintet_chat.engine.prepare import Preparer
+from quintet_chat.engine.request import Request
+from quintet_chat.engine.scheduler import Scheduler, sequences_of
+from quintet_chat.protocol import Generate, Sampling
+
+CHUNK = 16
+
+
+class Bench:
+    """A scheduler whose steps the test takes itself."""
+
+    def __init__(self, max_batch: int = 4, cells: int | None = None) -> None:
+        self.model: LoadedModel = load(tiny_spec(), max_batch, lambda _fraction, _note: None)
+        if cells is not None:
+            self.model.runner.slots.cells = cells
+        self.output = Output(self.model.tokenizer, lambda _request: None)
+        threading.Thread(target=self.output.run, daemon=True).start()
+        self.scheduler = Scheduler(self.model.runner, self.output, max_batch, CHUNK)
+        self._ids = itertools.count()
+
+    def add(self, length: int, max_tokens: int = 8, n: int = 1, **sampling: Any) -> tuple[Request, Heard]:
+        """A prompt of ``length`` tokens."""
+        rule = Sampling(**{"temperature": 0.0, "ignore_eos": True, "max_tokens": max_tokens, **sampling})
+        prompt = [3 + (7 * length + i) % 250 for i in range(length)]
+        heard = Heard()
+        request = Request(
+            next(self._ids),
+            Generate(prompt=prompt, sampling=rule, n=n),
+            heard,
+            arrived=time.monotonic(),  # type: ignore[arg-type]
+        )
+        model = self.model
+        Preparer(model.tokenizer, model.context, model.vocabulary, model.eos).prepare(request)
+        request.sequences = sequences_of(request)
+        request.open_choices = n
+        self.scheduler.add(request)
+        return request, heard
+
+    def finish(self) -> None:
+        for _ in range(2000):
+            if not self.scheduler.step():
+                return
+        pytest.fail("the scheduler did not come to an end")
+
+    def tokens(self, length: int, **fields: Any) -> list[int]:
+        """What a prompt of ``length`` is answered with when nothing else runs."""
+        request, _ = self.add(length, **fields)
+        self.finish()
+        return request.sequences[0].tokens
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[Bench]:
+    yield Bench()
+
+
+def test_one_step_prefills_and_gives_everyone_a_token(bench: Bench) -> None:
+    requests = [bench.add(5)[0], bench.add(3)[0]]
+    bench.scheduler.step()
+    assert [len(request.sequences[0].tokens) for request in requests] == [2, 2]
+    bench.finish()
+
+
+def test_a_cancelled_request_has_no_slot_after_the_next_step(bench: Bench) -> None:
+    cancelled, heard = bench.add(5, max_tokens=100)
+    other, _ = bench.add(6, max_tokens=10)
+    bench.scheduler.step()
+    tokens = len(cancelled.sequences[0].tokens)
+    cancelled.cancelled = True
+    bench.scheduler.step()
+    assert len(cancelled.sequences[0].tokens) == tokens
+    assert bench.scheduler.active == other.sequences
+    assert heard.wait().reasons == {}
+    bench.finish()
+    assert other.sequences[0].tokens == bench.tokens(6, max_tokens=10)
+
+
+def test_a_long_prompt_neither_stops_those_that_run_nor_those_that_come(bench: Bench) -> None:
+    running, _ = bench.add(4, max_tokens=30)
+    bench.scheduler.step()
+    long, _ = bench.add(CHUNK * 6, max_tokens=5)
+    bench.scheduler.step()
+    newcomer, _ = bench.add(7, max_tokens=5)
+    bench.scheduler.step()
+    assert not long.sequences[0].tokens
+    assert newcomer.sequences[0].tokens
+    assert len(running.sequences[0].tokens) == 4
+    bench.finish()
+    assert long.sequences[0].tokens == bench.tokens(CHUNK * 6, max_tokens=5)
+    assert newcomer.sequences[0].tokens == bench.tokens(7, max_tokens=5)
+    assert running.sequences[0].tokens == bench.tokens(4, max_tokens=30)
+
+
+def test_a_long_prompt_that_is_cancelled_halfway_leaves_nothing_behind(bench: Bench) -> None:
+    long, heard = bench.add(CHUNK * 6)
+    bench.scheduler.step()
+    assert bench.scheduler.active == long.sequences
+    long.cancelled = True
+    assert not bench.scheduler.step() or not bench.scheduler.step()
+    assert bench.scheduler.active == []
+    heard.wait()
+
+
+def test_no_more_run_than_max_batch_and_none_is_forgotten(bench: Bench) -> None:
+    requests = [bench.add(3 + i, max_tokens=6 + i)[0] for i in range(11)]
+    most = 0
+    while bench.scheduler.step():
+        most = max(most, len(bench.scheduler.active))
+    assert most == 4
+    for i, request in enumerate(requests):
+        assert request.sequences[0].tokens == bench.tokens(3 + i, max_tokens=6 + i)
+
+
+def test_a_full_cache_evicts_the_youngest_who_then_goes_on_as_before() -> None:
+    tight = Bench(cells=4 * 64)
+    free = Bench()
+    requests = [tight.add(20 + i, max_tokens=80)[0] for i in range(4)]
+    tight.finish()
+    assert tight.scheduler.counters["preemptions"] > 0
+    for i, request in enumerate(requests):
+        assert request.sequences[0].tokens == free.tokens(20 + i, max_tokens=80)
+
+
+def test_choices_of_one_request_are_computed_from_one_prefill(bench: Bench) -> None:
+    before = bench.scheduler.counters["prompt_tokens"]
+    request, heard = bench.add(40, n=3, max_tokens=6)
+    bench.finish()
+    assert bench.scheduler.counters["prompt_tokens"] - before == 40
+    expected = bench.tokens(40, max_tokens=6)
+    assert [sequence.tokens for sequence in request.sequences] == [expected] * 3
+    assert set(heard.wait().reasons) == {0, 1, 2}
+
+
+def test_memory_is_given_back_and_taken_again(bench: Bench) -> None:
+    slots = bench.model.runner.slots
+    expected = bench.tokens(9)
+    assert slots.rows
+    slots.release()
+    assert (slots.rows, slots.capacity) == (0, 0)
+    assert bench.tokens(9) == expected
+
+
+def test_usage_is_the_share_of_cells_in_use(bench: Bench) -> None:
+    request, _ = bench.add(10)
+    bench.scheduler.step()
+    assert bench.scheduler.usage == request.sequences[0].cached / bench.model.runner.slots.cells > 0
+    bench.finish()
+    assert bench.scheduler.usage == 0
