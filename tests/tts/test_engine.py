@@ -176,6 +176,22 @@ def test_one_that_fails_does_not_take_others_with_it(
     assert "ZeroDivisionError" not in error.message
 
 
+def test_tiny_sentences_do_not_cost_a_process_each(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    espeak = model[1]["espeak-ng"]
+    speak, texts = espeak.synthesize, []
+
+    def counted(text: str, *rest: Any) -> Iterator[Samples]:
+        texts.append(text)
+        yield from speak(text, *rest)
+
+    monkeypatch.setattr(espeak, "synthesize", counted)
+    for _ in Speaking(Speak(text="是。" * 100, format="pcm"), *model):
+        pass
+    assert texts[0] == "是。"
+    assert "".join(texts) == "是。" * 100
+    assert len(texts) < 8
+
+
 def test_voices_are_listed(engine: SpeechEngine) -> None:
     listener = Listener()
     engine.submit(1, protocol.ListVoices(), listener)  # type: ignore[arg-type]

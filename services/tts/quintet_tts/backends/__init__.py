@@ -17,6 +17,8 @@ class Backend(Protocol):
     min_speed: float
     max_speed: float
     """The pace that it can take by itself."""
+    joins_up_to: int
+    """Short sentences are given to it together up to this weight (``speech.splitter``); 0: each alone costs no more."""
 
     def voices(self) -> list[Voice]: ...
 

@@ -46,6 +46,7 @@ class EspeakBackend:
     sample_rate = 22050
     min_speed = 0.5
     max_speed = 2.0
+    joins_up_to = 120
 
     def __init__(self) -> None:
         self._command, version = _find()

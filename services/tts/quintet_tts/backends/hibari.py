@@ -18,6 +18,7 @@ class HibariBackend:
     sample_rate: int = Hibari.sample_rate
     min_speed = 0.5
     max_speed = 2.0
+    joins_up_to = 0
 
     def __init__(self, report: Report) -> None:
         report(0.1, "loading the voice")
@@ -26,15 +27,17 @@ class HibariBackend:
         report(0.4, "loading the pronunciation dictionary")
         _ = self._model.g2p
         report(0.9, "warming up")
-        for _chunk in self._model.stream("Ready to read: quintet."):
-            pass
+        self._model("Ready to read: quintet.")
 
     def voices(self) -> list[Voice]:
         return [Voice(id="heart", name="Heart", language="en-US", gender="female", engine=Engine.HIBARI)]
 
     def synthesize(self, text: str, voice: Voice, speed: float, seed: list[int] | None) -> Iterator[Samples]:
         del voice  # there is one
-        yield from self._model.stream(text, speed=speed, seed=seed)
+        # One breath, even where hibari's own rules would see two sentences.
+        phonemes = " ".join(self._model.phonemize(text))
+        if phonemes:
+            yield self._model.from_phonemes(phonemes, speed=speed, seed=seed)
 
 
 def _session(path: str) -> onnxruntime.InferenceSession:

@@ -23,8 +23,8 @@ from quintet_tts.voices import Catalogue
 
 log = logging.getLogger("quintet.tts")
 
-STREAMS = 32
-"""Requests that speak at the same time, unless the model's ``max_batch`` says otherwise."""
+STREAMS = 64
+"""Requests that speak at the same time, unless the model's ``max_batch`` says otherwise; each holds up to 4 MB."""
 
 MAX_THREADS = 4
 """Each speaks over a hundred times faster than a listener hears; more would only hold more memory."""
@@ -101,6 +101,8 @@ class SpeechEngine:
         task.speaking.close()
         self._schedule.end(task)
         task.emit.done()
+        if self._schedule.counts() == (0, 0):
+            memory.trim()
 
 
 def _threads() -> int:

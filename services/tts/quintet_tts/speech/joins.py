@@ -41,7 +41,7 @@ def joined(chunks: Iterable[Samples], pause: float) -> Iterator[Samples]:
     held = np.zeros(0, np.float32)
     started = False
     for chunk in chunks:
-        held = np.concatenate([held, chunk])
+        held = np.concatenate([held, chunk]) if held.size else chunk
         loud = np.flatnonzero(np.abs(held) > SILENCE)
         if not loud.size:
             if not started:
@@ -49,7 +49,9 @@ def joined(chunks: Iterable[Samples], pause: float) -> Iterator[Samples]:
             continue
         begin = 0 if started else max(0, int(loud[0]) - LEAD)
         end = int(loud[-1]) + 1
-        sound, held = held[begin:end].copy(), held[end:]
+        # Copies, so that a stream that waits for its turn does not keep the whole sentence.
+        sound, held = held[begin:end].copy(), held[end:].copy()
+        del chunk
         if not started:
             ramp = min(FADE, sound.size)
             sound[:ramp] *= np.linspace(0, 1, ramp, dtype=np.float32)

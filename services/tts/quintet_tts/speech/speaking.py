@@ -13,7 +13,7 @@ from quintet_tts.speech.encoders import Encoder, create_encoder
 from quintet_tts.speech.joins import joined, pause_after
 from quintet_tts.speech.reshape import SAMPLE_RATE, Samples, reshape
 from quintet_tts.speech.scripts import speakable
-from quintet_tts.speech.splitter import split
+from quintet_tts.speech.splitter import split, weight
 from quintet_tts.speech.text import cleaned, spoken
 from quintet_tts.voices import Catalogue, Voice
 
@@ -29,14 +29,14 @@ class Speaking:
         if not speakable(text):
             raise bad_request("The input has nothing to speak: no letter and no digit.", "input", "invalid_value")
         self._request = request
-        self._pieces = split(text)
-        self._voices = catalogue.speakers(request.voice, self._pieces)
+        pieces = split(text)
         self._backends = backends
+        self._parts = self._parts_of(pieces, catalogue.speakers(request.voice, pieces))
         self._chunks = self._speak()
 
     @property
     def engines(self) -> list[str]:
-        return list(dict.fromkeys(voice.engine for voice in self._voices))
+        return list(dict.fromkeys(voice.engine for _, voice in self._parts))
 
     def __iter__(self) -> Iterator[Audio]:
         return self._chunks
@@ -47,6 +47,18 @@ class Speaking:
     def close(self) -> None:
         self._chunks.close()
 
+    def _parts_of(self, pieces: list[str], voices: list[Voice]) -> list[tuple[str, Voice]]:
+        """Each piece with its voice; after the first, short ones of an engine that is slow to begin become one."""
+        parts: list[tuple[str, Voice]] = []
+        for piece, voice in zip(pieces, voices, strict=True):
+            last, same = parts[-1] if len(parts) > 1 else ("", None)
+            together = same == voice and not last.endswith("\n")
+            if together and weight(last) + weight(piece) <= self._backends[voice.engine].joins_up_to:
+                parts[-1] = (last + piece, voice)
+            else:
+                parts.append((piece, voice))
+        return parts
+
     def _speak(self) -> Generator[Audio]:
         encoder = create_encoder(self._request.format)
         try:
@@ -56,10 +68,10 @@ class Speaking:
 
     def _encoded(self, encoder: Encoder) -> Iterator[Audio]:
         # Control characters that were dropped count for the first piece: the sum is the length of the input.
-        characters = len(self._request.text) - sum(map(len, self._pieces))
+        characters = len(self._request.text) - sum(len(piece) for piece, _ in self._parts)
         heard = False
         clock = time.perf_counter()
-        for index, (piece, voice) in enumerate(zip(self._pieces, self._voices, strict=True)):
+        for index, (piece, voice) in enumerate(self._parts):
             characters += len(piece)
             for samples in self._sound(index, piece, voice):
                 data = encoder.encode(samples)

@@ -38,13 +38,17 @@ _WIDE = re.compile(f"[{HAN}{KANA}{HANGUL}]")
 def split(text: str) -> list[str]:
     """The pieces of ``text``, each but the last ending where a speaker may pause."""
     pieces: list[str] = []
-    for sentence in _attach_unspeakable(_sentences(text)):
-        first = not pieces
-        if first and (cut := _first_cut(sentence)):
+    for sentence in sentences(text):
+        if not pieces and (cut := _first_cut(sentence)):
             pieces.append(sentence[:cut])
             sentence = sentence[cut:]
         pieces += _limited(sentence)
     return _attach_unspeakable(pieces)
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of ``text`` with the space after them, each with something to speak in it."""
+    return _attach_unspeakable(_sentences(text))
 
 
 def weight(text: str) -> int:
