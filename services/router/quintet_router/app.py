@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 
 from quintet_common.errors import ApiError
 from quintet_common.models_yml import UpstreamSpec
@@ -56,9 +55,6 @@ class Router:
         await receive()
         await self.fleet.start()
         background = [asyncio.create_task(self._proxy.watch()), asyncio.create_task(self.metrics.watch_loop())]
-        # What is here now stays to the end; looking through it for garbage again and again is wasted.
-        gc.collect()
-        gc.freeze()
         await send({"type": "lifespan.startup.complete"})
         await receive()
         for task in background:

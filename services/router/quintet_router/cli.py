@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import sys
 from collections.abc import Sequence
@@ -47,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # A hostile form would write a line of log per request.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    # What is here now stays to the end; looking through it for garbage again and again is wasted.
+    gc.collect()
+    gc.freeze()
     server.run(router, options, reload, inbound_protocol(settings))
 
 

@@ -16,6 +16,7 @@ from quintet_router.catalog import Catalog
 from quintet_router.replies import unavailable
 from quintet_router.settings import Settings
 from quintet_router.upstream.breaker import Failure
+from quintet_router.upstream.pool import tls_context
 from quintet_router.upstream.upstream import Upstream
 
 log = logging.getLogger("quintet.router")
@@ -49,7 +50,7 @@ class Fleet:
     async def start(self) -> None:
         """Begin to ask, and wait a moment for the first answers."""
         self._started = monotonic()
-        self.client = httpx2.AsyncClient(timeout=self._settings.poll_timeout, trust_env=False)
+        self.client = httpx2.AsyncClient(timeout=self._settings.poll_timeout, trust_env=False, verify=tls_context())
         self._follow()
         first = [poller.asked.wait() for poller in self._pollers.values()]
         try:

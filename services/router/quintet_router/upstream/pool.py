@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from dataclasses import dataclass
+from functools import cache
 from time import monotonic
 from urllib.parse import urlsplit
 
@@ -38,6 +39,12 @@ class Address:
         return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
 
 
+@cache
+def tls_context() -> ssl.SSLContext:
+    """One for all connections; making one reads every certificate authority."""
+    return ssl.create_default_context()
+
+
 class Pool:
     """``idle_limit`` in seconds must be shorter than the upstream's own, or requests meet its closing."""
 
@@ -46,7 +53,7 @@ class Pool:
         self._connect_timeout = connect_timeout
         self.idle_limit = idle_limit
         self.idle: list[Connection] = []
-        self._tls = ssl.create_default_context() if address.tls else None
+        self._tls = tls_context() if address.tls else None
 
     def take(self) -> Connection | None:
         """An idle connection that is still good."""

@@ -1,0 +1,237 @@
+"""The router as people start it: a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from socket import socket
+from typing import Any
+
+import pytest
+from router.harness import END, STREAM, Door, FakeUpstream, card, chunk, http, open_door, raw, read_response, until
+
+EVENT = b'data: {"x": 1}\n\n'
+
+
+@asynccontextmanager
+async def router_process(*arguments: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, Door]]:
+    """A router that listens; the door's ``router`` is not to be used."""
+    with socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(128)
+        os.set_inheritable(listening.fileno(), True)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "quintet_router", "--fd", str(listening.fileno()), *arguments,
+            pass_fds=[listening.fileno()],
+        )  # fmt: skip
+        door = Door(None, listening.getsockname()[1])  # type: ignore[arg-type]
+    try:
+        yield process, door
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ([], "No upstream: give --upstream URL, or upstreams: in the file of --config."),
+        (["--upstream", "localhost:1"], "an upstream is like http://host:port, not 'localhost:1'"),
+        (["--upstream", "http://a:1", "--upstream", "http://a:1"], "The upstream http://a:1 is given twice."),
+        (["--config", "missing.yml"], "missing.yml: cannot be read: No such file or directory."),
+    ],
+)
+def test_a_mistake_is_one_line(arguments: list[str], line: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "quintet_router", *arguments], capture_output=True, text=True)
+    assert (done.returncode, done.stderr.strip()) == (1, line)
+
+
+def test_nothing_heavy_is_imported() -> None:
+    code = "import sys, quintet_router.cli; print(*{name.split('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "quintet_router" in loaded
+    assert not loaded & {"torch", "openai", "transformers", "numpy", "PIL"}
+
+
+def resident_mib(pid: int) -> int:
+    pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE") >> 20
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+async def test_it_stays_small() -> None:
+    upstream = FakeUpstream()
+    await upstream.start()
+    async with router_process("--upstream", upstream.url) as (process, door):
+        for _ in range(5):
+            await asyncio.gather(*(door.chat(x="y" * 10_000) for _ in range(40)))
+        await door.get("/docs")
+        assert resident_mib(process.pid) < 80
+    await upstream.stop()
+
+
+async def test_sigterm_lets_open_streams_end_and_lets_nobody_in() -> None:
+    go_on = asyncio.Event()
+
+    async def two_halves(_: Any, __: Any, writer: asyncio.StreamWriter) -> None:
+        writer.write(STREAM + chunk(EVENT))
+        await go_on.wait()
+        writer.write(chunk(EVENT) + chunk(b"data: [DONE]\n\n") + END)
+
+    upstream = FakeUpstream(two_halves)
+    await upstream.start()
+    async with router_process("--upstream", upstream.url) as (process, door):
+        await door.get("/v1/models")
+        streams = [await door.send("/v1/chat/completions", {"model": "m"}) for _ in range(16)]
+        await until(lambda: len(upstream.requests) == 16)
+        process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.5)
+        with pytest.raises(ConnectionRefusedError):
+            await door.connect()
+        go_on.set()
+        for reader, _ in streams:
+            response = await asyncio.wait_for(read_response(reader), 5)
+            assert response.complete
+            assert response.body == EVENT + EVENT + b"data: [DONE]\n\n"
+        await asyncio.wait_for(process.wait(), 5)
+    await upstream.stop()
+
+
+async def test_sighup_takes_over_a_good_file_and_refuses_a_bad_one(tmp_path: Path) -> None:
+    a, b = FakeUpstream(cards=[card("a")]), FakeUpstream(cards=[card("b")])
+    await a.start()
+    await b.start()
+    config = tmp_path / "models.yml"
+
+    async def serves(name: str) -> bool:
+        return name in [entry["id"] for entry in (await door.get("/v1/models")).json["data"]]
+
+    config.write_text(f"upstreams:\n- url: {a.url}\n")
+    async with router_process("--config", str(config)) as (process, door):
+        assert await serves("a")
+        config.write_text(f"upstreams:\n- url: {b.url}\n- ulr: x\n")
+        process.send_signal(signal.SIGHUP)
+        await asyncio.sleep(0.5)
+        assert await serves("a")
+        config.write_text(f"upstreams:\n- url: {b.url}\n")
+        process.send_signal(signal.SIGHUP)
+        async with asyncio.timeout(5):
+            while not await serves("b"):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert not await serves("a")
+        assert process.returncode is None
+    await a.stop()
+    await b.stop()
+
+
+async def test_one_line_per_request_when_asked(capfd: pytest.CaptureFixture[str]) -> None:
+    upstream = FakeUpstream()
+    await upstream.start()
+    async with router_process("--upstream", upstream.url, "--access-log") as (process, door):
+        await door.chat("x-request-id: r-7")
+        process.terminate()
+        await process.wait()
+    log = capfd.readouterr().err
+    assert '"request_id":"r-7","service":"router","path":"/chat/completions","model":"m"' in log
+    await upstream.stop()
+
+
+async def test_one_document_shows_every_service() -> None:
+    def document(title: str, path: str, schema: dict[str, Any]) -> bytes:
+        reference = {"$ref": "#/components/schemas/Body"}
+        operation = {"requestBody": {"content": {"application/json": {"schema": reference}}}, "responses": {}}
+        return json.dumps(
+            {
+                "openapi": "3.1.0",
+                "info": {"title": title},
+                "paths": {path: {"post": operation}, "/v1/models": {"get": {"summary": "theirs"}}},
+                "components": {"schemas": {"Body": schema, "Same": {"type": "string"}}},
+            }
+        ).encode()
+
+    def serving(body: bytes) -> Any:
+        async def behave(_: Any, __: Any, writer: asyncio.StreamWriter) -> None:
+            writer.write(http(200, body))
+
+        return behave
+
+    chat = FakeUpstream(serving(document("Quintet chat", "/v1/chat/completions", {"type": "object"})), [card("a")])
+    embed = FakeUpstream(serving(document("Quintet embed", "/v1/embeddings", {"type": "array"})), [card("b")])
+    foreign = FakeUpstream(cards=[{"id": "c"}])
+    async with open_door(chat, embed, foreign) as door:
+        merged = (await door.get("/openapi.json")).json
+        assert (await door.get("/docs")).status == 200
+        assert set(merged["paths"]) >= {"/v1/chat/completions", "/v1/embeddings", "/v1/models", "/v1/models/{model}"}
+        assert "summary" in merged["paths"]["/v1/models"]["get"]
+        assert merged["paths"]["/v1/models"]["get"]["summary"] != "theirs"
+        schemas = merged["components"]["schemas"]
+        for path, kind in (("/v1/chat/completions", "object"), ("/v1/embeddings", "array")):
+            content = merged["paths"][path]["post"]["requestBody"]["content"]
+            name = content["application/json"]["schema"]["$ref"].rsplit("/", 1)[1]
+            assert schemas[name] == {"type": kind}
+        assert [name for name in schemas if name.endswith("Same")] == ["Same"]
+        before = len(chat.requests)
+        await door.get("/openapi.json")
+        assert len(chat.requests) == before
+        await embed.stop()
+        assert "/v1/embeddings" in (await door.get("/openapi.json")).json["paths"]
+
+
+async def test_what_is_counted() -> None:
+    upstream = FakeUpstream(cards=[card("m", aliases=["n"])])
+    async with open_door(upstream) as door:
+        for _ in range(3):
+            await door.chat()
+        await door.chat(model="n")
+        await door.chat(model="made up " + "x" * 50)
+        who = {"service": "router", "model": "m", "endpoint": "/chat/completions"}
+        where = upstream.url.removeprefix("http://")
+        assert await door.metric("quintet_requests_total", **who, code="200", upstream=where) == 4
+        assert await door.metric("quintet_requests_total", code="404", model="") == 1
+        assert await door.metric("quintet_e2e_request_latency_seconds_count", **who) == 4
+        assert await door.metric("quintet_e2e_request_latency_seconds_bucket", **who, le="+Inf") == 4
+        assert await door.metric("quintet_time_to_first_output_seconds_count", **who) == 4
+        assert await door.metric("quintet_router_overhead_seconds_count", **who) == 4
+        assert await door.metric("quintet_router_in_flight") == 0
+        assert await door.metric("quintet_router_idle_connections") == 1
+        assert await door.metric("quintet_router_breaker_state", state="closed") == 1
+        assert b"made up" not in (await door.get("/metrics")).body
+
+
+async def test_many_requests_on_few_connections() -> None:
+    upstream = FakeUpstream()
+    async with open_door(upstream, foreign_idle_timeout=0.2, idle_timeout=0.2) as door:
+        for _ in range(20):
+            assert (await door.chat()).status == 200
+        assert upstream.connections <= 3  # one for the model list, one or two for the requests
+        pool = door.router.fleet.upstreams[0].pool
+        await until(lambda: not pool.idle)  # what is idle is closed before the upstream does it
+
+
+async def test_a_pipeline_of_raw_bytes_never_kills_it() -> None:
+    seeded = random.Random(7)
+    async with open_door(FakeUpstream()) as door:
+        for _ in range(150):
+            _, writer = await door.connect()
+            data = bytearray(raw("/v1/chat/completions", {"model": "m", "x": "y" * 50}))
+            for _ in range(seeded.randint(1, 6)):
+                data[seeded.randrange(len(data))] = seeded.randrange(256)
+            writer.write(bytes(data[: seeded.randint(1, len(data))]))
+            if seeded.random() < 0.5:
+                writer.close()
+        await asyncio.sleep(0.3)
+        assert (await door.chat()).status == 200
+        for writer in door.clients:
+            writer.transport.abort()
+        await until(lambda: not door.router._proxy._active)
+        assert door.outstanding == 0
