@@ -6,6 +6,7 @@ import asyncio
 import base64
 import subprocess
 import sys
+import time
 import typing
 from typing import Any
 
@@ -99,8 +100,9 @@ def test_token_ids_one_list_and_several(client: openai.OpenAI, service: Service)
     assert vectors(client.embeddings.create(model="minilm", input=ids[0])).shape == (1, 384)
 
 
-def test_the_most_items_keep_their_order(client: openai.OpenAI) -> None:
-    texts = [f"number {i} " + "and more " * (i % 23) for i in range(2048)]
+def test_the_most_items_keep_their_order(service: Service) -> None:
+    client = openai.OpenAI(base_url=service.url + "/v1", api_key="none")
+    texts = [f"number {i} " + "and more " * (i % 7) for i in range(2048)]
     answer = client.embeddings.create(model="minilm", input=texts, dimensions=32)
     assert [each.index for each in answer.data] == list(range(2048))
     alone = vectors(client.embeddings.create(model="minilm", input=texts[1234:1236], dimensions=32))
@@ -325,12 +327,13 @@ def test_tokenize(service: Service) -> None:
 def test_the_api_side_never_imports_torch() -> None:
     code = (
         "import quintet_embed.app, sys;"
-        "sys.exit(', '.join(m for m in ('torch', 'transformers', 'sentence_transformers') if m in sys.modules))"
+        "sys.exit(', '.join(m for m in ('torch', 'transformers', 'sentence_transformers') if m in sys.modules) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_worker_stays_within_its_memory(service: Service) -> None:
+    time.sleep(1.5)  # what the other tests' texts took is given back once the model is idle
     resident = metric(service, 'quintet_worker_memory_bytes{model="minilm"')
-    assert 100e6 < resident < 700e6
+    assert 100e6 < resident < 680e6

@@ -10,8 +10,8 @@ from quintet_common.errors import bad_request
 MAX_ITEMS = 2048
 """Texts of one request: OpenAI's limit."""
 
-MAX_CHARACTERS = 1_000_000
-"""Characters of one text. No model reads as much; it bounds the time that tokenising one text can take."""
+MAX_CHARACTERS = 400_000
+"""Characters of one text. Few models read as much; it bounds the time and memory that tokenising one text can take."""
 
 _TOKENS = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
 _INPUT_SCHEMA = {

