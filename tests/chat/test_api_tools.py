@@ -167,6 +167,10 @@ def test_with_a_response_format_the_answer_is_a_call_or_that(client: OpenAI) -> 
             "tool_choice.allowed_tools.tools[0].function.name",
         ),
         ({"model": "toolless"}, "tools"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "string"}}}]},
+            "tools[0].function.parameters",
+        ),
     ],
 )
 def test_impossible_choices_are_refused_by_name(client: OpenAI, fields: dict[str, Any], param: str) -> None:
@@ -178,6 +182,17 @@ def test_impossible_choices_are_refused_by_name(client: OpenAI, fields: dict[str
 def test_an_eager_model_calls_once_when_the_user_spoke(client: OpenAI) -> None:
     tag = tag_of(shown(client, model="eager", tools=[WEATHER]))
     assert (tag["type"], tag["stop_after_first"]) == ("tags_with_separator", True)
+
+
+def test_an_eager_models_arguments_are_bounded(client: OpenAI) -> None:
+    for model, bounds in (("eager", {"type": "string", "maxLength": 256}), ("short", {"type": "string"})):
+        (tag,) = tag_of(shown(client, model=model, tools=[WEATHER]))["tags"]
+        assert tag["content"]["json_schema"]["properties"]["city"] == bounds
+
+
+def test_a_function_without_parameters_takes_none(client: OpenAI) -> None:
+    (tag,) = tag_of(shown(client, tools=[ADD]))["tags"]
+    assert tag["content"]["json_schema"] == {"type": "object", "properties": {}, "additionalProperties": False}
 
 
 def test_an_eager_model_answers_after_a_result(client: OpenAI) -> None:

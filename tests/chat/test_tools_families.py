@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from quintet_chat.tools import FAMILIES
 from quintet_chat.tools.base import CallArguments, CallStart, JsonObject, Piece, Text, ToolFunction
+from quintet_chat.tools.bounds import bounded
 from quintet_chat.tools.rendering import as_plain_messages
 
 WEATHER = ToolFunction(
@@ -182,16 +183,49 @@ def test_templates_without_tools_get_them_in_words() -> None:
         {"role": "tool", "content": "2", "tool_call_id": "1"},
     ]
     tool = {"type": "function", "function": {"name": "add", "parameters": ADD.parameters}}
-    system, user, assistant, result = as_plain_messages(messages, [tool], FAMILIES["hermes"])
+    system, user, assistant, result = as_plain_messages(messages, [tool], FAMILIES["hermes"], forced=False)
     assert system["role"] == "system"
     assert json.dumps(tool) in system["content"]
     assert user == messages[0]
     assert assistant["content"] == f'<tool_call>\n{{"name": "add", "arguments": {ONE}}}\n</tool_call>'
-    assert (result["role"], "\n2\n" in result["content"]) == ("user", True)
+    assert result["role"] == "user"
+    assert "\n2\n" in result["content"]
+    assert result["content"].endswith(": Add.")
 
 
 def test_tools_in_words_join_the_system_message_that_is_there() -> None:
     messages = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi"}]
-    first, second = as_plain_messages(messages, [{"type": "function"}], FAMILIES["hermes"])
+    tools = [{"type": "function", "function": {"name": "add"}}]
+    first, second = as_plain_messages(messages, tools, FAMILIES["hermes"], forced=True)
     assert first["content"].startswith("Be kind.\n\n")
+    assert '{"name": "add"}' in first["content"]
     assert second == messages[1]
+
+
+def test_open_strings_and_lists_get_bounds_and_nothing_else() -> None:
+    text, names = {"type": "string"}, {"type": "string", "enum": ["a"]}
+    schema = {
+        "type": "object",
+        "properties": {
+            "type": text,
+            "unit": names,
+            "list": {"type": ["array", "null"], "items": {"$ref": "#/$defs/x"}},
+        },
+        "$defs": {"x": {"anyOf": [text, {"type": "string", "maxLength": 3}, {"type": "string", "minLength": 999}]}},
+        "additionalProperties": False,
+    }
+    open_text = text | {"maxLength": 256}
+    assert bounded(schema) == {
+        "type": "object",
+        "properties": {"type": open_text, "unit": names, "list": schema["properties"]["list"] | {"maxItems": 16}},  # type: ignore[index]
+        "$defs": {
+            "x": {
+                "anyOf": [
+                    open_text,
+                    {"type": "string", "maxLength": 3},
+                    {"type": "string", "minLength": 999, "maxLength": 999},
+                ]
+            }
+        },
+        "additionalProperties": False,
+    }

@@ -87,7 +87,8 @@ async def _as_generate(body: ChatRequest, dialect: Dialect, worker: Worker[Event
     plan = plan_tools(body, worker, messages[-1]["role"])
     tools = plan.tools
     if not worker.info.get("template_tools"):
-        messages, tools = as_plain_messages(messages, tools, plan.family or FAMILIES["hermes"]), []
+        family = plan.family or FAMILIES["hermes"]
+        messages, tools = as_plain_messages(messages, tools, family, forced=plan.mode == "required"), []
     template_args = dict(body.chat_template_kwargs or {})
     if body.reasoning_effort is not None:
         template_args.setdefault("reasoning_effort", body.reasoning_effort)
@@ -96,7 +97,7 @@ async def _as_generate(body: ChatRequest, dialect: Dialect, worker: Worker[Event
         images=conversation.pictures,
         tools=tools,
         template_args=template_args,
-        sampling=body.sampling(worker.info.get("sampling", {}), body.token_limit, body.alternatives),
+        sampling=body.sampling(worker, body.token_limit, body.alternatives),
         n=body.n or 1,
         grammar=grammar_of(body, plan),
         special_tokens=bool(plan.functions and plan.family and plan.family.special_tokens),

@@ -59,7 +59,7 @@ async def _start(body: CompletionRequest, request: Request, worker: Worker[Event
     logprobs = body.logprobs
     if logprobs is None and body.candidates > (body.n or 1):
         logprobs = 0  # needed to tell which candidates are the best
-    sampling = body.sampling(worker.info.get("sampling", {}), max_tokens, logprobs)
+    sampling = body.sampling(worker, max_tokens, logprobs)
     seen = observation_of(request)
     prompts: list[Prompt] = []
     for prompt in body.prompts:

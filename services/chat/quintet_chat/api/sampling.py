@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
+import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 from quintet_common.errors import bad_request
+from quintet_common.worker.process import Worker
 
-from quintet_chat.protocol import Sampling
+from quintet_chat.protocol import Event, Sampling
 
 MAX_CHOICES = 128
 """OpenAI's limit of ``n``."""
@@ -62,8 +64,10 @@ class SamplingFields(BaseModel):
     def includes_usage(self) -> bool:
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
-    def sampling(self, defaults: dict[str, Any], max_tokens: int | None, logprobs: int | None) -> Sampling:
-        """These fields for the worker; ``defaults`` are the model's own, for what the request leaves out."""
+    def sampling(self, worker: Worker[Event], max_tokens: int | None, logprobs: int | None) -> Sampling:
+        """These fields for the worker; what the request leaves out is models.yml's, or else the model's own default."""
+        defaults = worker.info.get("sampling", {}) | msgspec.to_builtins(worker.spec.sampling)
+        max_tokens = defaults.get("max_tokens") if max_tokens is None else max_tokens
         if max_tokens is not None and (self.min_tokens or 0) > max_tokens:
             raise bad_request("min_tokens is greater than the limit of tokens.", "min_tokens", "invalid_value")
         names = ("temperature", "top_p", "top_k", "min_p", "min_tokens", "stop_token_ids", "ignore_eos", "seed")

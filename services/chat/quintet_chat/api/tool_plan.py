@@ -12,9 +12,12 @@ from quintet_common.worker.process import Worker
 from quintet_chat.api.chat_request import AllowedTools, ChatRequest, FunctionDefinition, ToolChoiceObject
 from quintet_chat.protocol import Grammar
 from quintet_chat.tools import FAMILIES
-from quintet_chat.tools.base import ANY_ARGUMENTS, Family, Parser, ToolFunction
+from quintet_chat.tools.base import NO_ARGUMENTS, Family, Parser, ToolFunction
+from quintet_chat.tools.bounds import bounded
 
 Mode = Literal["none", "auto", "required"]
+
+_ANY_OBJECT = {"type": "object"}
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,8 @@ def plan_tools(request: ChatRequest, worker: Worker[Any], last_role: str) -> Too
             f"tools: the model {worker.spec.id!r} cannot call functions.", "tools", "unsupported_parameter"
         )
     chosen = [offered[name] for name in names]
-    functions = [ToolFunction(each.name, each.parameters or ANY_ARGUMENTS) for each in chosen]
+    is_small = worker.spec.auto_tools == "eager"
+    functions = [_as_function(each, is_small) for each in chosen]
     return ToolPlan(mode, functions, [_as_tool(each) for each in chosen], family, several)
 
 
@@ -80,7 +84,7 @@ def grammar_of(request: ChatRequest, plan: ToolPlan) -> Grammar | None:
     if tools is None:
         if schema is None or request.response_format is None:
             return None
-        return Grammar(type="json_schema", value=schema) if schema != ANY_ARGUMENTS else Grammar(type="json_object")
+        return Grammar(type="json_schema", value=schema) if schema != _ANY_OBJECT else Grammar(type="json_object")
     if schema is not None and plan.mode == "auto" and plan.family is not None:
         calls = plan.family.calls(plan.functions, plan.several)
         tools = {"type": "or", "elements": [calls, {"type": "json_schema", "json_schema": schema}]}
@@ -93,7 +97,7 @@ def _response_schema(request: ChatRequest) -> dict[str, Any] | None:
     if wanted is None or wanted.type == "text":
         return None
     if wanted.type == "json_object":
-        return ANY_ARGUMENTS
+        return _ANY_OBJECT
     if wanted.json_schema is None or wanted.json_schema.json_schema is None:
         raise bad_request(
             "response_format of type json_schema needs json_schema.schema.",
@@ -115,6 +119,9 @@ def _functions(request: ChatRequest) -> dict[str, FunctionDefinition]:
         if tool.function.name in functions:
             path = f"tools[{index}].function.name"
             raise bad_request(f"{path}: the name {tool.function.name!r} is there twice.", path, "invalid_value")
+        if (tool.function.parameters or {}).get("type", "object") != "object":
+            path = f"tools[{index}].function.parameters"
+            raise bad_request(f"{path}: expected the schema of an object.", path, "invalid_value")
         functions[tool.function.name] = tool.function
     return functions
 
@@ -154,6 +161,12 @@ def _known(name: Any, offered: dict[str, FunctionDefinition], path: str) -> str:
     if not isinstance(name, str) or name not in offered:
         raise bad_request(f"{path}: {str(name)[:80]!r} is not among the tools.", path, "invalid_value")
     return name
+
+
+def _as_function(function: FunctionDefinition, is_small: bool) -> ToolFunction:
+    """Models too small to decide on a call also do not know when a string is long enough."""
+    parameters = NO_ARGUMENTS if function.parameters is None else {"type": "object"} | function.parameters
+    return ToolFunction(function.name, bounded(parameters) if is_small else parameters)
 
 
 def _as_tool(function: FunctionDefinition) -> dict[str, Any]:

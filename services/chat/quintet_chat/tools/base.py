@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 JsonSchema = dict[str, Any]
 
-ANY_ARGUMENTS: JsonSchema = {"type": "object"}
+NO_ARGUMENTS: JsonSchema = {"type": "object", "properties": {}, "additionalProperties": False}
+"""What a function without parameters takes."""
 
 MAX_SPACE = 1
 """Whitespace characters in a row inside arguments. Small models would fill their whole answer with it otherwise."""
