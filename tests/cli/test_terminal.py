@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 from typing import Any
 
 import pytest
@@ -68,6 +70,18 @@ def test_without_a_terminal_only_news_is_printed() -> None:
     lines = out.getvalue().splitlines()
     assert [line.split("  ")[0] for line in lines] == [f"m: loading {percent}%" for percent in (0, 25, 50, 75, 100)]
     assert "\x1b" not in out.getvalue()
+
+
+def test_a_reader_that_has_left_stops_nothing() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    out = open(writer, "w")  # noqa: SIM115  # closing it fails, as its last flush does
+    screen = Screen(out)
+    screen.say("nobody reads this")
+    screen.progress(loading(0.5))
+    screen.say("nor this")
+    with contextlib.suppress(BrokenPipeError):
+        out.close()
 
 
 def visible(output: str) -> list[str]:

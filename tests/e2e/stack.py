@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 CHAT, OCR, IMAGE, TTS, EMBEDDING = "smollm2-135m-instruct", "ppocr", "emoji-64", "hibari", "all-minilm-l6-v2"
 
-START_SECONDS = 180
+START_SECONDS = 300
 """The first start converts the chat model; a machine that is busy takes its time."""
 
 
@@ -21,10 +21,20 @@ class Stack:
 
     def __init__(self, folder: Path, *arguments: str, config: Path = ROOT / "models.yml") -> None:
         self.output = folder / "output.txt"
-        command = [str(Path(sys.executable).with_name("quintet")), "serve", str(config), "--port=0", *arguments]
+        command = [
+            str(Path(sys.executable).with_name("quintet")),
+            "serve",
+            str(config),
+            "--port=0",
+            f"--logs={folder}/logs",
+        ]
         with self.output.open("w") as output:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
+                [*command, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
         try:
             self.url = self._until_said(r"Quintet is up: (http://\S+)/v1")

@@ -107,6 +107,27 @@ def test_torch_of_pip_s_sources_comes_first_only_without_cuda(
     assert len(ways) == 2
 
 
+def test_when_one_way_to_torch_fails_the_other_is_tried_and_said(
+    bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bootstrap, "pip_sources", list)
+    monkeypatch.setattr(bootstrap, "uv_environment", dict)
+    tried: list[list[str]] = []
+    results = iter([2, 0])
+    monkeypatch.setattr(bootstrap.subprocess, "call", lambda command, **_: tried.append(command) or next(results))
+    bootstrap.install_torch()
+    assert ["--torch-backend" in command for command in tried] == [True, False]
+    assert "That did not work; trying another way." in capsys.readouterr().out
+
+
+def test_no_way_to_torch_is_one_line(bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "pip_sources", list)
+    monkeypatch.setattr(bootstrap, "uv_environment", dict)
+    monkeypatch.setattr(bootstrap.subprocess, "call", lambda *_, **__: 2)
+    with pytest.raises(SystemExit, match="Could not install torch"):
+        bootstrap.install_torch()
+
+
 def test_torch_backend_decides_alone(bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bootstrap, "pip_sources", list)
     monkeypatch.setenv("TORCH_BACKEND", "cu130")

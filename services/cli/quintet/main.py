@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import sys
 from collections.abc import Sequence
 
@@ -34,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             continue
         importlib.import_module(f"quintet.commands.{name}").add_arguments(command)
     options = parser.parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that has not all characters still gets its lines
     try:
         status = importlib.import_module(f"quintet.commands.{options.command}").run(options)
     except KeyboardInterrupt:

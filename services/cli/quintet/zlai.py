@@ -17,10 +17,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--host", default="localhost")
     parser.add_argument("--reload", type=_flag, nargs="?", const=True, default=False, metavar="0|1")
     given = parser.parse_args(arguments)
-    options = argparse.Namespace(
-        config=given.config_path, host=given.host, port=given.port, reload=given.reload, only=None, log_level="warning"
-    )
-    sys.exit(serve.run(options))
+    words = [given.config_path, f"--host={given.host}", f"--port={given.port}", *(["--reload"] if given.reload else [])]
+    ours = argparse.ArgumentParser()
+    serve.add_arguments(ours)
+    sys.exit(serve.run(ours.parse_args(words)))
 
 
 def _flag(text: str) -> bool:

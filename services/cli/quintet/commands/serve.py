@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=["debug", "info", "warning", "error"],
         help="which lines of the services reach the terminal (default: warning); their log files have all",
     )
+    parser.add_argument("--logs", metavar="FOLDER", help="where they are (default: ~/.cache/quintet/logs/PORT)")
 
 
 def port(text: str) -> int:
@@ -62,7 +63,8 @@ def run(options: argparse.Namespace) -> int:
     except ListenError as error:
         print(error, file=sys.stderr)
         return PORT_TAKEN
-    asked = Options(file.resolve(), options.host, options.port, options.reload, kinds, options.log_level)
+    logs = Path(options.logs) if options.logs else None
+    asked = Options(file.resolve(), options.host, options.port, options.reload, kinds, options.log_level, logs)
     screen = Screen(sys.stdout)
     count = len(config.of_kinds(set(kinds)))
     screen.say(f"Starting {count} {'model' if count == 1 else 'models'} from {file} …")

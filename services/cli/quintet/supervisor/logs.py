@@ -16,7 +16,7 @@ LINE_LIMIT = 1 << 20
 _LEVEL = re.compile(r"(DEBUG|INFO|WARNING|ERROR|CRITICAL) +(\S+) +(.*)")
 
 
-def log_folder(port: int) -> Path:
+def default_log_folder(port: int) -> Path:
     """Where the logs of the endpoint on ``port`` go: ``~/.cache/quintet/logs/PORT``."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(cache).expanduser() / "quintet" / "logs" / str(port)

@@ -16,7 +16,7 @@ from quintet_common.models_yml import Config, ConfigError, ModelSpec
 from quintet.checks import load_checked
 from quintet.supervisor import welcome
 from quintet.supervisor.child import Child
-from quintet.supervisor.logs import ServiceLog, log_folder
+from quintet.supervisor.logs import ServiceLog, default_log_folder
 from quintet.supervisor.plan import ROUTER_MODULE, SERVICES, Service, needed_services
 from quintet.supervisor.sockets import listen_near, port_of
 from quintet.supervisor.states import SETTLED, KeyNeeded, ModelState, fetch, fetch_states
@@ -46,6 +46,7 @@ class Options:
     reload: bool
     kinds: frozenset[str]
     log_level: str
+    logs: Path | None
 
 
 class _Running:
@@ -148,7 +149,7 @@ class Supervisor:
         self._screen.say("Stopped.")
 
     def _make_log_folder(self) -> Path | None:
-        folder = log_folder(self._port)
+        folder = self._options.logs or default_log_folder(self._port)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

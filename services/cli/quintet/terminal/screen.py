@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 from collections.abc import Sequence
@@ -42,9 +43,8 @@ class Screen:
         """Print lines that stay, above the bars."""
         bars = self._drawn
         self._erase()
-        self._out.write("".join(line + "\n" for line in lines))
+        self._write("".join(line + "\n" for line in lines))
         self._draw(bars)
-        self._out.flush()
 
     def progress(self, models: Sequence[Progress]) -> None:
         """Show how far loading is."""
@@ -55,7 +55,6 @@ class Screen:
             self._draw([cut(_bar(model, size), columns) for model in models])
         else:
             self._print_changes(models)
-        self._out.flush()
 
     def end_progress(self) -> None:
         self._erase()
@@ -63,11 +62,11 @@ class Screen:
 
     def _erase(self) -> None:
         if self._drawn:
-            self._out.write(f"\x1b[{len(self._drawn)}A\x1b[J")
+            self._write(f"\x1b[{len(self._drawn)}A\x1b[J")
             self._drawn = []
 
     def _draw(self, bars: list[str]) -> None:
-        self._out.write("".join(bar + "\n" for bar in bars))
+        self._write("".join(bar + "\n" for bar in bars))
         self._drawn = bars
 
     def _print_changes(self, models: Sequence[Progress]) -> None:
@@ -75,7 +74,13 @@ class Screen:
             key = (model.state, _DIGITS.sub("", model.note), int(model.fraction / STEP))
             if self._said.get(model.name) != key:
                 self._said[model.name] = key
-                self._out.write(f"{model.name}: {_words(model)}\n")
+                self._write(f"{model.name}: {_words(model)}\n")
+
+    def _write(self, text: str) -> None:
+        # Whoever read this may be gone: a closed terminal, or `head`. Serving, and stopping in order, go on.
+        with contextlib.suppress(OSError):
+            self._out.write(text)
+            self._out.flush()
 
 
 def _bar(model: Progress, size: int) -> str:
