@@ -51,6 +51,14 @@ def test_embedded_and_hub_paths_stay_as_they_are() -> None:
             "models:\n- id: a\n  kind: chat\n  path: x\n  alias: [b]",
             "models.yml:5: unknown key 'alias'; did you mean 'aliases'?",
         ),
+        (
+            "models:\n- id: a\n  kind: chat\n  path: x\n  sampling: {temprature: 1}",
+            "models.yml:5: unknown key 'temprature'; did you mean 'temperature'?",
+        ),
+        (
+            "models:\n- id: a\n  kind: chat\n  path: x\n  sampling: {temperature: 9}",
+            "models.yml:5: temperature: expected `float` <= 2.0.",
+        ),
         ("models:\n- id: a\n  path: x", "models.yml:2: the key 'kind' is missing."),
         (
             "models:\n- id: a\n  kind: chatt\n  path: x",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 import yaml
@@ -26,6 +26,19 @@ class ConfigError(Exception):
     """models.yml cannot be used. The text is one line for a person: where, what, and what to do."""
 
 
+class SamplingDefaults(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True, omit_defaults=True):
+    """What a chat request gets that does not say it itself; what is not set here is the model's own default."""
+
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] | None = None
+    top_k: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    presence_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, msgspec.Meta(ge=-2, le=2)] | None = None
+    repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=10)] | None = None
+    max_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
+
+
 class ModelSpec(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """One entry of ``models:``.
 
@@ -33,7 +46,8 @@ class ModelSpec(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only
     8GB}``). ``keep`` is ``always`` or a time after the last request (``10m idle``) when the model is unloaded.
     ``context`` limits prompt + answer in tokens, ``max_batch`` the requests that run together, ``max_waiting`` those
     that queue before 429. ``auto_tools: eager`` is for models too small to decide on a call: with tools offered and the
-    last message the user's they call, after a tool result they answer. ``engine_args`` goes to the engine as it is.
+    last message the user's they call, after a tool result they answer. ``sampling`` is for chat requests that leave it
+    to the server. ``engine_args`` goes to the engine as it is.
     """
 
     id: str
@@ -51,6 +65,7 @@ class ModelSpec(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only
     max_batch: int | None = None
     max_waiting: int = 256
     auto_tools: AutoTools = "off"
+    sampling: SamplingDefaults = SamplingDefaults()
     engine_args: dict[str, Any] = {}
 
     def __post_init__(self) -> None:
@@ -188,8 +203,9 @@ def _explain(message: str, node: yaml.Node, file: Path) -> str:
     text = message[: at.start()] if at else message
     if unknown := _UNKNOWN.match(text):
         key = unknown[1]
-        known = {"models": ModelSpec, "upstreams": UpstreamSpec}.get(str(path[0])) if path else Config
-        near = difflib.get_close_matches(key, known.__struct_fields__ if known else (), 1)
+        tables = {"models": ModelSpec, "upstreams": UpstreamSpec, "sampling": SamplingDefaults}
+        known = tables.get(next((part for part in reversed(path) if isinstance(part, str)), ""), Config)
+        near = difflib.get_close_matches(key, known.__struct_fields__, 1)
         hint = f"; did you mean {near[0]!r}?" if near else "."
         return f"{file}:{_line_of(node, [*path, key])}: unknown key {key!r}{hint}"
     if missing := _MISSING.match(text):
