@@ -40,7 +40,7 @@ def test_it_is_saved_and_loaded_like_any_pipeline(pipe: Emoji64Pipeline, tmp_pat
     again = Emoji64Pipeline.from_pretrained(tmp_path)
     again.set_progress_bar_config(disable=True)
     assert again.scheduler.config.min_distance == pipe.scheduler.config.min_distance
-    assert torch.equal(drawn(pipe, "a cat"), drawn(again, "a cat"))
+    assert (drawn(pipe, "a cat") - drawn(again, "a cat")).abs().max() < 1e-3
 
 
 def test_sampling_is_euler_along_the_straight_path(pipe: Emoji64Pipeline) -> None:
@@ -52,9 +52,10 @@ def test_sampling_is_euler_along_the_straight_path(pipe: Emoji64Pipeline) -> Non
         for k in range(steps):
             t = torch.tensor([k / steps])
             wanted, unwanted = (pipe.transformer(x, t, state[None]) for state in states)
-            clean = unwanted + guidance * (wanted - unwanted)
+            clean = unwanted + guidance * (wanted - unwanted) if t < 0.6 else wanted
             x = clean if k == steps - 1 else x + (clean - x) / (1 - t) / steps
     expected = (x.clamp(-1, 1) + 1) / 2
+    expected += (1 - expected) * ((expected.amin(1, keepdim=True) - 0.94) / 0.03).clamp(0, 1)
     got = drawn(pipe, "a cat", num_inference_steps=steps, generator=seeded(3))
     assert (got - expected).abs().max() < 1e-4
 

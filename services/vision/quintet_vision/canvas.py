@@ -86,7 +86,7 @@ def encode(image: Image.Image, form: Format, compression: int) -> bytes:
     """``compression`` is OpenAI's output_compression: the quality of jpeg and webp, 0 to 100."""
     buffer = io.BytesIO()
     if form == "png":
-        image.save(buffer, "PNG", compress_level=3)
+        image.save(buffer, "PNG", compress_level=1)
     elif form == "jpeg":
         image.save(buffer, "JPEG", quality=max(1, min(compression, 95)))  # above 95 libjpeg only grows the file
     else:

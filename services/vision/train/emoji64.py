@@ -150,7 +150,7 @@ def accuracy(pipe: Emoji64Pipeline, every: list[Emoji], data: Data) -> float:
 
 
 def sheet(pipe: Emoji64Pipeline, path: Path, columns: int = 10, scale: int = 2) -> None:
-    pictures = pipe.numpy_to_pil(drawn(pipe, SHEET, 24).permute(0, 2, 3, 1).numpy())
+    pictures = pipe.numpy_to_pil(drawn(pipe, SHEET, 16).permute(0, 2, 3, 1).numpy())
     rows = -(-len(pictures) // columns)
     page = Image.new("RGB", (columns * 64, rows * 64), "white")
     for index, picture in enumerate(pictures):

@@ -61,7 +61,7 @@ class Emoji64Backend:
 
     def __init__(self, spec: ModelSpec, report: Report) -> None:
         quiet_libraries()
-        self._defaults = defaults_from(spec, Defaults(size=(512, 512), steps=24, guidance_scale=2.5, strength=0.7))
+        self._defaults = defaults_from(spec, Defaults(size=(512, 512), steps=16, guidance_scale=2.5, strength=0.7))
         self.max_batch = spec.max_batch or 8
         device = pick_device(spec.device)
         dtype = pick_dtype(spec.dtype, device)
