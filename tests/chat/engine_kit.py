@@ -89,8 +89,10 @@ def tiny_spec(kind: str = "llama", **fields: Any) -> ModelSpec:
 
 
 def started(spec: ModelSpec) -> ChatEngine:
+    """A loaded engine; its threads end with the tests."""
     engine = ChatEngine(spec)
     engine.info = engine.load(lambda _fraction, _note: None)  # type: ignore[attr-defined]
+    atexit.register(engine.close)
     return engine
 
 

@@ -1,4 +1,4 @@
-"""A running engine over a tiny random model: every field of a request, refusals, cancellation, the limit of the queue."""
+"""A running engine over a tiny random model: every field of a request, refusals, cancellation, a full queue."""
 
 from __future__ import annotations
 

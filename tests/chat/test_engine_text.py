@@ -98,7 +98,7 @@ def test_only_what_may_begin_a_stop_string_is_held_back() -> None:
 def test_single_tokens_have_their_exact_bytes() -> None:
     text: Any = TokenText(made())
     ids = made()("猫", add_special_tokens=False)["input_ids"]
-    assert bytes(sum((text(token)[1] for token in ids), [])) == "猫".encode()
+    assert b"".join(bytes(text(token)[1]) for token in ids) == "猫".encode()
     assert text(ids[0])[0].startswith("\\x")
     hello = made()(" hello", add_special_tokens=False)["input_ids"]
     assert "".join(text(token)[0] for token in hello) == " hello"

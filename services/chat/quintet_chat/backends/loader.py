@@ -100,6 +100,8 @@ def _load_weights(spec: ModelSpec, path: str, config: Any) -> Any:
     model, seen = _attempt(
         spec, "its weights cannot be loaded", lambda: AutoModelForCausalLM.from_pretrained(path, **arguments)
     )
+    if "disk" in getattr(model, "hf_device_map", {}).values():
+        raise LoadError(f"{spec.id}: it does not fit into the memory that models.yml grants it.")
     if missing := sorted(seen["missing_keys"]):
         raise LoadError(f"{spec.id}: {len(missing)} weights are missing from its files, the first is {missing[0]!r}.")
     return model.eval()

@@ -54,8 +54,21 @@ class ChatEngine:
         self._scheduler = Scheduler(model.runner, self._output, self._spec.max_batch or DEFAULT_MAX_BATCH, model.chunk)
         self._prepare_thread = ThreadPoolExecutor(1, "prepare")
         self._grammar_thread = ThreadPoolExecutor(1, "grammar")
-        threading.Thread(target=self._output.run, name="output", daemon=True).start()
-        threading.Thread(target=self._scheduler.run, name="model", daemon=True).start()
+        self._threads = [
+            threading.Thread(target=self._output.run, name="output", daemon=True),
+            threading.Thread(target=self._scheduler.run, name="model", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """Stop the threads, for a process that goes on without the model. Requests that are open get no end."""
+        self._prepare_thread.shutdown()
+        self._grammar_thread.shutdown()
+        self._scheduler.close()
+        self._output.close()
+        for thread in self._threads:
+            thread.join()
 
     def submit(self, request_id: int, body: Generate, emit: Emit) -> None:
         """Queue a request; ApiError 429 when ``max_waiting`` wait already and no slot is free."""

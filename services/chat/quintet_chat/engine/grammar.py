@@ -1,13 +1,16 @@
 """Answers that match a grammar by construction: compilation (off the model thread) and masks (on it).
 
-Whitespace between JSON elements is at most one character: small models otherwise spend their tokens on it.
+Inside JSON no control characters are generated, line breaks between its elements included, and at most one space:
+small models otherwise spend their tokens on whitespace. Strings need it too: xgrammar lets raw control characters into
+strings with a length limit (https://github.com/mlc-ai/xgrammar/issues/800), which is not JSON.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import xgrammar
 from quintet_common.errors import ApiError
@@ -17,6 +20,14 @@ from quintet_chat.protocol import Grammar
 
 CACHE_BYTES = 64 << 20
 _ANY_OBJECT = {"type": "object", "additionalProperties": True}
+_CONTROLS = frozenset(range(0x20))
+
+
+class Compiled(NamedTuple):
+    """A grammar for one tokenizer, and the tokens that are allowed under it at all (a row of a bitmask)."""
+
+    grammar: xgrammar.CompiledGrammar
+    allowed: torch.Tensor | None
 
 
 class Grammars:
@@ -27,38 +38,58 @@ class Grammars:
         self._vocabulary = vocabulary
         self._stop_ids = sorted(stop_ids)
         self._compiler: xgrammar.GrammarCompiler | None = None
+        self._in_json: torch.Tensor | None = None
+        self._around_json: torch.Tensor | None = None
 
-    def compile(self, grammar: Grammar) -> Any:
-        """An ``xgrammar.CompiledGrammar``; ApiError 400 for what cannot be compiled."""
-        if self._compiler is None:
-            info = xgrammar.TokenizerInfo.from_huggingface(
-                self._tokenizer, vocab_size=self._vocabulary, stop_token_ids=self._stop_ids
-            )
-            self._compiler = xgrammar.GrammarCompiler(info, max_threads=1, cache_limit_bytes=CACHE_BYTES)
+    def compile(self, grammar: Grammar) -> Compiled:
+        """Compile for use by any number of Matchers; ApiError 400 for what cannot be compiled."""
+        compiler = self._compiler or self._start()
         try:
-            return self._compile(self._compiler, grammar)
+            compiled = _compile(compiler, grammar)
         except (RuntimeError, ValueError, TypeError, KeyError) as error:
-            what = "tools" if grammar.type == "structural_tag" else "response_format"
+            param = "tools" if grammar.type == "structural_tag" else "response_format"
             reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
             message = f"The answer cannot be constrained to this {grammar.type}: {reason}"
-            raise ApiError(400, message, param=what, code="invalid_grammar") from None
+            raise ApiError(400, message, param=param, code="invalid_grammar") from None
+        if grammar.type in ("json_object", "json_schema"):
+            return Compiled(compiled, self._in_json)
+        # Of a structural tag only parts are JSON, so it is narrowed no more than the bounded strings in it need.
+        bounded = grammar.type == "structural_tag" and _has_bounded_strings(grammar.value)
+        return Compiled(compiled, self._around_json if bounded else None)
 
-    @staticmethod
-    def _compile(compiler: xgrammar.GrammarCompiler, grammar: Grammar) -> Any:
-        value = grammar.value
-        if grammar.type == "structural_tag":
-            return compiler.compile_structural_tag(json.dumps(_tight(value)))
-        if grammar.type == "regex":
-            return compiler.compile_regex(value)
-        if grammar.type == "ebnf":
-            return compiler.compile_grammar(value)
-        schema = _ANY_OBJECT if grammar.type == "json_object" else value
-        return compiler.compile_json_schema(json.dumps(_open_objects(schema)), max_whitespace_cnt=1)
+    def _start(self) -> xgrammar.GrammarCompiler:
+        info = xgrammar.TokenizerInfo.from_huggingface(
+            self._tokenizer, vocab_size=self._vocabulary, stop_token_ids=self._stop_ids
+        )
+        self._compiler = xgrammar.GrammarCompiler(info, max_threads=1, cache_limit_bytes=CACHE_BYTES)
+        vocabulary = info.decoded_vocab
+        self._in_json = _without(vocabulary, _CONTROLS)
+        self._around_json = _without(vocabulary, _CONTROLS - {0x0A, 0x0D})
+        return self._compiler
 
 
-def matcher(compiled: Any) -> Any:
-    """A fresh ``xgrammar.GrammarMatcher`` at the grammar's start."""
-    return xgrammar.GrammarMatcher(compiled)
+class Matcher:
+    """Where one sequence is in its grammar."""
+
+    def __init__(self, compiled: Compiled) -> None:
+        self._matcher = xgrammar.GrammarMatcher(compiled.grammar)
+        self._allowed = compiled.allowed
+
+    def fill(self, bitmask: torch.Tensor, row: int) -> None:
+        """Write into ``bitmask`` [rows, vocabulary / 32] which tokens may come next."""
+        self._matcher.fill_next_token_bitmask(bitmask, row)
+        if self._allowed is not None:
+            narrowed = bitmask[row] & self._allowed
+            if narrowed.any():  # else the grammar itself demands a control character
+                bitmask[row] = narrowed
+
+    def accept(self, token: int) -> None:
+        self._matcher.accept_token(token)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the answer is complete, its stop token included."""
+        return bool(self._matcher.is_terminated())
 
 
 def mask(logits: torch.Tensor, sequences: list[Sequence]) -> None:
@@ -68,8 +99,33 @@ def mask(logits: torch.Tensor, sequences: list[Sequence]) -> None:
         return
     bitmask = xgrammar.allocate_token_bitmask(len(sequences), logits.shape[1])
     for row in rows:
-        sequences[row].matcher.fill_next_token_bitmask(bitmask, row)
+        sequences[row].matcher.fill(bitmask, row)
     xgrammar.apply_token_bitmask_inplace(logits, bitmask.to(logits.device), indices=rows)
+
+
+def _compile(compiler: xgrammar.GrammarCompiler, grammar: Grammar) -> xgrammar.CompiledGrammar:
+    value = grammar.value
+    if grammar.type == "structural_tag":
+        return compiler.compile_structural_tag(json.dumps(_tight(value)))
+    if grammar.type == "regex":
+        return compiler.compile_regex(value)
+    if grammar.type == "ebnf":
+        return compiler.compile_grammar(value)
+    schema = _ANY_OBJECT if grammar.type == "json_object" else value
+    return compiler.compile_json_schema(json.dumps(_open_objects(schema)), max_whitespace_cnt=1)
+
+
+def _without(vocabulary: list[bytes], banned: frozenset[int]) -> torch.Tensor:
+    """A bitmask row of the tokens that have none of the bytes ``banned``."""
+    allowed = np.fromiter((banned.isdisjoint(token) for token in vocabulary), dtype=bool, count=len(vocabulary))
+    padded = np.pad(allowed, (0, -len(allowed) % 32))
+    return torch.from_numpy(np.packbits(padded, bitorder="little").view(np.int32))
+
+
+def _has_bounded_strings(node: Any) -> bool:
+    if isinstance(node, dict):
+        return bool({"minLength", "maxLength"} & node.keys()) or any(map(_has_bounded_strings, node.values()))
+    return isinstance(node, list) and any(map(_has_bounded_strings, node))
 
 
 def _tight(node: Any) -> Any:

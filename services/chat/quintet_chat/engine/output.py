@@ -43,7 +43,7 @@ class Output:
     """
 
     def __init__(self, tokenizer: Any, on_end: Callable[[Request], None]) -> None:
-        self._items: queue.SimpleQueue[list[Item]] = queue.SimpleQueue()
+        self._items: queue.SimpleQueue[list[Item] | None] = queue.SimpleQueue()
         self._tokenizer = tokenizer
         self._token_text = TokenText(tokenizer)
         self._special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
@@ -53,10 +53,13 @@ class Output:
     def put(self, items: list[Item]) -> None:
         self._items.put(items)
 
+    def close(self) -> None:
+        self._items.put(None)
+
     def run(self) -> None:
-        """Handle items for ever."""
-        while True:
-            for item in self._items.get():
+        """Handle items until closed."""
+        while (items := self._items.get()) is not None:
+            for item in items:
                 if isinstance(item, Sampled):
                     self._write(item)
                 else:

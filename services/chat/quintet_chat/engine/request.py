@@ -27,7 +27,7 @@ class Request:
     stop_ids: frozenset[int] = frozenset()
     """Tokens that end a choice and leave no text."""
     grammar: Any = None
-    """An ``xgrammar.CompiledGrammar``."""
+    """A ``grammar.Compiled``, or None."""
     sequences: list[Sequence] = field(default_factory=list)
     cancelled: bool = False
     """Set by any thread; the scheduler drops the request at its next step."""
@@ -49,7 +49,7 @@ class Sequence:
         self.request = request
         self.index = index
         self.matcher = matcher
-        """An ``xgrammar.GrammarMatcher`` that has accepted ``tokens``."""
+        """A ``grammar.Matcher`` that has accepted ``tokens``, or None."""
         self.tokens: list[int] = []
         """What was generated so far."""
         self.counts: Counter[int] = Counter()

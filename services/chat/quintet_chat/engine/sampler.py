@@ -48,7 +48,7 @@ def sample(logits: torch.Tensor, sequences: list[Sequence]) -> list[Choice]:
     tokens = _choose(logits, sequences)
     for sequence, token in zip(sequences, tokens, strict=True):
         if sequence.matcher is not None:
-            sequence.matcher.accept_token(token)
+            sequence.matcher.accept(token)
     return [Choice(token, raw.of(row, token)) for row, token in enumerate(tokens)]
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 
 from quintet_chat.backends import memory
-from quintet_chat.engine import grammar
+from quintet_chat.engine.grammar import Matcher
 from quintet_chat.engine.output import Ended, Item, Output, Reason, Sampled
 from quintet_chat.engine.request import Request, Sequence
 from quintet_chat.engine.runner import Runner
@@ -53,6 +53,7 @@ class Scheduler:
         self._running: list[Sequence] = []
         self._partial: _Partial | None = None
         self._newcomers_turn = True
+        self._closed = False
 
     # Any thread
 
@@ -63,6 +64,11 @@ class Scheduler:
 
     def wake(self) -> None:
         """Look again soon: a request was cancelled."""
+        self._wake.set()
+
+    def close(self) -> None:
+        """Make ``run`` return after the step that is under way."""
+        self._closed = True
         self._wake.set()
 
     @property
@@ -79,10 +85,10 @@ class Scheduler:
     # The model thread
 
     def run(self) -> None:
-        """Step for ever."""
-        while True:
+        """Step until closed."""
+        while not self._closed:
             self._wake.clear()
-            while self.step():
+            while not self._closed and self.step():
                 pass
             if not self._wake.wait(IDLE_SECONDS):
                 self._slots.release()
@@ -284,7 +290,7 @@ class Scheduler:
 
 def _reason(sequence: Sequence, token: int) -> Reason | None:
     """Why a sequence ends with this token, if it does. Stop strings are found by the output thread."""
-    if token in sequence.request.stop_ids or (sequence.matcher is not None and sequence.matcher.is_terminated()):
+    if token in sequence.request.stop_ids or (sequence.matcher is not None and sequence.matcher.finished):
         return "stop"
     return "length" if len(sequence.tokens) >= sequence.request.max_tokens else None
 
@@ -292,7 +298,4 @@ def _reason(sequence: Sequence, token: int) -> Reason | None:
 def sequences_of(request: Request) -> list[Sequence]:
     """The request's choices, each with a grammar matcher of its own."""
     compiled = request.grammar
-    return [
-        Sequence(request, index, grammar.matcher(compiled) if compiled is not None else None)
-        for index in range(request.body.n)
-    ]
+    return [Sequence(request, index, compiled and Matcher(compiled)) for index in range(request.body.n)]

@@ -1,0 +1,178 @@
+"""What a model may be, and how a mistake in models.yml or a broken directory is said."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from chat.engine_kit import TEMPLATE, ask, started, tiny_path, tiny_spec, tokenizer
+from quintet_chat.backends import families, memory
+from quintet_chat.backends.loader import load
+from quintet_chat.worker import create_engine
+from quintet_common.models_yml import ModelSpec
+from quintet_common.worker.host import LoadError
+
+
+def attempt(spec: ModelSpec) -> None:
+    load(spec, 4, lambda _fraction, _note: None)
+
+
+def spec_of(path: str | Path, **fields: Any) -> ModelSpec:
+    return ModelSpec(id="m", kind="chat", path=str(path), dtype="float32", device="cpu", **fields)
+
+
+def copy(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_path(), tmp_path / "model"))
+
+
+def test_loading_goes_forward_and_says_what_it_does() -> None:
+    seen: list[tuple[float, str]] = []
+    load(tiny_spec(), 4, lambda fraction, note: seen.append((fraction, note)))
+    assert seen == sorted(seen)
+    assert all(0 < fraction < 1 and note for fraction, note in seen)
+
+
+def test_the_info_says_what_was_loaded() -> None:
+    info = load(tiny_spec(context=300), 4, lambda _fraction, _note: None).info
+    parameters = transformers.AutoModelForCausalLM.from_pretrained(tiny_path()).num_parameters()
+    assert info == {
+        "engine": "transformers",
+        "dtype": "float32",
+        "device": "cpu",
+        "context": 300,
+        "vocab_size": len(tokenizer()),
+        "parameters": parameters,
+        "template_tools": False,
+        "sampling": {},
+    }
+    assert json.dumps(info)
+
+
+def test_the_embedded_name_must_be_known() -> None:
+    with pytest.raises(LoadError, match="smollm2-135m-instruct"):
+        create_engine(ModelSpec(id="m", kind="chat", path="embedded:gpt-5")).load(lambda _fraction, _note: None)
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("/nowhere/at/all", "there is no directory /nowhere/at/all"),
+        ("weights.gguf", "GGUF"),
+        ("no-such-owner/no-such-model", "configuration cannot be read"),
+    ],
+)
+def test_a_model_that_is_not_there(path: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(LoadError, match=says):
+        attempt(spec_of(path))
+
+
+def edit(folder: Path, **fields: Any) -> Path:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    return folder
+
+
+def test_an_architecture_that_is_unknown_or_no_text_model(tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match="configuration cannot be read"):
+        attempt(spec_of(edit(copy(tmp_path), model_type="hal9000")))
+    with pytest.raises(LoadError, match="'clip'"):
+        attempt(spec_of(edit(tmp_path / "model", model_type="clip")))
+
+
+def test_weights_that_are_missing_are_not_made_up(tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match=r"weights are missing.*layers\.2"):
+        attempt(spec_of(edit(copy(tmp_path), num_hidden_layers=3, layer_types=["full_attention"] * 3)))
+    (tmp_path / "model" / "model.safetensors").unlink()
+    with pytest.raises(LoadError, match="weights cannot be loaded"):
+        attempt(spec_of(tmp_path / "model"))
+
+
+def test_layers_that_keep_no_keys_are_refused_by_name(tmp_path: Path) -> None:
+    config = transformers.AutoConfig.for_model(
+        "qwen3_next", vocab_size=300, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, linear_num_value_heads=2, linear_num_key_heads=2, linear_key_head_dim=8,
+        linear_value_head_dim=8, num_experts=2, num_experts_per_tok=1, moe_intermediate_size=16,
+        shared_expert_intermediate_size=16, layer_types=["linear_attention", "full_attention"],
+    )  # fmt: skip
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(copy(tmp_path))
+    with pytest.raises(LoadError, match="linear_attention"):
+        attempt(spec_of(tmp_path / "model"))
+
+
+def test_engine_args_are_checked() -> None:
+    with pytest.raises(LoadError, match=r"kv_memry.*known: kv_memory, prefill_chunk"):
+        attempt(tiny_spec(engine_args={"kv_memry": "2GB"}))
+    with pytest.raises(LoadError, match="no amount of memory"):
+        attempt(tiny_spec(engine_args={"kv_memory": "lots"}))
+
+
+def test_a_context_that_memory_cannot_hold() -> None:
+    with pytest.raises(LoadError, match="a context of 512 tokens needs"):
+        attempt(tiny_spec(context=512, engine_args={"kv_memory": "100KB"}))
+    model = load(tiny_spec(engine_args={"kv_memory": "100KB"}), 4, lambda _fraction, _note: None)
+    assert 0 < model.context < 512
+    assert model.runner.slots.cells >= model.context
+
+
+def test_a_memory_limit_places_the_model(tmp_path: Path) -> None:
+    engine = started(spec_of(copy(tmp_path), memory={"cpu": "1GB"}))
+    assert ask(engine, "the cat", max_tokens=3, ignore_eos=True).tokens() == 3
+    with pytest.raises(LoadError, match="does not fit into the memory"):
+        attempt(spec_of(tmp_path / "model", memory={"cpu": "10KB"}))
+
+
+def test_a_model_without_a_chat_template_says_so(tmp_path: Path) -> None:
+    from quintet_common.errors import ApiError
+
+    (copy(tmp_path) / "chat_template.jinja").unlink()
+    engine = started(spec_of(tmp_path / "model"))
+    with pytest.raises(ApiError, match="no chat template") as caught:
+        ask(engine, messages=[{"role": "user", "content": "hi"}])
+    assert caught.value.param == "messages"
+
+
+def test_defaults_for_sampling_come_from_the_generation_config(tmp_path: Path) -> None:
+    path = copy(tmp_path) / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"do_sample": True, "temperature": 0.7, "top_k": 20}))
+    info = load(spec_of(tmp_path / "model"), 4, lambda _fraction, _note: None).info
+    assert info["sampling"] == {"temperature": 0.7, "top_k": 20}
+
+
+@pytest.mark.parametrize(
+    ("template", "family"),
+    [
+        ("{{ '<tool_call>' }}{{ tools }}", "hermes"),
+        ("[AVAILABLE_TOOLS] [TOOL_CALLS]", "mistral"),
+        ("<|user|><|observation|>", "glm4"),
+        ("Environment: ipython <|python_tag|>", "llama3"),
+        ("<tool_call><function=f><parameter=x>", None),
+        (TEMPLATE, None),
+    ],
+)
+def test_a_template_gives_its_family_away(template: str, family: str | None) -> None:
+    assert families.tool_family(template) == family
+    if family is not None:
+        from quintet_chat.tools import FAMILIES
+
+        assert family in FAMILIES
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("512MB", 512 * 10**6), ("2GiB", 2 << 30), ("1.5g", 1_500_000_000), (1000, 1000)]
+)
+def test_sizes(text: object, size: int) -> None:
+    assert memory.parse("m", text) == size
+
+
+def test_keys_and_values_get_a_share_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(memory, "_free", lambda: 8 << 30)
+    assert memory.for_cache(cpu, 1 << 20) == memory.LEAST
+    assert memory.for_cache(cpu, 2 << 30) == 1 << 30
+    assert memory.for_cache(cpu, 100 << 30) == 4 << 30
