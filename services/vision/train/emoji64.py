@@ -86,7 +86,7 @@ class Data:
 
 def prepare(pipe: Emoji64Pipeline, every: list[Emoji], rng: random.Random) -> Data:
     pictures = torch.stack([torch.tensor(one.picture) for one in every]).permute(0, 3, 1, 2) / 127.5 - 1
-    states = torch.stack([pipe.encode_prompt(captions(one, CAPTIONS, rng)).half() for one in every])
+    states = torch.stack([pipe.encode_prompt(captions(one, every, CAPTIONS, rng)).half() for one in every])
     weights = torch.tensor([2.0 if one.char in LATER else 1.0 for one in every])
     return Data(pictures, states, pipe.encode_prompt([""]), weights)
 

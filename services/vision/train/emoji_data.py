@@ -9,6 +9,8 @@ from __future__ import annotations
 import colorsys
 import random
 import unicodedata
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -31,6 +33,19 @@ EMOJI = (
 )
 # Added to a network that knew the others already, so they are drawn twice as often.
 LATER = "❤☕⚽⭐⚡🌊🌍🌅🌕🗻🗼🗽🎨🎧🎤🎲🎹🥁👍😎😂🙂😊😍🥳🍜🍚🍙🥗🧋🐤🪴🛋🛁📱☎✂✏⚙🌰🏙🚓🏎🍱"
+
+# What people say for one of several things that share a word, or instead of the formal name.
+SPOKEN = {
+    "🍎": "apple", "☕": "coffee|cup of coffee|cup of tea", "🚗": "car|red car", "🌞": "sun|sunshine|smiling sun",
+    "🌙": "moon", "🌳": "tree|green tree", "🏠": "house|home", "🍔": "burger|cheeseburger", "🍕": "slice of pizza",
+    "✈": "plane", "💡": "lamp", "💻": "laptop", "📖": "book", "🎂": "cake", "🌹": "red rose", "🌼": "flower|daisy",
+    "🐰": "bunny", "🌊": "sea|ocean|wave|ocean wave", "🏔": "mountain|snowy mountain|snow on a mountain", "❤": "love",
+    "😊": "happy face|smile|smiley", "😢": "sad face", "😠": "angry face", "😂": "laughing face", "😎": "cool face",
+    "🎁": "gift|present", "🎈": "red balloon", "🍦": "ice cream", "🚲": "bike", "🚂": "train|steam train",
+    "🌧": "rain", "❄": "snow", "⚡": "lightning", "🎃": "pumpkin", "🍺": "beer|glass of beer", "🍟": "fries",
+    "🍷": "glass of wine|red wine", "🥛": "milk", "⭐": "golden star", "🚢": "boat|big ship", "📱": "phone",
+    "⚽": "football|ball", "🏰": "medieval castle", "🐻": "brown bear", "🌸": "pink flower", "🍇": "purple grape",
+}  # fmt: skip
 
 FORMS = ("{}", "a {}", "an emoji of a {}", "a picture of a {}", "draw a {}", "{} emoji", "a drawing of {}", "the {}")
 
@@ -68,34 +83,43 @@ def annotations(language: str) -> tuple[dict[str, str], dict[str, list[str]]]:
 
 
 def emoji() -> list[Emoji]:
+    """Every emoji with what only it is called: a cat's face is no "cat" while there is a whole cat."""
     short, keywords = annotations("en")
+    chars = EMOJI + LATER
+    formal = {char: unicodedata.name(char).lower() for char in chars}
+    given = {char: [short.get(char, formal[char]), formal[char]] for char in chars}
+    plain = {char: [_plain(name) for name in given[char]] for char in chars}
+    taken = Counter(name for char in chars for name in {*given[char], *plain[char]})
     found = []
-    for char in EMOJI + LATER:
-        formal = unicodedata.name(char).lower()
-        names = dict.fromkeys([formal, short.get(char, formal), _plain(short.get(char, formal)), _plain(formal)])
-        found.append(Emoji(char, list(names)[::-1], keywords.get(char, []), render(char)))
+    for char in chars:
+        names = [name for name in plain[char] if taken[name] == 1] + given[char]
+        names = [given[char][0], *names] if taken[plain[char][0]] > 1 else names
+        names += SPOKEN.get(char, "").split("|") if char in SPOKEN else []
+        found.append(Emoji(char, list(dict.fromkeys(names)), keywords.get(char, []), render(char)))
     return found
 
 
 def _plain(name: str) -> str:
-    for filler in (" face", "large ", "heavy black ", "black ", "white medium "):
+    for filler in (" with face", " face", "large ", "heavy black ", "black ", "white medium "):
         name = name.replace(filler, "")
     return name
 
 
-def captions(one: Emoji, count: int, rng: random.Random) -> list[str]:
-    """``count`` ways to ask for one emoji: its names in every phrasing, its colour, its keywords."""
+def captions(one: Emoji, others: Sequence[Emoji], count: int, rng: random.Random) -> list[str]:
+    """``count`` ways to ask for one emoji: its names in every phrasing, its colour, keywords that fit no other."""
     name, colour = one.names[0], colour_of(one.picture)
     made = list(one.names)
     made += [f"a {name}", f"{name} emoji", f"a {colour} {name}" if colour else f"one {name}", f"a cute {name}"]
+    rest = [{*other.keywords, *other.names} for other in others if other is not one]
     while len(made) < count:
-        form, words = rng.choice(FORMS), rng.choice(one.names)
-        kind = rng.random()
+        words, kind = rng.choice(one.names), rng.random()
         if colour and colour not in words and kind < 0.25:
             words = f"{colour} {words}"
         elif one.keywords and kind < 0.5:
-            words = " ".join(rng.sample(one.keywords, min(len(one.keywords), rng.choice((2, 2, 3)))))
-        made.append(form.format(words))
+            chosen = rng.sample(one.keywords, min(len(one.keywords), rng.choice((1, 2, 3))))
+            if not any(words_of_other.issuperset(chosen) for words_of_other in rest):
+                words = " ".join(chosen)
+        made.append(rng.choice(FORMS).format(words))
     return made[:count]
 
 
