@@ -51,10 +51,17 @@ async def test_before_all_have_answered_an_unknown_model_may_still_come() -> Non
 
 
 async def test_a_model_that_the_file_promises_is_not_unknown() -> None:
-    async with open_door(FakeUpstream(cards=[])) as door:
+    late = FakeUpstream(cards=[])
+    await late.start()
+    await late.stop()
+    async with open_door(UpstreamSpec(url=late.url)) as door:
         door.router.fleet.expected = frozenset({"m"})
         assert (await door.chat()).status == 503
         assert (await door.chat(model="n")).status == 404
+        await late.start()
+        await until(lambda: door.router.fleet.upstreams[0].cards is not None)
+        assert (await door.chat()).status == 404  # all have answered, and nobody has it
+    await late.stop()
 
 
 async def test_a_refused_connection_goes_to_the_other_replica() -> None:

@@ -227,6 +227,19 @@ async def test_a_missing_model_where_there_is_no_default() -> None:
         assert (response.status, response.error["code"]) == (404, "model_not_found")
 
 
+async def test_a_fault_of_our_own_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise ZeroDivisionError("secret")
+
+    async with open_door(FakeUpstream()) as door:
+        monkeypatch.setattr("quintet_router.proxy.choose", fail)
+        response = await door.chat()
+        assert (response.status, response.error["type"]) == (500, "server_error")
+        assert b"secret" not in response.body
+        assert (await door.get("/health")).status == 200
+        assert not door.router._proxy._active
+
+
 async def test_an_unknown_model_tells_nothing_of_the_others() -> None:
     async with open_door(FakeUpstream(cards=[card("secret")])) as door:
         response = await door.chat(model="nope")

@@ -36,7 +36,7 @@ class _Listing(msgspec.Struct):
 
 
 class Fleet:
-    """``expected`` are names of models that models.yml promises: unknown to the catalog, they are not ready yet."""
+    """``expected`` are names that models.yml promises: while an upstream has never answered, they may be its models."""
 
     def __init__(self, specs: list[UpstreamSpec], settings: Settings) -> None:
         self.catalog = Catalog()
@@ -91,9 +91,10 @@ class Fleet:
             poller.hurry.set()
 
     def may_come(self, name: str | None) -> ApiError | None:
-        """503 when a model that is not in the catalog may be there soon: it is promised, or it is early days."""
+        """503 when a model that is not in the catalog may be there soon: some upstream has never answered, and either
+        the model is promised or it is early days."""
         early = monotonic() - self._started < self._settings.start_seconds
-        if name in self.expected or (early and any(upstream.cards is None for upstream in self.upstreams)):
+        if (early or name in self.expected) and any(upstream.cards is None for upstream in self.upstreams):
             return unavailable("Not all models are up yet.", 2)
         return None
 

@@ -85,6 +85,12 @@ class Proxy:
         except ApiError as error:
             code = error.status
             await send_error(send, error, [(b"x-request-id", own_id)])
+        except Exception:
+            log.exception("%s failed", path.label)
+            code = 500
+            if not exchange.status:
+                fault = ApiError(500, "The router failed on this request; its log has the details.")
+                await send_error(send, fault, [(b"x-request-id", own_id)])
         finally:
             self._active.discard(exchange)
             exchange.close()
