@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from quintet_common.models_yml import UpstreamSpec
-from router.harness import FakeUpstream, card, echo, http, open_door, read_response, until
+from router.harness import FakeUpstream, card, echo, http, open_door, raw, read_response, until
 
 
 def answering(status: int, *headers: str) -> Any:
@@ -235,3 +235,50 @@ async def test_a_new_set_of_upstreams_is_taken_over_whole() -> None:
         assert (await door.chat(model="b")).status == 200
         assert (await door.chat(model="a")).status == 404
     await b.stop()
+
+
+def slow_form(port_of: FakeUpstream, length: int) -> bytes:
+    """The beginning of a form of ``length`` bytes whose model stands first."""
+    start = b'--b\r\ncontent-disposition: form-data; name="model"\r\n\r\n%b\r\n' % port_of.cards[0]["id"].encode()
+    start += b'--b\r\ncontent-disposition: form-data; name="image"; filename="x"\r\n\r\n'
+    head = raw("/v1/images/edits", b"", "content-type: multipart/form-data; boundary=b")
+    return head.replace(b"length: 0", b"length: %d" % length) + start
+
+
+async def test_an_upload_does_not_meet_a_connection_that_is_just_closing() -> None:
+    """What streams through cannot be sent again."""
+    upstream = FakeUpstream(cards=[card("m", kind="image")])
+    async with open_door(upstream) as door:
+        await door.chat()
+        assert len(door.router.fleet.upstreams[0].pool.idle) == 1
+        for writer in upstream.writers:
+            writer.transport.pause_reading()  # the next request on an old connection would hang
+        reader, writer = await door.connect()
+        start = slow_form(upstream, 5000)
+        body_size = len(start.split(b"\r\n\r\n", 1)[1])
+        writer.write(start)
+        await asyncio.sleep(0.05)
+        writer.write(b"x" * (5000 - body_size - 9) + b"\r\n--b--\r\n")
+        assert (await asyncio.wait_for(read_response(reader), 3)).status == 200
+
+
+async def test_a_connection_with_half_an_upload_is_not_used_again() -> None:
+    async def at_once(_: Any, __: Any, writer: asyncio.StreamWriter) -> None:
+        writer.write(http(200, b"{}"))
+        await asyncio.sleep(5)
+
+    upstream = FakeUpstream(at_once, [card("m", kind="image")], early=True)
+    async with open_door(upstream) as door:
+        reader, writer = await door.connect()
+        writer.write(slow_form(upstream, 5000))
+        assert (await asyncio.wait_for(read_response(reader), 3)).status == 200
+        assert not door.router.fleet.upstreams[0].pool.idle
+
+
+async def test_not_now_does_not_make_a_failing_upstream_well() -> None:
+    a = FakeUpstream()
+    async with open_door(a, breaker_failures=2) as door:
+        for status in (500, 503, 500):
+            a.behave = answering(status)
+            await door.chat()
+        assert not door.router.fleet.upstreams[0].breaker.closed
