@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from typing import Any
 
 from jinja2 import TemplateError
 from quintet_common.errors import ApiError
+from transformers import PreTrainedTokenizerBase
 
 from quintet_chat.engine.request import Request
 from quintet_chat.protocol import Generate
+
+_RESERVED = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters) - {
+    "documents",
+    "kwargs",
+}
+"""What the call that renders a template is told by us."""
 
 
 class Preparer:
@@ -79,6 +87,9 @@ class Preparer:
         if not self._tokenizer.chat_template:
             message = "This model has no chat template; it takes plain prompts at /v1/completions."
             raise ApiError(400, message, param="messages", code="no_chat_template")
+        # A template of the client's own, above all, is code that we do not run.
+        if reserved := sorted(_RESERVED.intersection(body.template_args)):
+            raise ApiError(400, f"{reserved[0]!r} cannot be set by a request.", param="chat_template_kwargs")
         try:
             text: str = self._tokenizer.apply_chat_template(
                 [_plain(message) for message in body.messages or []],
