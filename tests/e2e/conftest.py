@@ -18,3 +18,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     running = Stack(tmp_path_factory.mktemp("stack"))
     yield running
     running.stop()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """End-to-end tests come last: what is simpler fails first, and the stack does not run beside all other tests."""
+    here = Path(__file__).parent
+    items.sort(key=lambda item: here in item.path.parents)
