@@ -18,6 +18,8 @@ from quintet_vision.protocol import Draw
 from .pictures import png
 from .tiny_kolors import save_tiny_kolors
 
+SIZE = (64, 64)
+
 
 @pytest.fixture(scope="session")
 def kolors_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -56,7 +58,7 @@ def test_loading_reports_every_component(backend: DiffusersBackend, reports: lis
 
 def test_a_seed_gives_the_same_picture_alone_and_merged(backend: DiffusersBackend) -> None:
     request = Draw(prompt="")
-    items = [Item("a cat", "", 1), Item("一只狗", "blurred", 2), Item("red", "", 3)]
+    items = [Item("a cat", "", 1, SIZE), Item("一只狗", "blurred", 2, SIZE), Item("red", "", 3, SIZE)]
     merged = draw(backend, request, *items)
     for item, together in zip(items, merged, strict=True):
         (alone,) = draw(backend, request, item)
@@ -67,14 +69,14 @@ def test_a_seed_gives_the_same_picture_alone_and_merged(backend: DiffusersBacken
 def test_a_size_the_autoencoder_cannot_do_is_rounded_up_and_cropped(backend: DiffusersBackend) -> None:
     plan = backend.plan(Draw(prompt="x", width=70, height=50))
     assert (plan.size, plan.native) == ((70, 50), (72, 56))
-    assert draw(backend, Draw(prompt="x", width=70, height=50), Item("x", "", 0))[0].size == (70, 50)
+    assert draw(backend, Draw(prompt="x", width=70, height=50), Item("x", "", 0, (70, 50)))[0].size == (70, 50)
 
 
 def test_image_to_image_starts_from_the_picture(backend: DiffusersBackend) -> None:
     request = Draw(prompt="x", image=png(96, 64), steps=10, strength=0.1)
     plan = backend.plan(request)
     assert (plan.size, plan.steps_taken) == ((96, 64), 1)
-    red, blue = (Item("x", "", 0, Image.new("RGB", (96, 64), colour)) for colour in ("red", "blue"))
+    red, blue = (Item("x", "", 0, (96, 64), Image.new("RGB", (96, 64), colour)) for colour in ("red", "blue"))
     of_red, of_blue = draw(backend, request, red, blue)
     assert of_red.size == (96, 64)
     assert np.abs(pixels(of_red) - pixels(of_blue)).max() > 5
@@ -89,9 +91,9 @@ def test_steps_can_be_previewed_and_interrupted(backend: DiffusersBackend) -> No
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        draw(backend, Draw(prompt="x", steps=9), Item("x", "", 0), on_step=stop_at_two)
+        draw(backend, Draw(prompt="x", steps=9), Item("x", "", 0, SIZE), on_step=stop_at_two)
     assert seen == [(1, (64, 64)), (2, (64, 64))]
-    assert draw(backend, Draw(prompt="x"), Item("x", "", 0))[0].size == (64, 64)
+    assert draw(backend, Draw(prompt="x"), Item("x", "", 0, SIZE))[0].size == (64, 64)
 
 
 @pytest.mark.parametrize(
@@ -138,5 +140,6 @@ def test_unknown_engine_args_are_refused(kolors_folder: Path) -> None:
 def test_plans_of_like_requests_are_equal(backend: DiffusersBackend) -> None:
     one, two = backend.plan(Draw(prompt="a", seed=1)), backend.plan(Draw(prompt="b", negative_prompt="c", seed=2))
     assert one == two
+    assert one == backend.plan(Draw(prompt="a", width=60, height=60))  # drawn at 64x64 too, then cropped
     assert isinstance(one, Plan)
     assert one != backend.plan(Draw(prompt="a", guidance=1.5))

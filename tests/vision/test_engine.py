@@ -113,11 +113,13 @@ def test_requests_that_queued_share_a_batch_and_keep_their_pictures(engine: Imag
     alone = [submit(engine, prompt, seed=seed)[1].pictures()[0] for prompt, seed in (("a cat", 5), ("lemon", 6))]
     _, first = held(engine, gate)
     merged = [submit(engine, prompt, seed=seed)[1] for prompt, seed in (("a cat", 5), ("lemon", 6))]
+    _, wide = submit(engine, "sun", width=100, height=50)
     _, other = submit(engine, "tiger", steps=7)
     gate.open.set()
     together = [each.pictures()[0] for each in merged]
     first.wait(), other.wait()
-    assert gate.batches[-3:] == [["sun"], ["a cat", "lemon"], ["tiger"]]
+    assert gate.batches[-3:] == [["sun"], ["a cat", "lemon", "sun"], ["tiger"]]
+    assert wide.pictures()[0].shape == (50, 100, 3)
     for one, two in zip(alone, together, strict=True):
         assert np.abs(one - two).max() <= 2
     assert np.abs(together[0] - together[1]).max() > 50

@@ -68,7 +68,9 @@ class Shot:
 
     def item(self) -> Item:
         request = self.job.request
-        return Item(request.prompt, request.negative_prompt, self.seed, self.job.image, self.job.mask)
+        return Item(
+            request.prompt, request.negative_prompt, self.seed, self.job.plan.size, self.job.image, self.job.mask
+        )
 
 
 def preview_steps(steps: int, previews: int) -> dict[int, int]:

@@ -23,8 +23,8 @@ class Plan:
     """How one request is drawn, with every choice made. Requests with equal plans can share a batch."""
 
     task: Task
-    size: Size
-    """Of the answer."""
+    size: Size = field(compare=False)
+    """Of the answer; pictures of a batch may differ in it."""
     native: Size
     """Of what the network computes."""
     steps: int
@@ -52,6 +52,8 @@ class Item:
     prompt: str
     negative_prompt: str
     seed: int
+    size: Size
+    """Of the answer."""
     image: Image.Image | None = None
     """RGB, as large as the client sent it."""
     mask: Image.Image | None = None
@@ -81,7 +83,7 @@ class Backend(Protocol):
         """The prompt as the model reads it, where that differs."""
 
     def draw(self, plan: Plan, items: list[Item], on_step: OnStep) -> list[Image.Image]:
-        """One picture of ``plan.size`` per item. An exception from ``on_step`` ends the drawing and passes through."""
+        """One picture of its ``size`` per item. An exception from ``on_step`` ends the drawing and passes through."""
 
 
 @dataclass(frozen=True)

@@ -111,13 +111,13 @@ class DiffusersBackend:
         inputs = self._inputs(plan, items)
 
         def callback(_: Any, index: int, __: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-            on_step(index + 1, lambda: [crop(each, plan.size) for each in _decoded(pipe, tensors["latents"])])
+            on_step(index + 1, lambda: _cropped(items, _decoded(pipe, tensors["latents"])))
             return tensors
 
         if "callback_on_step_end" in inspect.signature(pipe.__call__).parameters:
             inputs["callback_on_step_end"] = callback
         with torch.inference_mode():
-            images = [crop(image, plan.size) for image in pipe(**inputs).images]
+            images = _cropped(items, pipe(**inputs).images)
         return [_keep(plan, item, image) for item, image in zip(items, images, strict=True)]
 
     def _inputs(self, plan: Plan, items: list[Item]) -> dict[str, Any]:
@@ -222,9 +222,13 @@ def _decoded(pipe: Any, latents: Tensor) -> list[Image.Image]:
     return images
 
 
+def _cropped(items: list[Item], images: list[Image.Image]) -> list[Image.Image]:
+    return [crop(image, item.size) for item, image in zip(items, images, strict=True)]
+
+
 def _keep(plan: Plan, item: Item, drawn: Image.Image) -> Image.Image:
     """Under a mask, the client's own pixels where nothing may change."""
     if item.mask is None or item.image is None:
         return drawn
-    own, mask = (crop(cover(each, plan.native), plan.size) for each in (item.image, item.mask))
+    own, mask = (crop(cover(each, plan.native), item.size) for each in (item.image, item.mask))
     return Image.composite(drawn, own, mask)

@@ -111,9 +111,7 @@ class Emoji64Backend:
 
     def draw(self, plan: Plan, items: list[Item], on_step: OnStep) -> list[Image.Image]:
         def callback(_: Any, index: int, __: float, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-            on_step(
-                index + 1, lambda: self._placed(plan, items, self._pipe.output_images(tensors["prediction"], "pil"))
-            )
+            on_step(index + 1, lambda: _placed(items, self._pipe.output_images(tensors["prediction"], "pil")))
             return tensors
 
         square = (SIDE, SIDE)
@@ -130,18 +128,19 @@ class Emoji64Backend:
             generator=[torch.Generator().manual_seed(item.seed) for item in items],
             callback_on_step_end=callback,
         )
-        return self._placed(plan, items, result.images)
-
-    def _placed(self, plan: Plan, items: list[Item], squares: list[Image.Image]) -> list[Image.Image]:
-        """What the network drew, at the answer's size."""
-        return [_place(plan, item, square) for item, square in zip(items, squares, strict=True)]
+        return _placed(items, result.images)
 
 
-def _place(plan: Plan, item: Item, square: Image.Image) -> Image.Image:
+def _placed(items: list[Item], squares: list[Image.Image]) -> list[Image.Image]:
+    """What the network drew, each at its answer's size."""
+    return [_place(item, square) for item, square in zip(items, squares, strict=True)]
+
+
+def _place(item: Item, square: Image.Image) -> Image.Image:
     if item.image is None:
-        return pad(square, plan.size, WHITE)
-    drawn = pad(square.crop(contained(item.image.size, square.size).edges), plan.size, WHITE)
+        return pad(square, item.size, WHITE)
+    drawn = pad(square.crop(contained(item.image.size, square.size).edges), item.size, WHITE)
     if item.mask is None:
         return drawn
     # What may not change stays as sharp as it came, instead of passing through 64x64 pixels.
-    return Image.composite(drawn, pad(item.image, plan.size, WHITE), pad(item.mask, plan.size, 0))
+    return Image.composite(drawn, pad(item.image, item.size, WHITE), pad(item.mask, item.size, 0))
