@@ -10,14 +10,14 @@ import pytest
 from chat.serving import serving
 from openai import OpenAI
 from quintet_chat.app import create_app
-from quintet_common.models_yml import ModelSpec
+from quintet_common.models_yml import ModelSpec, SamplingDefaults
 
 HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="session")
 def scripted_url() -> Iterator[str]:
-    """Three models that say what the request tells them: with tools, eager with tools, and without tools."""
+    """Models that say what the request tells them: with tools, eager, with a template for tools, without tools."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = str(HERE)
 
@@ -37,6 +37,21 @@ def scripted_url() -> Iterator[str]:
     os.environ.pop("PYTHONPATH")
     if before is not None:
         os.environ["PYTHONPATH"] = before
+
+
+@pytest.fixture(scope="session")
+def smollm2_url() -> Iterator[str]:
+    """The embedded chat model, served as models.yml has it."""
+    spec = ModelSpec(
+        id="smollm2-135m-instruct",
+        aliases=["smollm2"],
+        kind="chat",
+        path="embedded:smollm2-135m-instruct",
+        auto_tools="eager",
+        sampling=SamplingDefaults(max_tokens=200),
+    )
+    with serving(create_app("chat", [spec]), ready_seconds=180) as url:
+        yield url
 
 
 @pytest.fixture

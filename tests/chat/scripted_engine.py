@@ -3,7 +3,7 @@
 ``chat_template_kwargs`` has: ``pieces`` (texts, one Delta each; a list of lists: one per choice), ``reason``, ``delay``
 between pieces in seconds, ``refuse`` (an ApiError instead of Accepted), ``fail_after`` (pieces, then an ApiError), and
 ``show``: answer with the request itself as JSON. Text completions continue a prompt ``a|b`` with its pieces ``a``, then
-``b``.
+``b``; the prompts ``refuse`` and ``fail`` are refused and fail.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ class ScriptedEngine:
         script = request.template_args
         if refuse := script.get("refuse"):
             raise ApiError(refuse["status"], refuse["message"], param=refuse.get("param"), code=refuse.get("code"))
+        if request.prompt == "refuse":
+            raise ApiError(400, "No.", param="prompt")
         self._running += 1
         threading.Thread(target=self._run, args=(request_id, request, emit), daemon=True).start()
 
@@ -52,7 +54,7 @@ class ScriptedEngine:
         said = self._say(request_id, request, emit, _pieces(request, text))
         self._running -= 1
         self._ended["whole_requests" if said else "cancelled_requests"] += 1
-        if said and "fail_after" in script:
+        if said and ("fail_after" in script or text == "fail"):
             return emit.fail(ApiError(500, "The graphics card melted.", code="melted"))
         if said:
             for index in range(request.n):

@@ -239,6 +239,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"web_search_options": {}}, "web_search_options"),
     ({"moderation": {"model": "x"}}, "moderation"),
     ({"verbosity": "low"}, "verbosity"),
+    ({"chat_template_kwargs": {"chat_template": "{{ 1 }}"}}, "chat_template_kwargs"),
     ({"metadata": {"big": 2**70}, "chat_template_kwargs": {"big": 2**70}}, "None"),
 ]
 

@@ -140,3 +140,21 @@ def test_a_missing_prompt_is_named(client: OpenAI, scripted_url: str) -> None:
     assert (error["param"], error["code"]) == ("prompt", "missing_required_parameter")
     with pytest.raises(openai.NotFoundError):
         client.completions.create(model="nobody", prompt="a")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_one_refused_prompt_refuses_the_request(client: OpenAI, stream: bool) -> None:
+    for prompt in (["a", "refuse", "b"], ["refuse"], ["refuse", "refuse"]):
+        with pytest.raises(openai.BadRequestError, match=r"No\."):
+            client.completions.create(model="short", prompt=prompt, stream=stream)
+
+
+def test_one_failing_prompt_fails_the_request(client: OpenAI) -> None:
+    with pytest.raises(openai.InternalServerError, match="melted"):
+        client.completions.create(model="short", prompt=["a|b|c", "fail", "d"])
+
+
+def test_one_failing_prompt_ends_the_stream_with_an_error(client: OpenAI) -> None:
+    stream = client.completions.create(model="short", prompt=["a|b|c", "fail", "d"], stream=True)
+    with pytest.raises(openai.APIError, match="melted"):
+        list(stream)

@@ -190,9 +190,22 @@ def test_an_eager_models_arguments_are_bounded(client: OpenAI) -> None:
         assert tag["content"]["json_schema"]["properties"]["city"] == bounds
 
 
+def test_an_eager_models_json_is_bounded(client: OpenAI) -> None:
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "integer"}}}
+    assert "maximum" in shown(client, model="eager", response_format=wanted)["grammar"]["value"]
+    assert shown(client, response_format=wanted)["grammar"]["value"] == {"type": "integer"}
+
+
 def test_a_function_without_parameters_takes_none(client: OpenAI) -> None:
     (tag,) = tag_of(shown(client, tools=[ADD]))["tags"]
     assert tag["content"]["json_schema"] == {"type": "object", "properties": {}, "additionalProperties": False}
+
+
+def test_an_eager_model_calls_more_than_once_only_where_it_is_asked_to(client: OpenAI) -> None:
+    for several, stops in ((None, True), (False, True), (True, False)):
+        fields = {} if several is None else {"parallel_tool_calls": several}
+        tag = tag_of(shown(client, model="eager", tools=[WEATHER], tool_choice="required", **fields))
+        assert tag["stop_after_first"] is stops
 
 
 def test_an_eager_model_answers_after_a_result(client: OpenAI) -> None:

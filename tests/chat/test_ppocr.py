@@ -179,6 +179,8 @@ class SlowReader:
         self.begun.append(picture.decode())
         for word in picture.decode().split():
             self.permits.acquire(timeout=10)
+            if word == "broken":
+                raise ValueError(word)
             yield word
 
 
@@ -196,7 +198,8 @@ class Collected:
         self.ended.set()
 
     def fail(self, error: ApiError) -> None:
-        raise AssertionError(error)
+        self.events.append(error.status)
+        self.ended.set()
 
     @property
     def text(self) -> str:
@@ -269,6 +272,17 @@ def test_too_many_requests_are_refused() -> None:
     reader.permits.release(4)
     assert all(each.ended.wait(5) for each in taken)
     submit(engine, 10, "x")
+
+
+def test_a_picture_that_breaks_the_reader_costs_its_request_alone() -> None:
+    engine, reader = started_engine()
+    reader.permits.release(9)
+    broken, fine = submit(engine, 1, "broken"), submit(engine, 2, "fine")
+    assert broken.ended.wait(5)
+    assert fine.ended.wait(5)
+    assert broken.events[-1] == 500
+    assert fine.text == "fine"
+    assert engine.stats()["num_requests_running"] == 0
 
 
 def test_what_was_said_is_counted() -> None:

@@ -202,30 +202,25 @@ def test_tools_in_words_join_the_system_message_that_is_there() -> None:
     assert second == messages[1]
 
 
-def test_open_strings_and_lists_get_bounds_and_nothing_else() -> None:
-    text, names = {"type": "string"}, {"type": "string", "enum": ["a"]}
+def test_open_strings_integers_and_lists_get_bounds_and_nothing_else() -> None:
+    text, names, few = {"type": "string"}, {"type": "string", "enum": ["a"]}, {"type": "integer", "minimum": 1}
+    names_or_none = {"type": ["array", "null"], "items": {"$ref": "#/$defs/x"}}
     schema = {
         "type": "object",
-        "properties": {
-            "type": text,
-            "unit": names,
-            "list": {"type": ["array", "null"], "items": {"$ref": "#/$defs/x"}},
-        },
-        "$defs": {"x": {"anyOf": [text, {"type": "string", "maxLength": 3}, {"type": "string", "minLength": 999}]}},
+        "properties": {"type": text, "unit": names, "few": few, "count": {"type": "integer"}, "list": names_or_none},
+        "$defs": {"x": {"anyOf": [text, text | {"maxLength": 3}, text | {"minLength": 999}]}},
         "additionalProperties": False,
     }
     open_text = text | {"maxLength": 256}
     assert bounded(schema) == {
         "type": "object",
-        "properties": {"type": open_text, "unit": names, "list": schema["properties"]["list"] | {"maxItems": 16}},  # type: ignore[index]
-        "$defs": {
-            "x": {
-                "anyOf": [
-                    open_text,
-                    {"type": "string", "maxLength": 3},
-                    {"type": "string", "minLength": 999, "maxLength": 999},
-                ]
-            }
+        "properties": {
+            "type": open_text,
+            "unit": names,
+            "few": few,
+            "count": {"type": "integer", "minimum": -(10**15), "maximum": 10**15},
+            "list": names_or_none | {"maxItems": 16},
         },
+        "$defs": {"x": {"anyOf": [open_text, text | {"maxLength": 3}, text | {"minLength": 999, "maxLength": 999}]}},
         "additionalProperties": False,
     }

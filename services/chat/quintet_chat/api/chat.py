@@ -25,7 +25,7 @@ from quintet_chat.api.chunks import ChunkWriter
 from quintet_chat.api.finish import usage_of
 from quintet_chat.api.generation import accepted, generate
 from quintet_chat.api.messages import read_conversation
-from quintet_chat.api.tool_plan import ToolPlan, grammar_of, plan_tools
+from quintet_chat.api.tool_plan import ToolPlan, grammar_of, is_small_model, plan_tools
 from quintet_chat.api.zlai import ZlaiChunkWriter
 from quintet_chat.metrics import Meter
 from quintet_chat.protocol import Delta, Event, Finished, Generate
@@ -99,7 +99,7 @@ async def _as_generate(body: ChatRequest, dialect: Dialect, worker: Worker[Event
         template_args=template_args,
         sampling=body.sampling(worker, body.token_limit, body.alternatives),
         n=body.n or 1,
-        grammar=grammar_of(body, plan),
+        grammar=grammar_of(body, plan, is_small_model(worker)),
         special_tokens=bool(plan.functions and plan.family and plan.family.special_tokens),
     )
     return generation, plan

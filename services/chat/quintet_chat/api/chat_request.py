@@ -146,6 +146,10 @@ class ChatRequest(SamplingFields):
         for field, is_asked in asked.items():
             if is_asked:
                 raise bad_request(f"{field}: {_REASONS[field]}.", field, "unsupported_parameter")
+        reserved = _RESERVED & (self.chat_template_kwargs or {}).keys()
+        if reserved:
+            text = f"chat_template_kwargs: {min(reserved)!r} cannot be set by a request."
+            raise bad_request(text, "chat_template_kwargs", "invalid_value")
         if self.top_logprobs is not None and not self.logprobs:
             raise bad_request("top_logprobs needs logprobs: true.", "top_logprobs", "invalid_value")
 
@@ -159,6 +163,26 @@ class ChatRequest(SamplingFields):
         """How many alternatives to report beside each token; None: no logprobs."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
+
+_RESERVED = frozenset(
+    {
+        "add_generation_prompt",
+        "chat_template",
+        "continue_final_message",
+        "conversation",
+        "max_length",
+        "messages",
+        "padding",
+        "return_assistant_tokens_mask",
+        "return_dict",
+        "return_tensors",
+        "tokenize",
+        "tokenizer_kwargs",
+        "tools",
+        "truncation",
+    }
+)
+"""Arguments of a tokenizer that are not variables of its template."""
 
 _REASONS = {
     "audio": "the models of this service write text only; speech is made by /v1/audio/speech",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator
@@ -22,7 +21,7 @@ from quintet_common.worker.process import Worker
 from quintet_chat.api.completion_request import DEFAULT_MAX_TOKENS, CompletionRequest
 from quintet_chat.api.completion_text import Prompt
 from quintet_chat.api.finish import usage_of
-from quintet_chat.api.merge import merged
+from quintet_chat.api.merge import merged, together
 from quintet_chat.protocol import Event, Generate
 
 
@@ -66,7 +65,7 @@ async def _start(body: CompletionRequest, request: Request, worker: Worker[Event
         generation = Generate(prompt=prompt, sampling=sampling, n=body.candidates, echo=bool(body.echo))
         prompts.append(Prompt(worker, generation, seen, first_choice=len(prompts) * (body.n or 1)))
     try:
-        await asyncio.gather(*(prompt.start() for prompt in prompts))
+        await together(prompt.start() for prompt in prompts)
         if body.echo and any(prompt.text is None for prompt in prompts):
             message = f"echo: the model {worker.spec.id!r} cannot turn token ids back into text."
             raise bad_request(message, "echo", "unsupported_parameter")
@@ -83,7 +82,7 @@ async def _close(prompts: list[Prompt]) -> None:
 
 async def _whole(prompts: list[Prompt], body: CompletionRequest, head: dict[str, Any]) -> Completion:
     try:
-        await asyncio.gather(*(prompt.read() for prompt in prompts))
+        await together(prompt.read() for prompt in prompts)
     finally:
         await _close(prompts)
     choices = []

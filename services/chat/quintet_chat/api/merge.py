@@ -1,10 +1,10 @@
-"""Several streams as one, in the order in which things arrive."""
+"""Several things at once: works of which none may fail alone, and streams read as one."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from typing import TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Sequence
+from typing import Any, TypeVar
 
 ItemT = TypeVar("ItemT")
 
@@ -14,6 +14,17 @@ class _End:
 
     def __init__(self, error: BaseException | None) -> None:
         self.error = error
+
+
+async def together(works: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Do all ``works``. The first failure cancels the rest; none of them runs any more when this returns or raises."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def merged(streams: Sequence[AsyncIterator[ItemT]]) -> AsyncGenerator[ItemT, None]:

@@ -51,6 +51,11 @@ def family_of(worker: Worker[Any]) -> Family | None:
     return FAMILIES.get(name) if isinstance(name, str) else None
 
 
+def is_small_model(worker: Worker[Any]) -> bool:
+    """Whether models.yml says that the model is too small to decide on a call, and on the end of what it writes."""
+    return worker.spec.auto_tools == "eager"
+
+
 def plan_tools(request: ChatRequest, worker: Worker[Any], last_role: str) -> ToolPlan:
     """Raises ApiError 400 that names ``tools`` or ``tool_choice``."""
     family = family_of(worker)
@@ -61,10 +66,12 @@ def plan_tools(request: ChatRequest, worker: Worker[Any], last_role: str) -> Too
             raise bad_request("tool_choice needs tools.", "tool_choice", "invalid_value")
         return ToolPlan(family=family)
     mode, names, several = _choice(choice, offered)
-    several = several and request.parallel_tool_calls is not False
-    if mode == "auto" and worker.spec.auto_tools == "eager":
+    is_small = is_small_model(worker)
+    several = several and (
+        request.parallel_tool_calls is True or (not is_small and request.parallel_tool_calls is None)
+    )
+    if mode == "auto" and is_small:
         mode = "required" if last_role == "user" else "none"
-        several = several and request.parallel_tool_calls is True
     if mode == "none":
         return ToolPlan(family=family)
     if family is None:
@@ -72,14 +79,15 @@ def plan_tools(request: ChatRequest, worker: Worker[Any], last_role: str) -> Too
             f"tools: the model {worker.spec.id!r} cannot call functions.", "tools", "unsupported_parameter"
         )
     chosen = [offered[name] for name in names]
-    is_small = worker.spec.auto_tools == "eager"
     functions = [_as_function(each, is_small) for each in chosen]
     return ToolPlan(mode, functions, [_as_tool(each) for each in chosen], family, several)
 
 
-def grammar_of(request: ChatRequest, plan: ToolPlan) -> Grammar | None:
+def grammar_of(request: ChatRequest, plan: ToolPlan, is_small: bool) -> Grammar | None:
     """What the whole answer must match: calls, the response format, or either of the two."""
     schema = _response_schema(request)
+    if is_small:
+        schema = bounded(schema)
     tools = plan.format
     if tools is None:
         if schema is None or request.response_format is None:
@@ -164,7 +172,6 @@ def _known(name: Any, offered: dict[str, FunctionDefinition], path: str) -> str:
 
 
 def _as_function(function: FunctionDefinition, is_small: bool) -> ToolFunction:
-    """Models too small to decide on a call also do not know when a string is long enough."""
     parameters = NO_ARGUMENTS if function.parameters is None else {"type": "object"} | function.parameters
     return ToolFunction(function.name, bounded(parameters) if is_small else parameters)
 

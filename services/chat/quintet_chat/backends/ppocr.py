@@ -6,6 +6,7 @@ user that has pictures. Requests take turns, a picture each, because one picture
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from quintet_common.worker.host import Emit, LoadError, Report
 
 from quintet_chat.backends.ppocr_answer import Answer, Words, count_tokens
 from quintet_chat.protocol import Accepted, Generate
+
+log = logging.getLogger("quintet.chat")
 
 PICTURE_TOKENS = 256
 """What usage counts for a picture: a fixed price, because the model itself has no tokens."""
@@ -56,7 +59,10 @@ class OcrEngine:
         reading = _Reading(request_id, request, emit)
         with self._changed:
             if len(self._open) > self._spec.max_waiting:
-                raise ApiError(429, f"The model {self._spec.id!r} has too many requests waiting.", retry_after=2)
+                message = (
+                    f"The model {self._spec.id!r} has {self._spec.max_waiting} requests waiting, which is its limit."
+                )
+                raise ApiError(429, message, code="queue_full", retry_after=2)
             self._open[request_id] = reading
             self._turns.append(reading)
             emit(Accepted(reading.prompt_tokens))
@@ -75,13 +81,21 @@ class OcrEngine:
             with self._changed:
                 self._changed.wait_for(lambda: self._turns)
                 reading = self._turns.popleft()
+            self._take_turn(reading, reader)
+
+    def _take_turn(self, reading: _Reading, reader: Reader) -> None:
+        """A picture that cannot be read costs its own request only."""
+        try:
             if reading.take_turn(reader):
                 with self._changed:
                     self._turns.append(reading)
-                continue
-            with self._changed:
-                del self._open[reading.id]
-            reading.emit.done()
+                return
+        except Exception:
+            log.exception("reading a picture failed")
+            reading.emit.fail(ApiError(500, "The model failed on this picture; the service's log has the details."))
+        with self._changed:
+            del self._open[reading.id]
+        reading.emit.done()
 
 
 class _Reading:
