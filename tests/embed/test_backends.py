@@ -220,6 +220,8 @@ def test_context_can_be_set_as_far_as_there_are_positions(tiny: Callable[..., st
     assert short.embed(["the cat " * 20], truncate=True).shape == (1, 32)
     with pytest.raises(LoadError, match="200 is more than the 128 positions"):
         load_backend(spec_of(path=path, context=200), quiet)
+    with pytest.raises(LoadError, match="2 leaves no room"):
+        load_backend(spec_of(path=path, context=2), quiet)
 
 
 def test_a_long_and_a_short_side_of_a_reranked_pair_are_cut_as_cross_encoders_do(tmp_path: Path) -> None:
@@ -276,6 +278,17 @@ def test_an_empty_directory_and_a_classifier_are_no_models(tmp_path: Path) -> No
     classifier = write_reranker(tmp_path / "model", labels=3)
     with pytest.raises(LoadError, match="it gives 3 labels"):
         load_backend(spec_of(path=classifier, kind="rerank"), quiet)
+
+
+def test_a_model_without_a_transformer_is_refused_by_its_module(tmp_path: Path) -> None:
+    from embed.embed_models import tokenizer
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    static = StaticEmbedding(tokenizer().backend_tokenizer, embedding_dim=8)
+    SentenceTransformer(modules=[static], device="cpu").save(str(tmp_path))
+    with pytest.raises(LoadError, match="its first module is StaticEmbedding"):
+        load_backend(spec_of(path=str(tmp_path)), quiet)
 
 
 def test_loading_says_how_far_it_is() -> None:

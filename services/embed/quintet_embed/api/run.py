@@ -41,7 +41,7 @@ def worker_for(request: Request, model: str | None, kind: Kind | None) -> Worker
 
 async def answer(request: Request, worker: Worker[Event], message: WorkerRequest, event_type: type[EventT]) -> EventT:
     """The event that ``worker`` answers ``message`` with; a client that leaves cancels it. Raises ApiError."""
-    event = await or_disconnect(request, _first_event(worker, message))
+    event = await or_disconnect(request, _only_event(worker, message))
     assert isinstance(event, event_type)
     observation_of(request.scope).mark_first_output()
     if not isinstance(event, TokenLists):
@@ -49,8 +49,9 @@ async def answer(request: Request, worker: Worker[Event], message: WorkerRequest
     return event
 
 
-async def _first_event(worker: Worker[Event], message: WorkerRequest) -> Event:
+async def _only_event(worker: Worker[Event], message: WorkerRequest) -> Event:
     async with await worker.submit(message) as job:
-        async for event in job:
-            return event
-    raise ApiError(500, "The model ended this request without an answer.")
+        events = [event async for event in job]
+    if not events:
+        raise ApiError(500, "The model ended this request without an answer.")
+    return events[0]

@@ -27,7 +27,8 @@ class Reader:
             or "message" in first.modality_config
         ):
             raise LoadError(
-                f"{spec.path}: {type(first).__name__} models that do not read plain text are not supported."
+                f"{spec.path}: its first module is {type(first).__name__}; "
+                "only transformers that read plain text are supported."
             )
         self.tokenizer = tokenizer
         self.context = _context(model, spec)
@@ -36,6 +37,8 @@ class Reader:
         self._left = tokenizer.padding_side == "left"
         self._types = "token_type_ids" in tokenizer.model_input_names
         self._prefix, self._suffix = _special_tokens(tokenizer)
+        if self.context <= len(self._prefix) + len(self._suffix):
+            raise LoadError(f"context: {self.context} leaves no room beside this model's special tokens.")
 
     def encode(self, texts: Sequence[str], special: bool = True) -> list[list[int]]:
         """Token ids of texts, of any length."""

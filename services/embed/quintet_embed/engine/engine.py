@@ -120,7 +120,7 @@ class EmbedEngine:
     def _accept(self, job: Job, found: list[Tokens]) -> None:
         if not isinstance(job.request, TokenizeRequest):
             return self._queue.put(job, found)
-        job.token_ids += [tokens.ids for tokens in found]
+        job.token_ids += [list(tokens.ids) for tokens in found]
         if len(job.token_ids) < job.count:
             return self._queue.more(job, len(found))
         if self._queue.close(job):

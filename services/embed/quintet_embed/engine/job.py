@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,7 +24,7 @@ class Tokens:
     ``group`` is the length of the prompt where the model's pooling leaves it out, else 0: a batch has one of them.
     """
 
-    ids: list[int]
+    ids: Sequence[int]
     types: list[int] | None = None
     group: int = 0
 
@@ -66,8 +68,9 @@ class Job:
         start = self.tokenised
         self.tokenised += len(found)
         self.prompt_tokens += sum(len(tokens.ids) for tokens in found)
-        items = [Item(self, start + i, tokens, len(tokens.ids), tokens.group) for i, tokens in enumerate(found)]
-        self.ready += items
+        for i, tokens in enumerate(found):
+            tokens.ids = array("i", tokens.ids)  # a tenth of a list's memory, for what may wait long
+            self.ready.append(Item(self, start + i, tokens, len(tokens.ids), tokens.group))
         self.ready.sort(key=lambda item: item.length)
 
     def store(self, index: int, row: Rows) -> bool:
