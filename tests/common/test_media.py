@@ -148,9 +148,21 @@ async def test_base64_with_breaks_without_padding_or_url_safe() -> None:
         assert (await picture_from_url(f"data:image/png;base64,{spelled}", PARAM)).width == 9
 
 
+async def test_zlai_may_read_this_machine_while_only_this_machine_reads_us(
+    site: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = url_of(site, "/ok.png")
+    await refused(url, zlai=True)
+    monkeypatch.setenv(addresses.LOCAL, "1")
+    assert (await picture_from_url(url, PARAM, zlai=True)).width == 8
+    await refused(url)
+    await refused("http://10.0.0.1/ok.png", zlai=True)
+    assert len(site.seen) == 1  # type: ignore[attr-defined]
+
+
 async def test_bare_base64_only_where_it_is_allowed() -> None:
     text = base64.b64encode(encoded()).decode()
-    assert (await picture_from_url(text, PARAM, bare_base64=True)).width == 8
+    assert (await picture_from_url(text, PARAM, zlai=True)).width == 8
     assert "expected an http" in (await refused(text)).message
 
 
@@ -173,7 +185,7 @@ async def test_bare_base64_only_where_it_is_allowed() -> None:
 )
 async def test_what_is_no_picture_url_is_refused(url: str) -> None:
     await refused(url)
-    await refused(url, bare_base64=True)
+    await refused(url, zlai=True)
 
 
 async def test_damaged_and_foreign_files_are_refused() -> None:
@@ -280,7 +292,7 @@ async def test_the_connection_goes_to_the_address_that_was_checked(
 ) -> None:
     """The name of this URL does not exist: only the pinned address can have been used."""
 
-    async def pinned(host: str, _: int) -> str:
+    async def pinned(host: str, _: int, **__: bool) -> str:
         assert host == "pictures.invalid"
         return "127.0.0.1"
 
@@ -294,7 +306,7 @@ async def test_a_redirect_into_the_private_network_is_refused(
 ) -> None:
     real = fetch.resolve
 
-    async def first_is_fine(host: str, port: int) -> str:
+    async def first_is_fine(host: str, port: int, **__: bool) -> str:
         return "127.0.0.1" if host == "pictures.invalid" else await real(host, port)
 
     monkeypatch.setattr(fetch, "resolve", first_is_fine)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from urllib.parse import urljoin, urlsplit
 
 import httpx2
@@ -17,15 +18,27 @@ MAX_REDIRECTS = 3
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
-async def fetch(url: str, *, max_bytes: int, kind: str, param: str) -> bytes:
-    """The body at an http or https ``url`` whose content type begins with ``kind``, such as ``image/``.
+@dataclass(frozen=True)
+class Limits:
+    """What may be fetched: so many bytes, of a content type that begins with ``kind``, such as ``image/``.
+
+    ``loopback`` is as for ``addresses.resolve``.
+    """
+
+    max_bytes: int
+    kind: str
+    loopback: bool = False
+
+
+async def fetch(url: str, limits: Limits, param: str) -> bytes:
+    """The body at an http or https ``url``.
 
     Raises ApiError 400 that names ``param`` for everything that can go wrong.
     """
     try:
         async with asyncio.timeout(SECONDS), _client() as client:
             for _ in range(MAX_REDIRECTS + 1):
-                body, location = await _get(client, url, max_bytes, kind, param)
+                body, location = await _get(client, url, limits, param)
                 if location is None:
                     return body
                 url = urljoin(url, location)
@@ -43,7 +56,7 @@ def _client() -> httpx2.AsyncClient:
     return httpx2.AsyncClient(trust_env=False, follow_redirects=False, timeout=SECONDS)
 
 
-async def _get(client: httpx2.AsyncClient, url: str, max_bytes: int, kind: str, param: str) -> tuple[bytes, str | None]:
+async def _get(client: httpx2.AsyncClient, url: str, limits: Limits, param: str) -> tuple[bytes, str | None]:
     """The body, or the place that the answer redirects to.
 
     The connection goes to the address that was checked; the name stays in the Host header and in the TLS handshake, so
@@ -54,7 +67,7 @@ async def _get(client: httpx2.AsyncClient, url: str, max_bytes: int, kind: str, 
         raise _failed("only http and https URLs are fetched", param)
     host = parts.hostname.encode("idna").decode() if not parts.hostname.isascii() else parts.hostname
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    address = await resolve(host, port)
+    address = await resolve(host, port, loopback=limits.loopback)
     pinned = httpx2.URL(url).copy_with(host=address, userinfo=b"")
     name = f"[{host}]" if ":" in host else host
     request = client.build_request(
@@ -62,7 +75,7 @@ async def _get(client: httpx2.AsyncClient, url: str, max_bytes: int, kind: str, 
         pinned,
         headers={
             "host": name if parts.port is None else f"{name}:{port}",
-            "accept": f"{kind}*",
+            "accept": f"{limits.kind}*",
             "accept-encoding": "identity",
         },
         extensions={"sni_hostname": host},
@@ -74,9 +87,9 @@ async def _get(client: httpx2.AsyncClient, url: str, max_bytes: int, kind: str, 
         if response.status_code != 200:
             raise _failed(f"the URL answered with status {response.status_code}", param)
         content_type = response.headers.get("content-type", "application/octet-stream").lower()
-        if not content_type.startswith((kind, "application/octet-stream", "binary/octet-stream")):
-            raise _failed(f"the URL gives {content_type[:60]!r}, not {kind}*", param)
-        return await _read(response, max_bytes, param), None
+        if not content_type.startswith((limits.kind, "application/octet-stream", "binary/octet-stream")):
+            raise _failed(f"the URL gives {content_type[:60]!r}, not {limits.kind}*", param)
+        return await _read(response, limits.max_bytes, param), None
     finally:
         await response.aclose()
 

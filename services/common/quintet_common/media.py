@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from quintet_common.errors import ApiError, bad_request
-from quintet_common.fetch import fetch
+from quintet_common.fetch import Limits, fetch
 
 MAX_BYTES = 20 << 20
 """Bytes of one encoded picture."""
@@ -47,17 +47,19 @@ class Picture:
     format: str
 
 
-async def picture_from_url(url: str, param: str, *, bare_base64: bool = False) -> Picture:
-    """The picture at an http(s) or data URL; with ``bare_base64`` also base64 with nothing before it.
+async def picture_from_url(url: str, param: str, *, zlai: bool = False) -> Picture:
+    """The picture at an http(s) or data URL.
+
+    ZLAI's dialect also has base64 with nothing before it, and URLs of this machine (see ``addresses``).
 
     Raises ApiError 400 that names ``param``.
     """
     if url[:5].lower() == "data:":
         return await picture_from_bytes(_from_data_url(url, param), param)
     if url[:7].lower() == "http://" or url[:8].lower() == "https://":
-        data = await fetch(url, max_bytes=MAX_BYTES, kind="image/", param=param)
+        data = await fetch(url, Limits(MAX_BYTES, "image/", loopback=zlai), param)
         return await picture_from_bytes(data, param)
-    if bare_base64 and _BASE64.match(url):
+    if zlai and _BASE64.match(url):
         return await picture_from_bytes(_from_base64(url, param), param)
     raise bad_request(f"{param}: expected an http, https or data URL.", param, "invalid_url")
 

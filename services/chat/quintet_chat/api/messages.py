@@ -55,7 +55,7 @@ async def read_conversation(messages: Sequence[Message], dialect: Dialect, no_pi
     if len(pictures) > MAX_PICTURES:
         text = f"The request has {len(pictures)} pictures; at most {MAX_PICTURES} are read."
         raise bad_request(text, pictures[MAX_PICTURES].param, "too_many_pictures")
-    fetched = [picture_from_url(each.url, each.param, bare_base64=is_zlai) for each in pictures]
+    fetched = [picture_from_url(each.url, each.param, zlai=is_zlai) for each in pictures]
     conversation.pictures = [picture.data for picture in await asyncio.gather(*fetched)]
     return conversation
 

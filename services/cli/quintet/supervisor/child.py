@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from quintet.supervisor.logs import ServiceLog
 
@@ -25,12 +25,19 @@ class Child:
     """A process and its successors. ``fds`` stay open in it; ``say`` gets one line when it dies."""
 
     def __init__(
-        self, name: str, command: Sequence[str], fds: Sequence[int], log: ServiceLog, say: Callable[[str], None]
+        self,
+        name: str,
+        command: Sequence[str],
+        fds: Sequence[int],
+        log: ServiceLog,
+        say: Callable[[str], None],
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
         self.quick_deaths = 0
         self._command = command
         self._fds = fds
+        self._environment = environment or {}
         self._log = log
         self._say = say
         self._process: asyncio.subprocess.Process | None = None
@@ -116,7 +123,7 @@ class Child:
                 stderr=write_end,
                 # A session of its own: Ctrl-C in the terminal reaches the supervisor alone, which stops all in order.
                 start_new_session=True,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **self._environment},
             )
         finally:
             os.close(write_end)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from quintet_common.addresses import LOCAL, is_loopback
 from quintet_common.models_yml import Config, ConfigError, ModelSpec
 
 from quintet.checks import load_checked
@@ -136,7 +137,8 @@ class Supervisor:
             inherited[-1] = "debug"
         command = [sys.executable, "-P", "-m", module, *arguments, *inherited]
         log = ServiceLog(name, self._logs, self._options.log_level, self._screen.say)
-        return Child(name, command, fds, log, self._screen.say)
+        local = {LOCAL: "1"} if is_loopback(self._options.host) else {}
+        return Child(name, command, fds, log, self._screen.say, local)
 
     def _children(self) -> list[Child]:
         router = [self._router] if self._router is not None else []
