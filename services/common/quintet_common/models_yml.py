@@ -98,11 +98,33 @@ class UpstreamSpec(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_o
     prefix: str = ""
 
 
+class RouterSpec(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """How the router admits requests. What is None is the router's own default; its options go before all of this.
+
+    ``keys`` is the file that ``quintet keys`` writes, ``redis`` a ``redis://`` URL through which several routers share
+    the keys' rates. ``max_concurrent`` is the limit of requests at one upstream; ``max_waiting`` per model queue for at
+    most ``queue_wait`` seconds. ``load_wait``: how long a request waits for a model that is still loading. After
+    SIGTERM the router goes on for ``drain_delay`` seconds, then open requests have ``grace`` seconds to end.
+    """
+
+    keys: str | None = None
+    redis: str | None = None
+    open_metrics: bool = True
+    max_concurrent: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    max_waiting: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    queue_wait: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    load_wait: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    drain_delay: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    grace: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    traces: str | None = None
+
+
 class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """The whole of models.yml."""
 
     models: list[ModelSpec] = []
     upstreams: list[UpstreamSpec] = []
+    router: RouterSpec = RouterSpec()
 
     def of_kinds(self, kinds: set[str]) -> list[ModelSpec]:
         return [spec for spec in self.models if spec.kind in kinds]
@@ -154,7 +176,11 @@ def parse_config(text: str, file: Path) -> Config:
         raise ConfigError(_explain(str(error), node, file)) from None
     _check_names(config, node, file)
     models = [_absolute(spec, file.parent) for spec in config.models]
-    return msgspec.structs.replace(config, models=models)
+    router = config.router
+    if router.keys is not None:
+        keys = str((file.parent / Path(router.keys).expanduser()).resolve())
+        router = msgspec.structs.replace(router, keys=keys)
+    return msgspec.structs.replace(config, models=models, router=router)
 
 
 def _absolute(spec: ModelSpec, folder: Path) -> ModelSpec:
@@ -203,7 +229,7 @@ def _explain(message: str, node: yaml.Node, file: Path) -> str:
     text = message[: at.start()] if at else message
     if unknown := _UNKNOWN.match(text):
         key = unknown[1]
-        tables = {"models": ModelSpec, "upstreams": UpstreamSpec, "sampling": SamplingDefaults}
+        tables = {"models": ModelSpec, "upstreams": UpstreamSpec, "sampling": SamplingDefaults, "router": RouterSpec}
         known = tables.get(next((part for part in reversed(path) if isinstance(part, str)), ""), Config)
         near = difflib.get_close_matches(key, known.__struct_fields__, 1)
         hint = f"; did you mean {near[0]!r}?" if near else "."

@@ -10,6 +10,8 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from types import FrameType
 from typing import Literal
 
 import uvicorn
@@ -26,6 +28,24 @@ KEEP_ALIVE_SECONDS = 75
 
 DRAIN_SECONDS = 30
 """How long requests in flight may go on after SIGTERM."""
+
+
+def _nothing() -> None: ...
+
+
+@dataclass(frozen=True)
+class Drain:
+    """How a server leaves after SIGTERM or SIGINT, in seconds.
+
+    For ``delay`` it goes on as before, while whoever sends it requests learns of it; a second signal ends that. Then it
+    stops to listen, and requests in flight have ``grace``. ``on_signal`` and ``on_close`` are called at the beginning
+    of the two.
+    """
+
+    delay: float = 0.0
+    grace: float = DRAIN_SECONDS
+    on_signal: Callable[[], None] = _nothing
+    on_close: Callable[[], None] = _nothing
 
 
 def listen_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,8 +87,10 @@ def run(
     options: argparse.Namespace,
     reload: Callable[[], Awaitable[None]] | None = None,
     http: type[asyncio.Protocol] | Literal["httptools"] = "httptools",
+    drain: Drain | None = None,
 ) -> None:
     """Serve ``app`` until SIGTERM or SIGINT; SIGHUP calls ``reload``. ``http`` is uvicorn's protocol class."""
+    drain = drain or Drain()
     logging.basicConfig(level=options.log_level.upper(), format="%(levelname)s %(name)s %(message)s")
     for chatty in ("httpx2", "uvicorn"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
@@ -84,11 +106,34 @@ def run(
         server_header=False,
         proxy_headers=False,  # nothing here asks who the client is; links are made from the headers themselves
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=DRAIN_SECONDS,
+        timeout_graceful_shutdown=drain.grace,  # type: ignore[arg-type]  # waits for any number of seconds
     )
     sockets = None if options.fd is None else [socket.socket(fileno=options.fd)]
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(_serve(uvicorn.Server(config), sockets, options.lifeline, reload))
+        runner.run(_serve(_Server(config, drain), sockets, options.lifeline, reload))
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server that goes on for a while after the first signal."""
+
+    def __init__(self, config: uvicorn.Config, drain: Drain) -> None:
+        super().__init__(config)
+        self._drain = drain
+        self._leaving = False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        first, self._leaving = not self._leaving, True
+        if first:
+            self._drain.on_signal()
+        if first and self._drain.delay and self.started:
+            loop = asyncio.get_running_loop()
+            loop.call_soon_threadsafe(loop.call_later, self._drain.delay, super().handle_exit, sig, frame)
+        else:
+            super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._drain.on_close()
+        await super().shutdown(sockets)
 
 
 async def _serve(
