@@ -142,7 +142,8 @@ def uv_environment() -> dict[str, str]:
 
 
 def uv_install(what: str, arguments: list[str], sources: list[str]) -> None:
-    run(uv_command([*arguments, *sources]), what, uv_environment())
+    # Compiled now, or every first start of a service would compile; some machines never keep what Python compiles.
+    run(uv_command(["--compile-bytecode", *arguments, *sources]), what, uv_environment())
 
 
 # torch
@@ -153,7 +154,7 @@ def install_torch() -> None:
     ways = torch_ways()
     for index, (what, options) in enumerate(ways):
         say("  %s, %s" % (TORCH, what))
-        command = uv_command([TORCH, "--constraints", str(LOCK), *options])
+        command = uv_command(["--compile-bytecode", TORCH, "--constraints", str(LOCK), *options])
         if subprocess.call(command, env=uv_environment()) == 0:
             return
         if index + 1 < len(ways):

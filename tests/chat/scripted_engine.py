@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 import msgspec
-from quintet_chat.protocol import Accepted, Delta, Finished, Generate, TokenLogprob
+from quintet_chat.protocol import Accepted, Delta, Finished, Generate, Started, TokenLogprob
 from quintet_common.errors import ApiError
 from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import Emit, Report
@@ -51,6 +51,7 @@ class ScriptedEngine:
         script = request.template_args
         text = request.prompt if isinstance(request.prompt, str) else "".join(map(chr, request.prompt or []))
         emit(Accepted(7, cached_tokens=3, prompt_text=text if request.echo else None))
+        emit(Started(0.001))
         said = self._say(request_id, request, emit, _pieces(request, text))
         self._running -= 1
         self._ended["whole_requests" if said else "cancelled_requests"] += 1

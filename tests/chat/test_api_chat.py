@@ -336,6 +336,7 @@ def test_requests_are_counted(scripted_url: str, client: OpenAI) -> None:
         "quintet_prompt_tokens_total",
         "quintet_generation_tokens_total",
         "quintet_time_to_first_token_seconds_count",
+        "quintet_request_queue_time_seconds_count",
     )
     ended = 'quintet_request_success_total{finished_reason="length",model="native",service="chat"}'
     gaps = f"quintet_inter_token_latency_seconds_count{labels}"
@@ -346,7 +347,7 @@ def test_requests_are_counted(scripted_url: str, client: OpenAI) -> None:
     after = [metric(scripted_url, name + labels) for name in names] + [
         metric(scripted_url, each) for each in (ended, gaps)
     ]
-    assert [b - a for a, b in zip(before, after, strict=True)] == [7, 3, 1, 1, 2]
+    assert [b - a for a, b in zip(before, after, strict=True)] == [7, 3, 1, 1, 1, 2]
 
 
 def test_both_dialects_answer_on_their_paths(client: OpenAI, zlai_client: OpenAI) -> None:

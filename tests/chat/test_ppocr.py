@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from quintet_chat.app import create_app
 from quintet_chat.backends.ppocr import PICTURE_TOKENS, OcrEngine
 from quintet_chat.backends.ppocr_answer import Answer, Words, count_tokens
-from quintet_chat.protocol import Accepted, Delta, Finished, Generate, Sampling
+from quintet_chat.protocol import Accepted, Delta, Finished, Generate, Sampling, Started
 from quintet_common.errors import ApiError
 from quintet_common.models_yml import ModelSpec
 
@@ -290,6 +290,9 @@ def test_what_was_said_is_counted() -> None:
     reader.permits.release(9)
     emit = submit(engine, 1, "one two")
     assert emit.ended.wait(5)
+    started = emit.events.pop(1)
+    assert isinstance(started, Started)
+    assert 0 <= started.queue_seconds < 5
     assert emit.events == [
         Accepted(PICTURE_TOKENS + 1),
         Delta(0, "one", 1),

@@ -9,13 +9,12 @@ from typing import NamedTuple, Self
 from prometheus_client import Counter, Histogram
 from quintet_common.errors import ApiError
 from quintet_common.instrument import Observation
-from quintet_common.metrics import SECONDS, registry
+from quintet_common.metrics import PROMPT_TOKENS, QUEUE, SECONDS, registry
 
-from quintet_chat.protocol import Accepted, Delta, Event
+from quintet_chat.protocol import Accepted, Delta, Event, Started
 
 _LABELS = ["service", "model"]
 
-PROMPT_TOKENS = Counter("quintet_prompt_tokens", "Tokens of accepted prompts", _LABELS, registry=registry)
 GENERATION_TOKENS = Counter("quintet_generation_tokens", "Tokens generated", _LABELS, registry=registry)
 FIRST_TOKEN = Histogram(
     "quintet_time_to_first_token_seconds",
@@ -44,13 +43,14 @@ class _Children(NamedTuple):
 
     prompt_tokens: Counter
     generation_tokens: Counter
+    queue: Histogram
     first_token: Histogram
     inter_token: Histogram
 
 
 @cache
 def _children(service: str, model: str) -> _Children:
-    metrics = (PROMPT_TOKENS, GENERATION_TOKENS, FIRST_TOKEN, INTER_TOKEN)
+    metrics = (PROMPT_TOKENS, GENERATION_TOKENS, QUEUE, FIRST_TOKEN, INTER_TOKEN)
     return _Children(*(metric.labels(service, model) for metric in metrics))  # type: ignore[arg-type]
 
 
@@ -80,6 +80,8 @@ class Meter:
         elif isinstance(event, Accepted):
             self.prompt_tokens, self.cached_tokens = event.prompt_tokens, event.cached_tokens
             self._children.prompt_tokens.inc(event.prompt_tokens)
+        elif isinstance(event, Started):
+            self._children.queue.observe(event.queue_seconds)
         else:
             self._unfinished -= 1
             self._end(event.reason, 1)

@@ -1,8 +1,8 @@
 """What the chat API and a chat worker say to each other: a conversation in, pieces of text out.
 
 The worker applies the chat template, tokenises, generates, detokenises and finds stop strings; the API knows OpenAI's
-shapes and the dialects. For each request the worker emits one Accepted, then Deltas of any choice in any order, then
-one Finished per choice.
+shapes and the dialects. For each request the worker emits one Accepted, one Started when its turn comes, then Deltas of
+any choice in any order, and one Finished per choice.
 
 A loaded worker says in its info (``/v1/models`` shows it), beside ``engine``:
 
@@ -82,6 +82,13 @@ class Accepted(msgspec.Struct, tag="accepted"):
     """The prompt as text, when the request has ``echo``."""
 
 
+class Started(msgspec.Struct, tag="started"):
+    """The model begins with the request."""
+
+    queue_seconds: float
+    """Since the worker got it; preparing the prompt is part of that."""
+
+
 class TokenLogprob(msgspec.Struct):
     token: str
     bytes: list[int]
@@ -104,4 +111,4 @@ class Finished(msgspec.Struct, tag="finished"):
     reason: Literal["stop", "length"]
 
 
-Event = Accepted | Delta | Finished
+Event = Accepted | Started | Delta | Finished

@@ -48,12 +48,9 @@ QUEUE = Histogram(
     buckets=SECONDS,
     registry=registry,
 )
-
-
-def counter(name: str, documentation: str, labels: list[str]) -> Counter:
-    """A counter that several services have, such as prompt tokens; made once when they share a process."""
-    made = registry._names_to_collectors.get(name)
-    return made if isinstance(made, Counter) else Counter(name, documentation, labels, registry=registry)
+PROMPT_TOKENS = Counter(
+    "quintet_prompt_tokens", "Tokens of accepted prompts and texts", ["service", "model"], registry=registry
+)
 
 
 def record(seen: Observation, seconds: float) -> None:

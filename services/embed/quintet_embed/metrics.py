@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from prometheus_client import Counter, Histogram
-from quintet_common.metrics import QUEUE, counter, registry
+from quintet_common.metrics import PROMPT_TOKENS, QUEUE, registry
 
 from quintet_embed.protocol import Work
 
 SERVICE = "embed"
 _LABELS = ["service", "model"]
 
-PROMPT_TOKENS = counter("quintet_prompt_tokens", "Tokens of accepted prompts", _LABELS)
 VECTORS = Counter("quintet_vectors", "Vectors computed", _LABELS, registry=registry)
 SCORES = Counter("quintet_rerank_scores", "Documents scored against a query", _LABELS, registry=registry)
 BATCH_SIZE = Histogram(

@@ -57,7 +57,7 @@ class Fleet:
             async with asyncio.timeout(1):
                 await asyncio.gather(*first)
         except TimeoutError:
-            log.warning("Not all upstreams have answered yet.")
+            log.info("Not all upstreams have answered yet.")
 
     async def close(self) -> None:
         await asyncio.gather(*(poller.stop() for poller in self._pollers.values()))

@@ -9,7 +9,7 @@ from openai.types.chat.chat_completion_message_function_tool_call import Functio
 from quintet_chat.api.finish import finish_reason
 from quintet_chat.api.logprobs import chat_logprobs
 from quintet_chat.api.tool_plan import ToolPlan
-from quintet_chat.protocol import Accepted, Event, Finished, TokenLogprob
+from quintet_chat.protocol import Accepted, Event, Finished, Started, TokenLogprob
 from quintet_chat.tools.base import CallArguments, CallStart, Text
 
 
@@ -20,7 +20,7 @@ class ChatAnswer:
         self._choices = [_ChoiceBuilder(index, plan) for index in range(choices)]
 
     def add(self, event: Event) -> None:
-        if isinstance(event, Accepted):
+        if isinstance(event, (Accepted, Started)):
             return
         choice = self._choices[event.index]
         if isinstance(event, Finished):

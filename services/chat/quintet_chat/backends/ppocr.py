@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -17,7 +18,7 @@ from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import Emit, LoadError, Report
 
 from quintet_chat.backends.ppocr_answer import Answer, Words, count_tokens
-from quintet_chat.protocol import Accepted, Generate
+from quintet_chat.protocol import Accepted, Generate, Started
 
 log = logging.getLogger("quintet.chat")
 
@@ -105,6 +106,7 @@ class _Reading:
         self.id = request_id
         self.emit = emit
         self.cancelled = False
+        self._arrived = time.monotonic()
         texts, pictures = _last_pictures(request.messages or [])
         self._pictures = [request.images[index] for index in pictures]
         self._read = 0
@@ -114,6 +116,8 @@ class _Reading:
 
     def take_turn(self, reader: Reader) -> bool:
         """Read the next picture; False when there is nothing left to do."""
+        if not self._read:
+            self.emit(Started(time.monotonic() - self._arrived))
         if not self._pictures:
             self._answer.say(self._words.help)
         elif not self.cancelled:

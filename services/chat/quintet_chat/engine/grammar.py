@@ -8,6 +8,7 @@ strings with a length limit (https://github.com/mlc-ai/xgrammar/issues/800), whi
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,7 @@ from quintet_chat.protocol import Grammar
 
 CACHE_BYTES = 64 << 20
 _ANY_OBJECT = {"type": "object", "additionalProperties": True}
+_SOURCE = re.compile(r"^\[[\d:]+\] \S+:\d+: ")
 _CONTROLS = frozenset(range(0x20))
 
 
@@ -48,7 +50,8 @@ class Grammars:
             compiled = _compile(compiler, grammar)
         except (RuntimeError, ValueError, TypeError, KeyError) as error:
             param = "tools" if grammar.type == "structural_tag" else "response_format"
-            reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+            # xgrammar begins its errors with a time and a place in its own source.
+            reason = _SOURCE.sub("", (str(error).strip() or type(error).__name__).splitlines()[-1])
             message = f"The answer cannot be constrained to this {grammar.type}: {reason}"
             raise ApiError(400, message, param=param, code="invalid_grammar") from None
         if grammar.type in ("json_object", "json_schema"):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
 from quintet_common.worker.host import Emit
 
-from quintet_chat.protocol import Generate, Sampling
+from quintet_chat.protocol import Generate, Sampling, Started
 
 
 @dataclass(eq=False)
@@ -31,10 +32,18 @@ class Request:
     sequences: list[Sequence] = field(default_factory=list)
     cancelled: bool = False
     """Set by any thread; the scheduler drops the request at its next step."""
+    started: bool = False
+    """Whether its first prefill has begun; used by the model thread alone."""
     open_choices: int = 0
     """Choices without a Finished; used by the output thread alone."""
     ended: bool = False
     """Whether the service was told of the end; used by the output thread alone."""
+
+    def start(self) -> None:
+        """Tell the service that the request's turn has come; only the first time, when it was evicted in between."""
+        if not self.started:
+            self.started = True
+            self.emit(Started(time.monotonic() - self.arrived))
 
     @property
     def sampling(self) -> Sampling:

@@ -175,6 +175,7 @@ class Scheduler:
             if not self._room_for(len(batch) + 1, max(longest, length)):
                 break
             batch.append(self._waiting.popleft())
+            batch[-1].request.start()
             longest = max(longest, length)
             if is_long:
                 break
