@@ -183,7 +183,9 @@ def main() -> None:
     every, pipe = emoji(), load_pipeline()
     pipe.set_progress_bar_config(disable=True)
     data = prepare(pipe, every, random.Random(options.seed))
-    model = Emoji64Transformer() if options.new else Emoji64Transformer.from_pretrained(options.resume).float()
+    model = Emoji64Transformer()
+    if not options.new:  # into a fresh one, whose saved config names no folder that it came from
+        model.load_state_dict(Emoji64Transformer.from_pretrained(options.resume).float().state_dict())
     print(f"{len(every)} emoji, {data.states.shape[1]} captions each", flush=True)
 
     def judge(weights: Emoji64Transformer, tag: str) -> None:
