@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from quintet_common.errors import ApiError, bad_request
 from quintet_common.models_yml import ModelSpec
-from quintet_embed.engine.engine import DeviceLost, EmbedEngine
+from quintet_embed.backends.base import DeviceLost
+from quintet_embed.engine.engine import EmbedEngine
 from quintet_embed.engine.job import Rows, Tokens
 from quintet_embed.protocol import EmbedRequest, Event, Request, Vectors, Work
 

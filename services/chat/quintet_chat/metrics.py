@@ -8,8 +8,8 @@ from typing import NamedTuple, Self
 
 from prometheus_client import Counter, Histogram
 from quintet_common.errors import ApiError
-from quintet_common.instrument import Observation
 from quintet_common.metrics import PROMPT_TOKENS, QUEUE, SECONDS, registry
+from quintet_common.observation import Observation
 
 from quintet_chat.protocol import Accepted, Delta, Event, Started
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from quintet_common.errors import CLIENT_CLOSED_REQUEST, ApiError
-from quintet_common.instrument import observation_of
+from quintet_common.observation import observation_of
 
 T = TypeVar("T")
 

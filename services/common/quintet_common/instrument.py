@@ -10,8 +10,6 @@ import logging
 import os
 import re
 import time
-from dataclasses import dataclass, field
-from typing import Any
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -20,36 +18,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from quintet_common import metrics
 from quintet_common.errors import CLIENT_CLOSED_REQUEST, error_body
+from quintet_common.observation import KEY, Observation
 
 log = logging.getLogger("quintet")
 access_log = logging.getLogger("quintet.access")
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _UNCOUNTED = frozenset({"/health", "/ready", "/metrics"})
-_KEY = "quintet.observation"
 FAILED = "The service failed on this request; its log has the details."
-
-
-@dataclass
-class Observation:
-    """One request as metrics and the access log see it. Routes fill in ``model`` once they know it."""
-
-    service: str
-    endpoint: str = ""
-    model: str = ""
-    code: int = 0
-    started: float = field(default_factory=time.perf_counter)
-    first_output: float | None = None
-
-    def mark_first_output(self) -> None:
-        """Call when the first piece of the answer exists: a token, an image, an audio chunk."""
-        if self.first_output is None:
-            self.first_output = time.perf_counter() - self.started
-
-
-def observation_of(scope: Any) -> Observation:
-    """The observation of an ASGI scope or a Request; a loose one where the app is not instrumented."""
-    found = scope.get(_KEY)
-    return found if isinstance(found, Observation) else Observation("")
 
 
 class Instrument:
@@ -63,7 +38,7 @@ class Instrument:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        seen = scope[_KEY] = Observation(self._service)
+        seen = scope[KEY] = Observation(self._service)
         headers = dict(scope["headers"])
         sent_id = headers.get(b"x-request-id", b"")
         request_id = sent_id if _REQUEST_ID.fullmatch(sent_id) else b"req_" + os.urandom(12).hex().encode()

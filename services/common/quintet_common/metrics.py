@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -12,10 +12,8 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from quintet_common.errors import CLIENT_CLOSED_REQUEST
+from quintet_common.observation import Observation
 from quintet_common.worker.process import State, Worker
-
-if TYPE_CHECKING:
-    from quintet_common.instrument import Observation
 
 registry = CollectorRegistry()
 """Every metric of this process; a service's own metrics go here too."""

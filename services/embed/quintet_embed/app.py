@@ -16,5 +16,5 @@ KINDS = {"embedding", "rerank"}
 
 def create_app(specs: list[ModelSpec]) -> FastAPI:
     """The service for these models; each is loaded in a process of its own when the app starts."""
-    pool: ModelPool[Event] = ModelPool(specs, "quintet_embed.engine:create_engine", Event)
+    pool: ModelPool[Event] = ModelPool(specs, "quintet_embed.engine.engine:EmbedEngine", Event)
     return create_service(SERVICE, pool, [embeddings.router, rerank.router, tokenize.router])

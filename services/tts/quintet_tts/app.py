@@ -16,5 +16,5 @@ MAX_BODY = 2 << 20
 
 
 def create(specs: list[ModelSpec]) -> FastAPI:
-    pool: ModelPool[protocol.Event] = ModelPool(specs, "quintet_tts.engine:create_engine", protocol.Event)
+    pool: ModelPool[protocol.Event] = ModelPool(specs, "quintet_tts.engine.engine:SpeechEngine", protocol.Event)
     return create_app("tts", pool, [router], max_body=MAX_BODY)

@@ -13,7 +13,7 @@ from quintet_vision.files import FileStore
 from quintet_vision.protocol import Event
 
 KINDS = {"image"}
-ENGINE = "quintet_vision.engine:create_engine"
+ENGINE = "quintet_vision.engine:ImageEngine"
 
 
 def create(specs: list[ModelSpec]) -> FastAPI:

@@ -254,8 +254,3 @@ def _create_backend(spec: ModelSpec, report: Report) -> Backend:
     from quintet_vision.backends.emoji64 import Emoji64Backend
 
     return Emoji64Backend(spec, report)
-
-
-def create_engine(spec: ModelSpec) -> ImageEngine:
-    """What the worker process makes from its ModelSpec."""
-    return ImageEngine(spec)

@@ -15,7 +15,7 @@ from openai.types.chat import ChatCompletion
 from quintet_common import sse
 from quintet_common.dialect import Dialect, RequestDialect
 from quintet_common.disconnect import or_disconnect
-from quintet_common.instrument import observation_of
+from quintet_common.observation import observation_of
 from quintet_common.pool import ModelPool
 from quintet_common.worker.process import Worker
 

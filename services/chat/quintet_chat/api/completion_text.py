@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from openai.types.completion_choice import CompletionChoice, Logprobs
-from quintet_common.instrument import Observation
+from quintet_common.observation import Observation
 from quintet_common.worker.process import Worker
 
 from quintet_chat.api.generation import accepted, generate

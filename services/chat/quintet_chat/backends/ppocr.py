@@ -185,7 +185,3 @@ def _load_reader() -> Reader:
     except ImportError as error:
         raise LoadError(f"ppocr needs the packages rapidocr and onnxruntime: {error}.") from None
     return PaddleReader()
-
-
-def create_engine(spec: ModelSpec) -> OcrEngine:
-    return OcrEngine(spec)

@@ -8,8 +8,8 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict, model_validator
 from quintet_common.disconnect import or_disconnect
 from quintet_common.errors import ApiError
-from quintet_common.instrument import observation_of
 from quintet_common.models_yml import Kind
+from quintet_common.observation import observation_of
 from quintet_common.pool import ModelPool
 from quintet_common.worker.process import Worker
 

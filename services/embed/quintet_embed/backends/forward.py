@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from quintet_embed.engine.engine import DeviceLost
+from quintet_embed.backends.base import DeviceLost
 
 
 @contextmanager

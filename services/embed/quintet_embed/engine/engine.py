@@ -5,46 +5,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from quintet_common.errors import ApiError
 from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import Emit, Report
 
+from quintet_embed.backends.base import Backend, DeviceLost
 from quintet_embed.engine.batches import cut
 from quintet_embed.engine.job import Item, Job, Rows, Tokens, field_of, new_job
 from quintet_embed.engine.memory import give_back
 from quintet_embed.engine.queue import FairQueue
-from quintet_embed.protocol import Event, Request, TokenizeRequest, TokenLists, Work
+from quintet_embed.protocol import Request, TokenizeRequest, TokenLists
 
 log = logging.getLogger("quintet.embed")
-
-
-class DeviceLost(Exception):
-    """The device can compute nothing more for this process; only a new process helps."""
-
-
-class Backend(Protocol):
-    """A loaded model, as the engine uses it. ``tokenise`` runs on one thread, ``forward`` and ``finish`` on another."""
-
-    batch_tokens: int
-    """Padded tokens of a batch beyond which more do not make the model faster."""
-    waste_tokens: int
-    """Padding that costs about what another forward pass costs."""
-    info: dict[str, Any]
-
-    def check(self, request: Request) -> None:
-        """Raise ApiError for a request that this model cannot do; cheap."""
-
-    def tokenise(self, request: Request, start: int, stop: int) -> list[Tokens]:
-        """Texts ``start`` to ``stop`` of a request. Raises ApiError for one that the model cannot read."""
-
-    def forward(self, batch: list[Tokens]) -> Rows:
-        """One row per text. Raises DeviceLost when the process is of no more use."""
-
-    def finish(self, request: Request, rows: Rows, work: Work) -> Event:
-        """The answer, from the rows of all texts in their order."""
 
 
 def load_backend(spec: ModelSpec, report: Report) -> Backend:

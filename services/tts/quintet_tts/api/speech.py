@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from quintet_common import sse
 from quintet_common.dialect import Dialect, RequestDialect
 from quintet_common.disconnect import StreamResponse, or_disconnect
-from quintet_common.instrument import Observation, observation_of
+from quintet_common.observation import Observation, observation_of
 from quintet_common.pool import ModelPool
 from quintet_common.worker.process import Worker
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request
-from quintet_common.instrument import observation_of
+from quintet_common.observation import observation_of
 from quintet_common.pool import ModelPool
 from quintet_common.worker.process import State, Worker
 

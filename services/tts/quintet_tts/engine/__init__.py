@@ -1,5 +1,1 @@
-"""The engine of a speech worker."""
-
-from quintet_tts.engine.engine import create_engine
-
-__all__ = ["create_engine"]
+"""Scheduling inside a speech worker: whose sentence is spoken next."""

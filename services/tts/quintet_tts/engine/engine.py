@@ -107,7 +107,3 @@ class SpeechEngine:
 
 def _threads() -> int:
     return max(1, min(MAX_THREADS, int(os.environ.get("QUINTET_THREADS", cpu_quota()))))
-
-
-def create_engine(spec: ModelSpec) -> SpeechEngine:
-    return SpeechEngine(spec)

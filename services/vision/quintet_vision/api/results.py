@@ -12,7 +12,7 @@ from openai.types import Image, ImagesResponse
 from openai.types.images_response import Usage, UsageInputTokensDetails
 from prometheus_client import Counter
 from quintet_common import metrics
-from quintet_common.instrument import Observation
+from quintet_common.observation import Observation
 from quintet_common.sse import event
 from quintet_common.worker.process import Worker
 

@@ -10,7 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from openai.types import ImagesResponse
 from quintet_common.disconnect import or_disconnect
 from quintet_common.errors import ApiError
-from quintet_common.instrument import observation_of
+from quintet_common.observation import observation_of
 from quintet_common.pool import ModelPool
 from quintet_common.sse import sse_response
 
