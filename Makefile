@@ -6,7 +6,7 @@ BIN := .venv/bin
 PACKAGES := $(wildcard services/*/quintet*)
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test test-fast lint lock clean
+.PHONY: help install up test test-fast lint lock clean bench-router
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -30,6 +30,9 @@ lint: install ## Check style and types
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy $(PACKAGES)
+
+bench-router: install ## Compare the router with others; writes docs/benchmarks.md
+	@$(BIN)/python bench/router/run.py --write
 
 lock: install ## Write requirements.lock anew: make lock [UPGRADE=1]
 	@UPGRADE=$(UPGRADE) $(BIN)/python scripts/lock.py

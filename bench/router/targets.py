@@ -1,0 +1,170 @@
+"""The routers that are compared, each installed apart from the others, and how each is started."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from machine import CACHE, HERE, free_port
+
+SGLANG = "sglang-router==0.3.2"
+VLLM = "vllm-router==0.1.17"
+LITELLM = "litellm[proxy]==1.106.2"
+
+
+class Missing(Exception):
+    """Why a target cannot be measured here."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """``start_seconds``: how long it may take until it answers. ``key``: what its clients send. ``passes``: all but
+    the first few are left out for a router so slow that its figures cannot be mistaken."""
+
+    name: str
+    about: str
+    port: int
+    command: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+    start_seconds: float = 30.0
+    key: str = "sk-bench"
+    passes: int | None = None
+
+
+Maker = Callable[[list[int]], Target]
+"""Makes a target in front of mocks at these ports. Raises Missing."""
+
+
+def urls(mocks: list[int]) -> list[str]:
+    return [f"http://127.0.0.1:{port}" for port in mocks]
+
+
+def direct(mocks: list[int]) -> Target:
+    return Target("direct", "no proxy", mocks[0], [])
+
+
+def quintet(mocks: list[int]) -> Target:
+    port = free_port()
+    upstreams = [word for url in urls(mocks) for word in ("--upstream", url)]
+    command = [sys.executable, "-m", "quintet_router", "--port", str(port), "--log-level", "warning", *upstreams]
+    about = "key check, request id, metrics, power of two choices, breaker, limits"
+    return Target("quintet", about, port, command)
+
+
+def nginx(mocks: list[int]) -> Target:
+    port = free_port()
+    folder = CACHE / "nginx"
+    folder.mkdir(exist_ok=True)
+    words = {
+        "{folder}": str(folder),
+        "{port}": str(port),
+        "{user}": "user root;" if os.geteuid() == 0 else "",
+        "{servers}": " ".join(f"server 127.0.0.1:{mock};" for mock in mocks),
+    }
+    text = (HERE / "nginx.conf").read_text()
+    for word, value in words.items():
+        text = text.replace(word, value)
+    (folder / "nginx.conf").write_text(text)
+    binary = _nginx_binary(folder)
+    version = subprocess.run([binary, "-v"], capture_output=True, text=True).stderr.strip().rpartition("/")[2]
+    command = [binary, "-p", str(folder), "-e", "stderr", "-c", str(folder / "nginx.conf")]
+    return Target("nginx", f"{version}, round robin", port, command)
+
+
+def _nginx_binary(folder: Path) -> str:
+    """The one of the system, or one unpacked from Debian's package without installing it."""
+    found = shutil.which("nginx") or shutil.which("/usr/sbin/nginx")
+    unpacked = folder / "usr" / "sbin" / "nginx"
+    for package in ("nginx", "nginx-light"):
+        if found or unpacked.exists():
+            break
+        if shutil.which("apt-get") and shutil.which("dpkg-deb"):
+            subprocess.run(["apt-get", "download", "-q", package], cwd=folder, capture_output=True)
+            for archive in folder.glob(f"{package}_*.deb"):
+                subprocess.run(["dpkg-deb", "-x", str(archive), str(folder)], check=True)
+    if not found and not unpacked.exists():
+        raise Missing("nginx is not here and could not be fetched by apt-get download")
+    return str(found or unpacked)
+
+
+def sglang(mocks: list[int]) -> Target:
+    return _rust_router("sglang-router", SGLANG, [str(_venv("sglang", SGLANG) / "sglang-router"), "launch"], mocks)
+
+
+def vllm(mocks: list[int]) -> Target:
+    return _rust_router("vllm-router", VLLM, [str(_venv("vllm-router", VLLM) / "vllm-router")], mocks)
+
+
+def _rust_router(name: str, version: str, command: list[str], mocks: list[int]) -> Target:
+    port = free_port()
+    command += ["--host", "127.0.0.1", "--port", str(port), "--worker-urls", *urls(mocks), "--policy", "round_robin"]
+    command += ["--log-level", "error", "--prometheus-port", str(free_port()), "--max-concurrent-requests", "4096"]
+    return Target(name, f"{version.rpartition('=')[2]} (Rust), round robin", port, command)
+
+
+def litellm(mocks: list[int]) -> Target:
+    port = free_port()
+    entry = "- model_name: mock\n  litellm_params: {{model: openai/mock, api_base: '{}/v1', api_key: sk-upstream}}\n"
+    config = CACHE / "litellm.yaml"
+    config.write_text(
+        "model_list:\n"
+        + "".join(entry.format(url) for url in urls(mocks))
+        + "litellm_settings: {num_retries: 0, request_timeout: 600}\n"
+    )
+    command = [str(_venv("litellm", LITELLM) / "litellm"), "--config", str(config), "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--num_workers", "1", "--telemetry", "False"]
+    environment = {
+        "LITELLM_LOG": "ERROR",
+        "LITELLM_MODE": "PRODUCTION",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",
+        "NO_PROXY": "*",
+    }
+    version = LITELLM.rpartition("=")[2]
+    return Target("litellm", f"{version}, simple shuffle", port, command, environment, 120.0, passes=1)
+
+
+def _venv(name: str, package: str) -> Path:
+    """The bin folder of an environment of its own with ``package`` in it, made at first use."""
+    environment = CACHE / name
+    marker = environment / "installed"
+    if not marker.exists() or marker.read_text() != package:
+        beside = Path(sys.executable).parent / "uv"
+        uv = str(beside) if beside.exists() else shutil.which("uv")
+        python = str(environment / "bin" / "python")
+        make = [uv, "venv", "--clear", "-q", "--python", sys.executable] if uv else [sys.executable, "-m", "venv"]
+        install = [uv, "pip", "install", "-q", "--python", python] if uv else [python, "-m", "pip", "install", "-q"]
+        print(f"installing {package}", file=sys.stderr)
+        for command in ([*make, str(environment)], [*install, package]):
+            if subprocess.run(command, check=False).returncode:
+                raise Missing(f"{package} could not be installed")
+        marker.write_text(package)
+    return environment / "bin"
+
+
+def other(spec: str) -> Maker:
+    """A router started by a command line of the user's, ``NAME=COMMAND``. ``{port}`` stands for the port to listen on,
+    ``{upstreams}`` for the mocks' URLs with commas between."""
+    name, _, words = spec.partition("=")
+
+    def make(mocks: list[int]) -> Target:
+        port = free_port()
+        filled = words.replace("{port}", str(port)).replace("{upstreams}", ",".join(urls(mocks)))
+        return Target(name, "given by --also", port, ["sh", "-c", f"exec {filled}"], start_seconds=120.0)
+
+    return make
+
+
+ALL: dict[str, Maker] = {
+    "direct": direct,
+    "nginx": nginx,
+    "quintet": quintet,
+    "sglang-router": sglang,
+    "vllm-router": vllm,
+    "litellm": litellm,
+}
