@@ -11,6 +11,7 @@ from typing import Any
 
 import uvicorn
 from quintet_common.models_yml import UpstreamSpec
+from quintet_router.access.gate import Gate
 from quintet_router.app import Router
 from quintet_router.inbound import inbound_protocol
 from quintet_router.settings import Settings
@@ -250,19 +251,22 @@ QUICK: dict[str, Any] = {
     "poll_waiting_seconds": 0.05,
     "watch_seconds": 0.05,
     "start_seconds": 0.0,
+    "load_wait": 0.0,
     "connect_timeout": 1.0,
 }
 
 
 @asynccontextmanager
-async def open_door(*upstreams: FakeUpstream | UpstreamSpec, **settings: Any) -> AsyncIterator[Door]:
+async def open_door(
+    *upstreams: FakeUpstream | UpstreamSpec, gate: Gate | None = None, **settings: Any
+) -> AsyncIterator[Door]:
     """A router over ``upstreams``, which are started as well; ``settings`` beside quick polls."""
     fakes = [upstream for upstream in upstreams if isinstance(upstream, FakeUpstream)]
     for fake in fakes:
         await fake.start()
     specs = [UpstreamSpec(url=each.url) if isinstance(each, FakeUpstream) else each for each in upstreams]
     chosen = Settings(**{**QUICK, **settings})
-    router = Router(specs, chosen)
+    router = Router(specs, chosen, gate)
     config = uvicorn.Config(
         router, port=0, http=inbound_protocol(chosen), ws="none", log_config=None, access_log=False,
         server_header=False, timeout_graceful_shutdown=1,

@@ -16,7 +16,8 @@ from socket import socket
 from typing import Any
 
 import pytest
-from router.harness import END, STREAM, Door, FakeUpstream, card, chunk, http, open_door, raw, read_response, until
+from quintet_router.access import keyfile
+from router.harness import END, STREAM, Door, FakeUpstream, card, chunk, http, open_door, raw, until
 
 EVENT = b'data: {"x": 1}\n\n'
 
@@ -80,33 +81,6 @@ async def test_it_stays_small() -> None:
     await upstream.stop()
 
 
-async def test_sigterm_lets_open_streams_end_and_lets_nobody_in() -> None:
-    go_on = asyncio.Event()
-
-    async def two_halves(_: Any, __: Any, writer: asyncio.StreamWriter) -> None:
-        writer.write(STREAM + chunk(EVENT))
-        await go_on.wait()
-        writer.write(chunk(EVENT) + chunk(b"data: [DONE]\n\n") + END)
-
-    upstream = FakeUpstream(two_halves)
-    await upstream.start()
-    async with router_process("--upstream", upstream.url) as (process, door):
-        await door.get("/v1/models")
-        streams = [await door.send("/v1/chat/completions", {"model": "m"}) for _ in range(16)]
-        await until(lambda: len(upstream.requests) == 16)
-        process.send_signal(signal.SIGTERM)
-        await asyncio.sleep(0.5)
-        with pytest.raises(ConnectionRefusedError):
-            await door.connect()
-        go_on.set()
-        for reader, _ in streams:
-            response = await asyncio.wait_for(read_response(reader), 5)
-            assert response.complete
-            assert response.body == EVENT + EVENT + b"data: [DONE]\n\n"
-        await asyncio.wait_for(process.wait(), 5)
-    await upstream.stop()
-
-
 async def test_sighup_takes_over_a_good_file_and_refuses_a_bad_one(tmp_path: Path) -> None:
     a, b = FakeUpstream(cards=[card("a")]), FakeUpstream(cards=[card("b")])
     await a.start()
@@ -134,15 +108,40 @@ async def test_sighup_takes_over_a_good_file_and_refuses_a_bad_one(tmp_path: Pat
     await b.stop()
 
 
-async def test_one_line_per_request_when_asked(capfd: pytest.CaptureFixture[str]) -> None:
-    upstream = FakeUpstream()
+async def test_one_line_per_request_when_asked(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    async def stream(_: Any, __: Any, writer: asyncio.StreamWriter) -> None:
+        usage = b'data: {"usage":{"prompt_tokens":7,"completion_tokens":1}}\n\n'
+        writer.write(STREAM + chunk(EVENT) + chunk(usage))
+        await asyncio.sleep(0.05)
+        writer.write(chunk(b"data: [DONE]\n\n") + END)
+
+    upstream = FakeUpstream(stream)
     await upstream.start()
-    async with router_process("--upstream", upstream.url, "--access-log") as (process, door):
-        await door.chat("x-request-id: r-7")
+    keyfile.write(tmp_path / "keys.yml", [keyfile.make_key(name="ann", sha256=keyfile.digest(b"sk").hex())])
+    arguments = ["--upstream", upstream.url, "--access-log", "--keys", str(tmp_path / "keys.yml")]
+    async with router_process(*arguments) as (process, door):
+        sent = await door.chat("x-request-id: r-7", "authorization: Bearer sk", model="m")
+        await door.chat("x-request-id: r-8", "authorization: Bearer no")
         process.terminate()
         await process.wait()
-    log = capfd.readouterr().err
-    assert '"request_id":"r-7","service":"router","path":"/chat/completions","model":"m"' in log
+    lines = [line.split(" ", 2)[2] for line in capfd.readouterr().err.splitlines() if "quintet.access" in line]
+    answered, refused = (json.loads(line) for line in lines)
+    assert answered.pop("seconds") >= answered.pop("first_byte_seconds") + 0.05
+    assert answered == {
+        "request_id": "r-7",
+        "service": "router",
+        "method": "POST",
+        "path": "/chat/completions",
+        "key": "ann",
+        "model": "m",
+        "upstream": upstream.url.removeprefix("http://"),
+        "code": 200,
+        "queue_seconds": 0.0,
+        "bytes": len(sent.body),
+        "retries": 0,
+        "usage": {"prompt_tokens": 7, "completion_tokens": 1},
+    }
+    assert (refused["key"], refused["code"], refused["model"], refused["upstream"]) == ("", 401, "", "")
     await upstream.stop()
 
 

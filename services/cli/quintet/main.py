@@ -15,6 +15,7 @@ COMMANDS = {
     "check": "say whether models.yml is right, and what it would serve",
     "models": "list the models of a running endpoint, with their state",
     "run": "ask one model, of any kind, from the command line",
+    "keys": "make, list and revoke the API keys of the router",
     "router": "the router alone, in front of anything that speaks OpenAI",
 }
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from quintet_common.errors import ApiError
 from quintet_common.models_yml import UpstreamSpec
 from starlette.types import Message, Receive, Scope, Send
 
+from quintet_router.access.gate import Gate
 from quintet_router.control import create_control
+from quintet_router.departure import CLOSE, Departure, closing
 from quintet_router.fleet import Fleet
 from quintet_router.headers import request_id
 from quintet_router.metrics import Metrics
@@ -19,20 +23,31 @@ from quintet_router.settings import Settings
 
 
 class Router:
-    """The ASGI callable. ``specs``: the upstreams to begin with. Raises ValueError for a URL that is none."""
+    """The ASGI callable. ``specs``: the upstreams to begin with; ``gate``: who gets in, by default everyone.
 
-    def __init__(self, specs: list[UpstreamSpec], settings: Settings | None = None) -> None:
+    Raises ValueError for a URL that is none.
+    """
+
+    def __init__(self, specs: list[UpstreamSpec], settings: Settings | None = None, gate: Gate | None = None) -> None:
         settings = settings or Settings()
+        self.gate = gate or Gate()
+        self.departure = Departure()
+        self.background: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        """What is to run beside the requests, until the end."""
         self.fleet = Fleet(specs, settings)
-        self.metrics = Metrics(lambda: self.fleet.upstreams)
-        self._proxy = Proxy(self.fleet, self.metrics, settings)
-        self._control = create_control(self.fleet, self.metrics)
+        self.metrics = Metrics(lambda: [*self.fleet.upstreams, *self.fleet.leaving])
+        self._proxy = Proxy(self.fleet, self.metrics, self.gate, settings)
+        self._control = create_control(self.fleet, self.metrics, self.gate, self.departure, settings.open_metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await self._live(receive, send)
         if scope["type"] != "http":
             return None
+        if self.departure.begun:
+            if self.departure.closed:
+                return await send_error(send, self.departure.refusal(), [CLOSE, _own_id(scope)])
+            send = closing(send)
         path = find_path(scope["path"])
         if path is None:
             return await self._answer(scope, receive, send)
@@ -55,11 +70,15 @@ class Router:
         await receive()
         await self.fleet.start()
         background = [asyncio.create_task(self._proxy.watch()), asyncio.create_task(self.metrics.watch_loop())]
+        if self.gate.keyring is not None:
+            background.append(asyncio.create_task(self.gate.keyring.watch()))
+        background += [asyncio.create_task(work()) for work in self.background]
         await send({"type": "lifespan.startup.complete"})
         await receive()
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
+        await self.gate.close()
         await self.fleet.close()
         await send({"type": "lifespan.shutdown.complete"})
 

@@ -105,13 +105,16 @@ class BodyReader:
                 raise too_large(self._limit)
         return b"".join(parts)
 
-    async def read_form(self, content_type: bytes, window: int) -> Body:
-        """Read until the model is known. ``window``: give up after so many bytes and return what there is."""
+    async def read_form(self, content_type: bytes, window: int, to_end: bool = False) -> Body:
+        """Read until the model is known. ``window``: give up after so many bytes and return what there is.
+
+        ``to_end``: read all of it, so that nothing in it can say otherwise.
+        """
         boundary = boundary_of(content_type)
         if boundary is None:
             raise bad_request("A multipart body needs a boundary in its Content-Type.")
-        scan, data, more = ModelScan(boundary), bytearray(), True
-        while more and scan.model is None and len(data) < window:
+        scan, data, more = ModelScan(boundary, to_end), bytearray(), True
+        while more and (to_end or (scan.model is None and len(data) < window)):
             piece, more = await self._piece()
             data += piece
             if len(data) > self._limit:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import asyncio
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +34,12 @@ class Model:
     targets: list[Target] = field(default_factory=list)
     usable: list[Target] = field(default_factory=list)
     """The targets worth trying: those that can answer now, or all when none can."""
+    loading: bool = False
+    """Whether none can answer now but one will."""
+
+    @property
+    def aliases(self) -> list[str]:
+        return self.card.get("aliases") or []
 
 
 class Catalog:
@@ -42,14 +49,15 @@ class Catalog:
         self._defaults: dict[tuple[str, ...], Model | None] = {}
         self.listing = b'{"object":"list","data":[]}'
         """The body of ``GET /v1/models``."""
+        self._news: asyncio.Future[None] | None = None
 
-    def rebuild(self, upstreams: Iterable[Upstream]) -> None:
+    def rebuild(self, upstreams: Collection[Upstream]) -> None:
         """Take over what the upstreams last said. What is unreachable stays known, and says so."""
         models: dict[str, Model] = {}
         for upstream in upstreams:
             for card in upstream.cards or []:
                 _add(models, upstream, card)
-        names = dict(models)
+        names = {**_foreign_aliases(models, upstreams), **models}
         for model in models.values():
             _settle(model)
             for alias in model.card.get("aliases") or []:
@@ -58,6 +66,16 @@ class Catalog:
         self._names = names
         self._defaults = {}
         self.listing = msgspec.json.encode({"object": "list", "data": [model.card for model in self._models]})
+
+        news, self._news = self._news, None
+        if news is not None:
+            news.set_result(None)
+
+    def next_rebuild(self) -> asyncio.Future[None]:
+        """Done when the catalog has changed. Several may wait for the same one, so it must not be cancelled."""
+        if self._news is None:
+            self._news = asyncio.get_running_loop().create_future()
+        return self._news
 
     def find(self, name: str) -> Model | None:
         """By id or alias."""
@@ -105,11 +123,31 @@ def _add(models: dict[str, Model], upstream: Upstream, card: dict[str, Any]) -> 
     model.targets.append(Target(upstream, card["id"] if prefix else None, card.get("state")))
 
 
+def _foreign_aliases(models: dict[str, Model], upstreams: Collection[Upstream]) -> dict[str, Model]:
+    """The models by the names that ``upstreams:`` gives them. Their upstreams do not know these names."""
+    named: dict[str, Model] = {}
+    for upstream in upstreams:
+        for alias, there in upstream.spec.aliases.items():
+            original = models.get(upstream.spec.prefix + there)
+            targets = [each for each in original.targets if each.upstream is upstream] if original else []
+            if original is None or not targets or alias in models:
+                continue
+            if alias not in named:
+                named[alias] = Model(original.id, original.kind, False, original.card)
+            named[alias].targets += [Target(upstream, there, each.state) for each in targets]
+            if alias not in (known := original.card.get("aliases") or []):
+                original.card["aliases"] = [*known, alias]
+    for model in named.values():
+        _settle(model)
+    return named
+
+
 def _settle(model: Model) -> None:
     """Which targets to use, and the state that the model's card shows: the best of its replicas'."""
     reachable = [target for target in model.targets if target.upstream.breaker.reachable]
     ready = [target for target in reachable if target.state in _USABLE]
     model.usable = ready or model.targets
+    model.loading = not ready and any(target.state == "loading" for target in reachable)
     best = next(iter(ready or reachable), None)
     state = best.state if best is not None else "unreachable"
     if state is not None:

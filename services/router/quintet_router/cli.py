@@ -5,14 +5,23 @@ from __future__ import annotations
 import argparse
 import gc
 import logging
+import os
+import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import get_args
 
+import msgspec
 from quintet_common import server
-from quintet_common.models_yml import Config, ConfigError, UpstreamSpec, load_config
+from quintet_common.models_yml import Balance, Config, ConfigError, RouterSpec
 
+from quintet_router.access.gate import Gate, is_loopback
+from quintet_router.access.keyfile import KeyFileError
+from quintet_router.access.keyring import Keyring
+from quintet_router.access.rates import SharedRates
 from quintet_router.app import Router
+from quintet_router.configuration import Reloads, Sources, promised_by
 from quintet_router.inbound import inbound_protocol
 from quintet_router.settings import MIB, Settings
 
@@ -22,68 +31,138 @@ log = logging.getLogger("quintet.router")
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the router until SIGTERM or SIGINT; SIGHUP reads ``--config`` again. Ends the process on a wrong option."""
     options = _parser().parse_args(argv)
-    settings = replace(
-        Settings(),
-        max_body=options.max_body * MIB,
-        gap_timeout=options.gap_timeout,
-        stall_timeout=options.stall_timeout,
-        access_log=options.access_log,
-    )
-    if options.first_byte_timeout is not None:
-        settings = replace(settings, first_byte_timeout={"": options.first_byte_timeout})
     try:
-        config = _config(options)
-        router = Router(_upstreams(options, config), settings)
-    except (ConfigError, ValueError) as error:
+        sources = Sources(options.upstream, options.config, options.upstreams_file, options.reload)
+        config = sources.read_config()
+        admission = _admission(options, config)
+        settings = _settings(options, admission)
+        gate = _gate(admission)
+        router = Router(sources.read_upstreams(config), settings, gate)
+    except (ConfigError, KeyFileError, ValueError) as error:
         sys.exit(str(error))
-    router.fleet.expected = _names(config)
+    router.fleet.expected = promised_by(config)
+    reloads = Reloads(sources, router.fleet, settings.file_seconds)
+    router.metrics.more.append(reloads.metrics)
+    router.background.append(reloads.watch)
 
     async def reload() -> None:
-        try:
-            changed = _config(options)
-            await router.fleet.apply(_upstreams(options, changed))
-            router.fleet.expected = _names(changed)
-        except (ConfigError, ValueError) as error:
-            log.error("%s not reloaded, what runs goes on: %s", options.config, error)
+        if gate.keyring is not None:
+            gate.keyring.reload()
+        await reloads.reload()
 
     # A hostile form would write a line of log per request.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     # What is here now stays to the end; looking through it for garbage again and again is wasted.
     gc.collect()
     gc.freeze()
-    server.run(router, options, reload, inbound_protocol(settings))
+    drain = server.Drain(
+        admission.drain_delay or 0.0,
+        server.DRAIN_SECONDS if admission.grace is None else admission.grace,
+        router.departure.begin,
+        router.departure.close,
+    )
+    warn_if_open(options, gate)
+    server.run(router, options, reload, inbound_protocol(settings), drain)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="quintet router", description="Quintet's router alone.")
     server.listen_arguments(parser)
     defaults = Settings()
-    parser.add_argument(
-        "--upstream", action="append", default=[], metavar="URL", help="a server that speaks OpenAI; may be repeated"
-    )
-    parser.add_argument("--config", help="models.yml, for its upstreams and the names of its models")
+    _add_upstreams(parser, defaults)
     parser.add_argument("--max-body", type=int, default=defaults.max_body // MIB, metavar="MIB")
     parser.add_argument("--first-byte-timeout", type=float, metavar="SECONDS", help="how long a model may think")
     parser.add_argument("--gap-timeout", type=float, default=defaults.gap_timeout, metavar="SECONDS")
     parser.add_argument("--stall-timeout", type=float, default=defaults.stall_timeout, metavar="SECONDS")
     parser.add_argument("--access-log", action="store_true", help="one JSON line per request")
+    _add_admission(parser)
     return parser
 
 
-def _config(options: argparse.Namespace) -> Config:
-    return load_config(options.config) if options.config else Config()
+def _add_upstreams(parser: argparse.ArgumentParser, defaults: Settings) -> None:
+    add = parser.add_argument_group("upstreams").add_argument
+    add(
+        "--upstream", action="append", default=[], metavar="URL",
+        help="a server that speaks OpenAI, may be repeated; of dns+http://NAME:PORT every address is one",
+    )  # fmt: skip
+    add("--config", help="models.yml, for its upstreams and the names of its models")
+    add("--reload", action="store_true", help="read --config again when it has changed, not on SIGHUP alone")
+    add("--upstreams-file", metavar="FILE", help="a list of upstreams in YAML or JSON, read again when it has changed")
+    add("--dns-seconds", type=float, default=defaults.dns_seconds, metavar="SECONDS", help="between two look-ups")
+    add(
+        "--balance", choices=get_args(Balance), default=defaults.balance,
+        help="how replicas share requests: by conversation, by session, to the least busy (default: what fits)",
+    )  # fmt: skip
+    add("--session-header", default=defaults.session_header, metavar="NAME", help="whose value names a session")
+    add("--retry-share", type=float, default=defaults.retry_share, metavar="SHARE", help="of requests sent again")
 
 
-def _upstreams(options: argparse.Namespace, config: Config) -> list[UpstreamSpec]:
-    """Those of the command line, then those of the file. Raises ConfigError when there is none."""
-    specs = [*(UpstreamSpec(url=url) for url in options.upstream), *config.upstreams]
-    if not specs:
-        raise ConfigError("No upstream: give --upstream URL, or upstreams: in the file of --config.")
-    urls = [spec.url for spec in specs]
-    if twice := next((url for url in urls if urls.count(url) > 1), None):
-        raise ConfigError(f"The upstream {twice} is given twice.")
-    return specs
+def _add_admission(parser: argparse.ArgumentParser) -> None:
+    """The options that the section ``router`` of models.yml has as well; those of the command line go first."""
+    add = parser.add_argument_group("admission").add_argument
+    add("--keys", metavar="FILE", help="API keys, written by `quintet keys`; without it everyone may use the router")
+    add("--redis", metavar="URL", help="share the keys' rates with other routers: redis://host:6379")
+    add("--max-concurrent", type=_count, metavar="N", help="requests at one upstream at a time (default: any number)")
+    add("--max-waiting", type=int, metavar="N", help="requests that may wait for a model's upstreams, then 429")
+    add("--queue-wait", type=float, metavar="SECONDS", help="how long they wait, then 503")
+    add("--load-wait", type=float, metavar="SECONDS", help="how long a request waits for a model that is loading")
+    add("--drain-delay", type=float, metavar="SECONDS", help="after SIGTERM, not ready but still open for so long")
+    add("--grace", type=float, metavar="SECONDS", help="then open requests have so long to end")
 
 
-def _names(config: Config) -> frozenset[str]:
-    return frozenset(name for spec in config.models for name in spec.names)
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+def _admission(options: argparse.Namespace, config: Config) -> RouterSpec:
+    """The section of models.yml with what the command line says otherwise."""
+    said = {name: value for name in RouterSpec.__struct_fields__ if (value := getattr(options, name, None)) is not None}
+    return msgspec.structs.replace(config.router, **said)
+
+
+def _settings(options: argparse.Namespace, admission: RouterSpec) -> Settings:
+    chosen = {
+        name: value
+        for name in ("max_concurrent", "max_waiting", "queue_wait", "load_wait", "open_metrics")
+        if (value := getattr(admission, name)) is not None
+    }
+    settings = replace(
+        Settings(),
+        max_body=options.max_body * MIB,
+        gap_timeout=options.gap_timeout,
+        stall_timeout=options.stall_timeout,
+        access_log=options.access_log,
+        dns_seconds=options.dns_seconds,
+        balance=options.balance,
+        session_header=options.session_header,
+        retry_share=options.retry_share,
+        **chosen,
+    )
+    if options.first_byte_timeout is not None:
+        settings = replace(settings, first_byte_timeout={"": options.first_byte_timeout})
+    return settings
+
+
+def _gate(admission: RouterSpec) -> Gate:
+    """Raises KeyFileError, and ConfigError for what needs an extra that is not installed."""
+    keyring = Keyring(admission.keys) if admission.keys else None
+    if not admission.redis:
+        return Gate(keyring)
+    try:
+        return Gate(keyring, SharedRates(admission.redis))
+    except ImportError:
+        raise ConfigError("Redis needs an extra: pip install 'quintet-router[redis]'.") from None
+
+
+def warn_if_open(options: argparse.Namespace, gate: Gate) -> None:
+    """Say so when others than this machine can use the router without a key."""
+    host = options.host
+    if options.fd is not None:
+        with socket.socket(fileno=os.dup(options.fd)) as listening:
+            host = listening.getsockname()[0]
+    if not gate.locked and not is_loopback(host):
+        logging.basicConfig(format="%(levelname)s %(name)s %(message)s")
+        log.warning("NO API KEYS: everyone who reaches %s may use all models. `quintet keys add` makes keys.", host)

@@ -15,9 +15,11 @@ from typing import Any
 from starlette.types import Message, Receive, Send
 
 from quintet_router.driven import Driven
+from quintet_router.headers import Header
 from quintet_router.settings import Settings
 from quintet_router.upstream.connection import Connection
 from quintet_router.upstream.pool import Pool
+from quintet_router.usage import WINDOW
 
 
 class Outcome(Enum):
@@ -27,6 +29,7 @@ class Outcome(Enum):
     TIMEOUT = "the upstream was silent for too long"
     STALLED = "the client reads or sends no more"
     OTHER = "the answer's status says to ask another upstream"
+    FROZEN = "the upstream accepts everything and answers nothing, not even polls"
     TOO_LARGE = "the body grew over the limit"
 
 
@@ -38,8 +41,8 @@ class Exchange:
 
     __slots__ = (
         "_chunked", "_first_byte", "_left", "_listening", "_loop", "_other_on", "_pool", "_receive", "_send",
-        "_settings", "_since", "_sse", "_suspended", "_tail", "_uploading", "connection", "error", "first_byte_at",
-        "gone", "over", "request_id", "status",
+        "_settings", "_since", "_sse", "_suspended", "_uploading", "added", "bytes", "connection", "error", "events",
+        "first_byte_at", "gone", "headers", "other", "over", "request_id", "sent_at", "status", "tail",
     )  # fmt: skip
 
     def __init__(self, send: Send, receive: Receive, settings: Settings, request_id: bytes) -> None:
@@ -54,6 +57,16 @@ class Exchange:
         self.error: BaseException | None = None
         self.status = 0
         """What the client was told; 0 while nothing was sent to it."""
+        self.other = 0
+        """The status that the client was not told because another upstream is asked."""
+        self.added: list[Header] = []
+        """Headers of our own for the answer; they replace the upstream's of the same name."""
+        self.headers: list[Header] = []
+        self.tail = b""
+        """The last bytes of the answer."""
+        self.bytes = 0
+        self.events = 0
+        self.sent_at = 0.0
         self.first_byte_at = 0.0
         self._listening: Driven | asyncio.Handle | None = None
         self._suspended: Driven | None = None
@@ -61,7 +74,6 @@ class Exchange:
         self._chunked = False
         self._left = 0
         self._sse = False
-        self._tail = b""
         self._since = 0.0
 
     # The request's task.
@@ -87,18 +99,22 @@ class Exchange:
         self, pool: Pool, connection: Connection, head: bytes, body: bytes, first_byte: float, other_on: Collection[int]
     ) -> Outcome:
         """Send the request. ``other_on``: statuses that end the attempt before the client is told anything."""
-        if self.over.done():
-            self.over = self._loop.create_future()
+        self.renew()
         self._pool = pool
         self.connection = connection
         self._first_byte = first_byte
         self._other_on = other_on
         self.error = None
-        self._since = monotonic()
+        self._since = self.sent_at = monotonic()
         if self.gone:
             return Outcome.GONE
         connection.begin(self, head, body, not self._uploading)
         return await self.over
+
+    def renew(self) -> None:
+        """Forget how the last attempt ended."""
+        if self.over.done() and not self.gone:
+            self.over = self._loop.create_future()
 
     def detach(self) -> None:
         """Part with an upstream whose answer is not complete: it sees its client leave."""
@@ -127,12 +143,21 @@ class Exchange:
             self._finish(Outcome.TIMEOUT)
 
     @property
+    def waiting(self) -> bool:
+        """Whether the whole request was sent and nothing of its answer is there."""
+        return not (self.status or self._uploading) and self.connection is not None
+
+    def move(self) -> None:
+        """End the attempt so that the request can be sent to another upstream."""
+        self._finish(Outcome.FROZEN)
+
+    @property
     def between_events(self) -> bool:
         """Whether the answer is a stream of server-sent events that may be continued with one of our own.
 
         In the middle of an event it may not: an error glued to half a line corrupts the stream.
         """
-        between = self._tail.endswith((b"\n\n", b"\r\n\r\n")) or not self._tail
+        between = self.tail.endswith((b"\n\n", b"\r\n\r\n")) or not self.tail
         return self._sse and between and self._suspended is None
 
     async def last_words(self, event: bytes) -> None:
@@ -153,8 +178,11 @@ class Exchange:
             return
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         connection.chunks = []
+        size = len(data)
+        self.bytes += size
+        self.tail = data[-WINDOW:] if size >= WINDOW else (self.tail + data)[-WINDOW:]
         if self._sse:
-            self._tail = data if len(data) > 3 else self._tail[-3:] + data
+            self.events += data.count(b"\n\n")
         if complete:
             self._leave(connection)
         if self._write({"type": "http.response.body", "body": data, "more_body": not complete}) and complete:
@@ -168,6 +196,7 @@ class Exchange:
         """Pass the headers on. False when the body has to wait."""
         status, headers = connection.status, connection.headers
         if status in self._other_on:
+            self.other = status
             self._finish(Outcome.OTHER)
             return False
         for name, value in headers:
@@ -175,7 +204,11 @@ class Exchange:
                 self._sse = True
         if self._sse and all(name != b"x-accel-buffering" for name, _ in headers):
             headers.append((b"x-accel-buffering", b"no"))  # or nginx in front of us would collect the stream
+        if self.added:
+            ours = {name for name, _ in self.added}
+            headers = [header for header in headers if header[0] not in ours] + self.added
         headers.append((b"x-request-id", self.request_id))
+        self.headers = headers
         self.status = status
         self.first_byte_at = self._since
         return self._write({"type": "http.response.start", "status": status, "headers": headers})

@@ -18,6 +18,9 @@ _NOT_FORWARDED = HOP_BY_HOP | {
     b"accept-encoding",
     # The client's key is for the router; an upstream gets its own.
     b"authorization",
+    b"x-api-key",
+    # This and what it brings back is between us and our services.
+    b"x-quintet-usage",
     b"x-request-id",
 }
 NOT_RETURNED = HOP_BY_HOP | {b"server", b"date", b"x-request-id"}

@@ -15,6 +15,8 @@ HANG_UP = "quintet.hang_up"
 """Key in a scope's ``extensions``: call it with True to close the client's connection after what was sent, with False
 to cut it off at once."""
 
+_LAST_REQUESTS = 0.5
+
 
 def inbound_protocol(settings: Settings) -> type[asyncio.Protocol]:
     """The protocol class for uvicorn's ``http`` option."""
@@ -56,6 +58,13 @@ class _Inbound(HttpToolsProtocol):
         super().on_message_begin()
         scope: dict[str, Any] = self.scope  # type: ignore[assignment]
         scope["extensions"] = {HANG_UP: self._hang_up}
+
+    def shutdown(self) -> None:
+        """The server stops. A request that is on its way on an idle connection is still refused in words."""
+        if self.cycle is None or self.cycle.response_complete:
+            self.loop.call_later(_LAST_REQUESTS, super().shutdown)
+        else:
+            super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, msg)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from time import monotonic
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -20,6 +20,8 @@ SHORT = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1)
 _LATENCY = "From the request's arrival to the last byte of its answer"
 _FIRST = "From the request's arrival to the headers of its answer"
 _OVERHEAD = "From a request's last byte until an upstream gets it"
+_QUEUE = "How long requests waited for their turn, of those that did"
+_USAGE = "What each key has used of each model, in the units of its kind"
 _WHO = ["service", "model", "endpoint", "upstream"]
 
 
@@ -48,13 +50,14 @@ class Histogram:
 class Cell:
     """Everything counted for one (model, endpoint, upstream)."""
 
-    __slots__ = ("codes", "disconnects", "first_byte", "latency", "overhead", "retries")
+    __slots__ = ("codes", "disconnects", "first_byte", "latency", "overhead", "queue", "retries")
 
     def __init__(self) -> None:
         self.codes: dict[int, int] = {}
         self.latency = Histogram(SECONDS)
         self.first_byte = Histogram(SECONDS)
         self.overhead = Histogram(SHORT)
+        self.queue = Histogram(SECONDS)
         self.retries = 0
         self.disconnects = 0
 
@@ -65,6 +68,11 @@ class Metrics(Collector):
     def __init__(self, upstreams: Callable[[], Iterable[Upstream]]) -> None:
         self._upstreams = upstreams
         self._cells: dict[tuple[str, str, str], Cell] = {}
+        self._usage: dict[tuple[str, str, str], float] = {}
+        self.waiting: list[tuple[str, Mapping[str, int]]] = []
+        """Requests that wait, by model, for each (what they wait for)."""
+        self.more: list[Callable[[], Iterable[Metric]]] = []
+        """What other parts want to have shown."""
         self.loop_lag = 0.0
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
@@ -77,6 +85,13 @@ class Metrics(Collector):
         if cell is None:
             cell = self._cells[key] = Cell()
         return cell
+
+    def use(self, key: str, model: str, amounts: Mapping[str, float]) -> None:
+        """Add to what a key has used of a model, by unit; and one request."""
+        counts = self._usage
+        for unit, amount in (*amounts.items(), ("requests", 1.0)):
+            name = (key, model, unit)
+            counts[name] = counts.get(name, 0.0) + amount
 
     def exposition(self) -> bytes:
         return generate_latest(self._registry)
@@ -95,6 +110,8 @@ class Metrics(Collector):
         latency = HistogramMetricFamily("quintet_e2e_request_latency_seconds", _LATENCY, labels=_WHO)
         first = HistogramMetricFamily("quintet_time_to_first_output_seconds", _FIRST, labels=_WHO)
         overhead = HistogramMetricFamily("quintet_router_overhead_seconds", _OVERHEAD, labels=_WHO)
+        queue = HistogramMetricFamily("quintet_request_queue_time_seconds", _QUEUE, labels=_WHO)
+        usage = CounterMetricFamily("quintet_usage", _USAGE, labels=["service", "key", "model", "unit"])
         for (model, endpoint, upstream), cell in list(self._cells.items()):
             who = ["router", model, endpoint, upstream]
             for code, count in cell.codes.items():
@@ -104,7 +121,12 @@ class Metrics(Collector):
             cell.latency.add_to(latency, who)
             cell.first_byte.add_to(first, who)
             cell.overhead.add_to(overhead, who)
-        yield from (requests, retries, gone, latency, first, overhead, *self._gauges())
+            cell.queue.add_to(queue, who)
+        for name, amount in list(self._usage.items()):
+            usage.add_metric(["router", *name], amount)
+        yield from (requests, retries, gone, latency, first, overhead, queue, usage, *self._gauges())
+        for show in self.more:
+            yield from show()
 
     def _gauges(self) -> Iterator[Metric]:
         labels = ["service", "upstream"]
@@ -113,12 +135,20 @@ class Metrics(Collector):
         breaker = GaugeMetricFamily(
             "quintet_router_breaker_state", "1 for the state of the upstream's circuit", labels=[*labels, "state"]
         )
+        up = GaugeMetricFamily("quintet_router_upstream_up", "1 while the upstream answers polls", labels=labels)
         for upstream in self._upstreams():
             who = ["router", upstream.label]
+            up.add_metric(who, float(upstream.cards is not None and upstream.breaker.reachable and not upstream.silent))
             running.add_metric(who, upstream.outstanding)
             idle.add_metric(who, len(upstream.pool.idle))
             for state in ("closed", "half_open", "open"):
                 breaker.add_metric([*who, state], float(upstream.breaker.state == state))
+        waiting = GaugeMetricFamily(
+            "quintet_router_waiting", "Requests that wait for a turn or for a model", labels=["service", "model", "for"]
+        )
+        for what, lengths in self.waiting:
+            for model, length in lengths.items():
+                waiting.add_metric(["router", model, what], length)
         lag = GaugeMetricFamily("quintet_event_loop_lag_seconds", "How late the event loop ran last", labels=labels[:1])
         lag.add_metric(["router"], self.loop_lag)
-        yield from (running, idle, breaker, lag)
+        yield from (running, idle, breaker, up, waiting, lag)

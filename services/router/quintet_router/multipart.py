@@ -16,9 +16,13 @@ def boundary_of(content_type: bytes) -> bytes | None:
 
 
 class ModelScan:
-    """``model`` is the first field of that name once it was seen whole; ``span`` is where its bytes stand."""
+    """``model`` is the first field of that name once it was seen whole; ``span`` is where its bytes stand.
 
-    def __init__(self, boundary: bytes) -> None:
+    ``to_end``: go on after it, and refuse a second one.
+    """
+
+    def __init__(self, boundary: bytes, to_end: bool = False) -> None:
+        self._to_end = to_end
         self.model: str | None = None
         self.span: tuple[int, int] | None = None
         self._consumed = 0
@@ -46,7 +50,7 @@ class ModelScan:
 
     def feed(self, data: bytes) -> None:
         """Raises ApiError 400 for what is no form."""
-        if self.model is None:
+        if self.model is None or self._to_end:
             try:
                 self._parser.write(data)
             except FormParserError as error:
@@ -72,8 +76,12 @@ class ModelScan:
 
     def _headers_end(self) -> None:
         _, options = parse_options_header(self._disposition)
-        if options.get(b"name") == b"model" and b"filename" not in options and self.model is None:
+        if options.get(b"name") != b"model" or b"filename" in options:
+            return
+        if self.model is None:
             self._found = bytearray()
+        elif self._to_end:
+            raise bad_request("The field model is there twice.", "model", "invalid_value")
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         found = self._found

@@ -9,26 +9,31 @@ from time import monotonic
 from urllib.parse import parse_qsl
 
 import msgspec
-from quintet_common.errors import CLIENT_CLOSED_REQUEST, ApiError, bad_request, model_not_found
+from quintet_common.errors import CLIENT_CLOSED_REQUEST, ApiError, bad_request
 from starlette.types import Receive, Scope, Send
 
-from quintet_router.balance import choose, retry_seconds
+from quintet_router.access.gate import Gate, check_model, no_model
+from quintet_router.access.keyring import Client
+from quintet_router.balance import Balancer, Hint, retry_seconds
 from quintet_router.body import Body, BodyReader, ClientGone, too_large
 from quintet_router.catalog import Target
 from quintet_router.exchange import Exchange, Outcome
 from quintet_router.fleet import Fleet
 from quintet_router.headers import forwarded, request_id
 from quintet_router.inbound import HANG_UP
+from quintet_router.lobby import Lobby, NotYet, still_loading
 from quintet_router.metrics import Metrics
 from quintet_router.paths import Path
+from quintet_router.queue import Queue
+from quintet_router.recorder import Recorder, Seen
 from quintet_router.replies import send_error, unavailable
+from quintet_router.retries import Attempts, Budgets
 from quintet_router.settings import Settings
 from quintet_router.upstream.breaker import BAD_STATUS, Failure
 from quintet_router.upstream.connection import Connection
 from quintet_router.upstream.upstream import Upstream
 
 log = logging.getLogger("quintet.router")
-access_log = logging.getLogger("quintet.access")
 _OTHER_REPLICA = frozenset((429, 502, 503))
 _NOT_HERE = frozenset((404,))
 
@@ -38,6 +43,7 @@ class Job:
     """A request that is ready to be sent to any of ``targets``."""
 
     path: Path
+    seen: Seen
     model: str
     kind: str | None
     targets: list[Target]
@@ -46,146 +52,215 @@ class Job:
     host: bytes
     """What the client called the router, unless a proxy before us has said so in a header of its own."""
     scope: Scope
-    upstream: str = ""
-    retries: int = 0
+    attempts: Attempts
+    hint: Hint | None
 
 
 class Proxy:
-    """Forwards requests to the upstreams of ``fleet``. Calling it is one request."""
+    """Forwards requests to the upstreams of ``fleet``, as far as ``gate`` lets them in. Calling it is one request."""
 
-    def __init__(self, fleet: Fleet, metrics: Metrics, settings: Settings) -> None:
+    def __init__(self, fleet: Fleet, metrics: Metrics, gate: Gate, settings: Settings) -> None:
         self._fleet = fleet
         self._metrics = metrics
         self._settings = settings
-        self._active: set[Exchange] = set()
+        self._gate = gate
+        self._queue = Queue(settings)
+        self._lobby = Lobby(fleet.catalog, settings.load_wait)
+        metrics.waiting = [("turn", self._queue.lengths), ("model", self._lobby.lengths)]
+        self._recorder = Recorder(metrics, settings.access_log)
+        self._balancer = Balancer(settings)
+        self._budgets = Budgets(settings)
+        self._session_header = settings.session_header.lower().encode()
+        self._active: dict[Exchange, Job | None] = {}
 
     async def watch(self) -> None:
         """End requests that take too long and close connections that nobody uses, until cancelled."""
         while True:
             await asyncio.sleep(self._settings.watch_seconds)
             now = monotonic()
-            for exchange in list(self._active):
+            for exchange, job in list(self._active.items()):
                 exchange.check(now)
-            for upstream in self._fleet.upstreams:
-                upstream.pool.expire(now)
+                if job is not None:
+                    self._rescue(job, exchange, now)
+            self._fleet.tick(now)
+
+    def _rescue(self, job: Job, exchange: Exchange, now: float) -> None:
+        """Move a request on whose upstream answers nothing any more, not even polls."""
+        at = job.attempts.at
+        waits = at is not None and at.frozen and exchange.waiting and job.body.whole
+        if waits and job.attempts.may_move(job.targets, now):
+            exchange.move()
 
     async def __call__(self, path: Path, scope: Scope, receive: Receive, send: Send) -> None:
         arrived = monotonic()
         fields = dict(scope["headers"])
         own_id = request_id(fields)
         exchange = Exchange(send, receive, self._settings, own_id)
-        job: Job | None = None
-        code = CLIENT_CLOSED_REQUEST
-        self._active.add(exchange)
+        seen = Seen(path.label, scope, exchange, arrived)
+        self._active[exchange] = None
         try:
-            job = await self._prepare(path, scope, receive, fields, own_id)
-            code = await self._forward(job, exchange)
+            # What ``ask_all`` paths lead to has names that nobody can guess, and browsers open it without a key.
+            if self._gate.locked and not path.ask_all:
+                seen.client = self._gate.identify(fields)
+                exchange.added += await self._gate.enter(seen.client)
+                seen.inside = True
+            job = await self._prepare(path, seen, receive, fields)
+            seen.code = await self._forward(job, exchange)
         except ClientGone:
             pass
         except ApiError as error:
-            code = error.status
+            seen.code = error.status
             await send_error(send, error, [(b"x-request-id", own_id)])
         except Exception:
             log.exception("%s failed", path.label)
-            code = 500
+            seen.code = 500
             if not exchange.status:
                 fault = ApiError(500, "The router failed on this request; its log has the details.")
                 await send_error(send, fault, [(b"x-request-id", own_id)])
         finally:
-            self._active.discard(exchange)
+            del self._active[exchange]
             exchange.close()
-            self._record(path, job, exchange, code, arrived)
-        if exchange.status and code != exchange.status:
-            await self._cut(scope, receive, flush=code != CLIENT_CLOSED_REQUEST)
+            if seen.inside:
+                self._gate.leave(seen.client)
+            self._recorder.record(seen)
+        if exchange.status and seen.code != exchange.status:
+            await self._cut(scope, receive, flush=seen.code != CLIENT_CLOSED_REQUEST)
 
     # What is asked, and of whom.
 
-    async def _prepare(
-        self, path: Path, scope: Scope, receive: Receive, fields: dict[bytes, bytes], own_id: bytes
-    ) -> Job:
+    async def _prepare(self, path: Path, seen: Seen, receive: Receive, fields: dict[bytes, bytes]) -> Job:
+        scope, exchange = seen.scope, seen.exchange
         if path.method == "GET":
             body = Body(b"", _model_in_query(scope["query_string"]), length=None, read_at=monotonic())
         else:
-            body = await self._read(path, receive, fields)
-        targets, model, kind = self._find(path, body)
-        headers = forwarded(scope["headers"], fields) + b"x-request-id: " + own_id + b"\r\n"
+            body = await self._read(path, seen.client, receive, fields)
+        if body.whole:
+            exchange.listen()
+        targets, model, kind = await self._lobby.wait(lambda: self._find(path, body, seen.client), exchange)
+        seen.model = model
+        headers = forwarded(scope["headers"], fields) + b"x-request-id: " + exchange.request_id + b"\r\n"
         host = b"" if b"x-forwarded-host" in fields else fields.get(b"host", b"")
-        return Job(path, model, kind, targets, body, headers, host, scope)
+        hint = None
+        if len(targets) > 1 and body.whole:
+            session = fields.get(self._session_header)
+            hint = self._balancer.hint(targets, path.label, session, body.data)
+        attempts = Attempts(self._budgets.of(model))
+        return Job(path, seen, model, kind, targets, body, headers, host, scope, attempts, hint)
 
-    async def _read(self, path: Path, receive: Receive, fields: dict[bytes, bytes]) -> Body:
+    async def _read(self, path: Path, client: Client, receive: Receive, fields: dict[bytes, bytes]) -> Body:
         settings = self._settings
         reader = BodyReader(receive, fields, settings.max_body, settings.body_timeout)
         content_type = fields.get(b"content-type", b"")
         if not content_type.lower().startswith(b"multipart/"):
             return await reader.read_json()
+        if client.restricted:
+            return await reader.read_form(content_type, settings.max_body, to_end=True)
         only = self._fleet.catalog.serving(path.kinds)
-        streams = len(only) == 1 and only[0].rename is None
+        streams = len(only) == 1 and only[0].rename is None and not only[0].upstream.spec.aliases
         return await reader.read_form(content_type, settings.scan_window if streams else settings.max_body)
 
-    def _find(self, path: Path, body: Body) -> tuple[list[Target], str, str | None]:
-        """The upstreams for a request, and the model's id and kind for its labels. Raises ApiError 400, 404, 503."""
+    def _find(self, path: Path, body: Body, client: Client) -> tuple[list[Target], str, str | None]:
+        """The upstreams for a request, and the model's id and kind for its labels.
+
+        Raises ApiError 400 and 404, and NotYet for a model that is on its way.
+        """
         catalog = self._fleet.catalog
         if body.model:
             found = catalog.find(body.model)
             if found is None:
-                raise self._fleet.may_come(body.model) or model_not_found(body.model)
-            return found.usable, found.id, found.kind
-        if path.ask_all or not body.whole:
-            targets = catalog.serving(path.kinds)
-            if targets:
-                return targets, "", path.kinds[0]
-        if not path.kinds:
-            raise bad_request("Missing required field: model.", "model", "missing_required_parameter")
-        found = catalog.default(path.kinds)
-        if found is None:
-            raise self._fleet.may_come(None) or _none_of(path)
+                raise self._missing(body.model, client)
+        else:
+            if path.ask_all or not body.whole:
+                targets = catalog.serving(path.kinds)
+                if targets:
+                    return targets, "", path.kinds[0]
+            if not path.kinds:
+                raise bad_request("Missing required field: model.", "model", "missing_required_parameter")
+            default = catalog.default(path.kinds)
+            if default is None:
+                raise self._promised("") or _none_of(path)
+            found = default
+        check_model(client, found.id, found.aliases, body.model)
+        if found.loading and self._settings.load_wait:
+            raise still_loading(found)
         return found.usable, found.id, found.kind
+
+    def _missing(self, name: str, client: Client) -> ApiError:
+        """Why there is no model of this name."""
+        return (self._promised(name) if client.may_use(name) else None) or no_model(client, name)
+
+    def _promised(self, name: str) -> NotYet | None:
+        error = self._fleet.may_come(name or None)
+        if error is None:
+            return None
+        # Other names are whatever a client wrote, which must not become a label of a metric.
+        return NotYet(name if name in self._fleet.expected else "", error)
 
     # Attempts.
 
     async def _forward(self, job: Job, exchange: Exchange) -> int:
         """Try one upstream after the other until the client has an answer; its status, or 499 when the client left.
 
-        A request that was sent is sent again only once, and only where nothing came back on a connection that had been
-        idle: the upstream had most likely closed it already. Raises ApiError when no upstream answers.
+        Raises ApiError when no upstream answers.
         """
-        if job.body.whole:
-            exchange.listen()
-        tried: list[Upstream] = []
-        replayed = False
+        self._active[exchange] = job
+        attempts = job.attempts
         while True:
-            now = monotonic()
-            target = choose(job.targets, tried, now)
-            if target is None:
-                raise _nobody(job, now)
-            upstream = target.upstream
-            upstream.outstanding += 1
-            upstream.breaker.taken()
-            job.upstream = upstream.label
+            target = await self._place(job, exchange, attempts.tried)
+            attempts.at = upstream = target.upstream
+            ticket = upstream.breaker.taken(monotonic())
             try:
+                job.seen.upstream = upstream.label
                 # What streams through cannot be sent again, so it must not meet a connection that is just closing.
-                idle = upstream.pool.take() if job.body.whole else None
+                idle = upstream.pool.take() if job.body.whole and not attempts.resent else None
                 connection = idle or await self._connect(upstream)
                 if connection is None:
-                    tried.append(upstream)
-                    job.retries += 1
+                    attempts.tried.append(upstream)
+                    job.seen.retries += 1
                     continue
                 reused = connection.reused
-                outcome = await self._attempt(job, exchange, target, connection, tried)
+                outcome = await self._attempt(job, exchange, target, connection)
             finally:
-                upstream.outstanding -= 1
+                self._queue.leave(upstream)
                 exchange.detach()
-                upstream.breaker.undecided()
+                upstream.breaker.ended(ticket)
             if outcome is Outcome.DONE:
-                _judge(upstream, exchange.status)
+                upstream.observe(exchange.first_byte_at - exchange.sent_at)
+                _judge(upstream, exchange.status, ticket)
                 return exchange.status
             if outcome is Outcome.OTHER:
-                tried.append(upstream)
-            elif outcome is Outcome.BROKEN and reused and not (replayed or exchange.status):
-                replayed = True
+                _judge(upstream, exchange.other, ticket)
+                attempts.tried.append(upstream)
+                attempts.budget.spend()
             else:
-                return await self._end(upstream, exchange, outcome)
-            job.retries += 1
+                stale = outcome is Outcome.BROKEN and reused and not (attempts.resent or exchange.status)
+                error = None if stale else self._explain(upstream, exchange, outcome, ticket)
+                if not (job.body.whole and attempts.resend(job.targets, exchange, outcome, reused)):
+                    error = self._explain(upstream, exchange, outcome, ticket) if stale else error
+                    return await self._end(exchange, error)
+            job.seen.retries += 1
+
+    async def _place(self, job: Job, exchange: Exchange, tried: list[Upstream]) -> Target:
+        """An upstream for the next attempt and a place there, which has to be given back. Waits for it if need be.
+
+        Raises ApiError 429 and 503.
+        """
+        now, targets = monotonic(), job.targets
+        limited = self._settings.max_concurrent is not None
+        free = [each for each in targets if not each.upstream.full] if limited else targets
+        target = self._balancer.choose(free, tried, now, job.hint)
+        if limited and (target is None or not target.upstream.breaker.allows(now)):
+            full = [each for each in targets if each.upstream.full and each.upstream.breaker.allows(now)]
+            full = [each for each in full if each.upstream not in tried]
+            if full:
+                exchange.renew()
+                target = await self._queue.wait(job.model, full, exchange)
+                job.seen.waited += monotonic() - now
+                return target
+        if target is None:
+            raise _nobody(job, now)
+        target.upstream.outstanding += 1
+        return target
 
     async def _connect(self, upstream: Upstream) -> Connection | None:
         """A new connection; None when nothing listens there."""
@@ -197,9 +272,7 @@ class Proxy:
             log.debug("%s cannot be reached: %r", upstream.label, error)
             return None
 
-    async def _attempt(
-        self, job: Job, exchange: Exchange, target: Target, connection: Connection, tried: list[Upstream]
-    ) -> Outcome:
+    async def _attempt(self, job: Job, exchange: Exchange, target: Target, connection: Connection) -> Outcome:
         upstream, scope, path = target.upstream, job.scope, job.path
         body = job.body if target.rename is None else job.body.with_model(target.rename)
         method, raw_path, query = scope["method"].encode(), scope["raw_path"], scope["query_string"]
@@ -207,11 +280,12 @@ class Proxy:
         data = body.data
         if body.length is None and data:
             data = b"%x\r\n%b\r\n" % (len(data), data)
-        others = body.whole and len(tried) + 1 < len(job.targets)
+        others = body.whole and len(job.attempts.tried) + 1 < len(job.targets)
+        others = others and (path.ask_all or job.attempts.budget.allows(monotonic()))
         other_on = (_NOT_HERE if path.ask_all else _OTHER_REPLICA) if others else ()
-        if not job.retries:
+        if not job.seen.retries:
             cell = self._metrics.cell(job.model, path.label, upstream.label)
-            cell.overhead.observe(monotonic() - job.body.read_at)
+            cell.overhead.observe(monotonic() - job.body.read_at - job.seen.waited)
         if not body.whole:
             left = self._settings.max_body if body.length is None else body.length
             exchange.upload(body.length is None, left - len(body.data))
@@ -221,10 +295,9 @@ class Proxy:
 
     # Ends.
 
-    async def _end(self, upstream: Upstream, exchange: Exchange, outcome: Outcome) -> int:
+    async def _end(self, exchange: Exchange, error: ApiError | None) -> int:
         """The end of a request without a complete answer: the status that it counts as. Raises ApiError if the client
         can still be told."""
-        error = self._explain(upstream, exchange, outcome)
         if error is None:
             return CLIENT_CLOSED_REQUEST
         if not exchange.status:
@@ -233,14 +306,14 @@ class Proxy:
             await exchange.last_words(b"data: " + msgspec.json.encode(error.body) + b"\n\n")
         return error.status
 
-    def _explain(self, upstream: Upstream, exchange: Exchange, outcome: Outcome) -> ApiError | None:
+    def _explain(self, upstream: Upstream, exchange: Exchange, outcome: Outcome, ticket: int) -> ApiError | None:
         """What to tell the client, if it is still there; and what the failure says about the upstream."""
-        if outcome is Outcome.TIMEOUT:
-            upstream.breaker.failed(Failure.TIMEOUT, monotonic())
+        if outcome in (Outcome.TIMEOUT, Outcome.FROZEN):
+            upstream.breaker.failed(Failure.TIMEOUT, monotonic(), ticket)
             return ApiError(504, "The model did not answer in time.", code="upstream_timeout")
         if outcome is Outcome.BROKEN:
             log.warning("%s broke off: %r", upstream.label, exchange.error)
-            upstream.breaker.failed(Failure.BROKEN, monotonic())
+            upstream.breaker.failed(Failure.BROKEN, monotonic(), ticket)
             self._fleet.ask_now(upstream)
             return ApiError(502, "The connection to the model broke.", code="upstream_failed")
         if outcome is Outcome.TOO_LARGE:
@@ -262,37 +335,13 @@ class Proxy:
         except TimeoutError:
             hang_up(False)
 
-    def _record(self, path: Path, job: Job | None, exchange: Exchange, code: int, arrived: float) -> None:
-        seconds = monotonic() - arrived
-        model, upstream = (job.model, job.upstream) if job is not None else ("", "")
-        cell = self._metrics.cell(model, path.label, upstream)
-        cell.codes[code] = cell.codes.get(code, 0) + 1
-        cell.latency.observe(seconds)
-        if exchange.first_byte_at:
-            cell.first_byte.observe(exchange.first_byte_at - arrived)
-        if code == CLIENT_CLOSED_REQUEST:
-            cell.disconnects += 1
-        if job is not None:
-            cell.retries += job.retries
-        if self._settings.access_log:
-            line = {
-                "request_id": exchange.request_id.decode(),
-                "service": "router",
-                "path": path.label,
-                "model": model,
-                "upstream": upstream,
-                "code": code,
-                "seconds": round(seconds, 4),
-            }
-            access_log.info(msgspec.json.encode(line).decode())
 
-
-def _judge(upstream: Upstream, status: int) -> None:
+def _judge(upstream: Upstream, status: int, ticket: int) -> None:
     """What an answer says about its upstream. A refusal is no fault of it, and 503 says nothing new."""
     if status in BAD_STATUS:
-        upstream.breaker.failed(Failure.STATUS, monotonic())
+        upstream.breaker.failed(Failure.STATUS, monotonic(), ticket)
     elif status != 503:
-        upstream.breaker.succeeded()
+        upstream.breaker.succeeded(ticket)
 
 
 def _framing(body: Body) -> bytes:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from quintet_common.models_yml import Balance
+
 MIB = 1 << 20
 
 
@@ -22,6 +24,18 @@ class Settings:
     body_timeout: float = 60.0
     """A client that sends nothing of its body for so long gets 408."""
     connect_timeout: float = 3.0
+    balance: Balance = "auto"
+    """How a model's replicas share its requests, where the upstream's entry does not say."""
+    session_header: str = "x-session-id"
+    prefix_chunks: int = 1 << 16
+    """So many beginnings of conversations are remembered, of about 1 KiB each."""
+    load_factor: float = 1.25
+    """A replica with more than this many times the mean of outstanding requests, and one, is no longer preferred."""
+    retry_share: float = 0.2
+    """Of the requests in ``retry_window``, how many may be sent to an upstream again."""
+    retry_minimum: int = 64
+    """So many may be sent again in any case."""
+    retry_window: float = 10.0
     first_byte_timeout: dict[str, float] = field(default_factory=lambda: {"": 600.0, "image": 1800.0})
     """By kind of model: from a request's arrival at an upstream to the answer's headers; ``""`` is for all others."""
     gap_timeout: float = 120.0
@@ -36,14 +50,30 @@ class Settings:
     """How often an upstream whose models are all ready is asked for them."""
     poll_waiting_seconds: float = 1.0
     """The same while it is down or loading."""
-    poll_timeout: float = 5.0
+    poll_timeout: float = 3.0
+    """An upstream that takes longer gets no new requests while another replica answers, and the second time those that
+    wait there go to another one."""
+    dns_seconds: float = 5.0
+    """How often the addresses of an upstream with ``discovery: dns`` are asked for."""
+    file_seconds: float = 1.0
+    """How often a watched file is looked at."""
     start_seconds: float = 60.0
     """So long after the start an unknown model is 503 rather than 404 while some upstream has never answered."""
     breaker_failures: int = 5
     """So many failures in a row open an upstream's circuit; a refused connection opens it at once."""
     watch_seconds: float = 1.0
     """How often the times above are checked for requests in flight."""
+    max_concurrent: int | None = None
+    """Requests at one upstream at a time. The others wait for their turn."""
+    max_waiting: int = 256
+    """So many may wait for one model; the next one gets 429."""
+    queue_wait: float = 30.0
+    """A request that has waited for its turn so long gets 503."""
+    load_wait: float = 30.0
+    """So long a request waits for a model that is loading, or whose service is not up yet; then it gets 503."""
     access_log: bool = False
+    open_metrics: bool = True
+    """Whether ``/metrics`` is answered without a key where keys are needed."""
 
     def first_byte(self, kind: str | None) -> float:
         return self.first_byte_timeout.get(kind or "", self.first_byte_timeout[""])

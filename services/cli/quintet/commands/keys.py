@@ -1,0 +1,98 @@
+"""``quintet keys``: the API keys of the router. A key is shown once, when it is made; the file has its hash."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from datetime import date
+from pathlib import Path
+
+from quintet.terminal.table import table
+
+HEADER = ("name", "models", "per minute", "at once", "admin", "since")
+DEFAULT_FILE = "keys.yml"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    add = actions.add_parser("add", help="make a key and print it, this once")
+    add.add_argument("name", help="whose key it is: letters, digits and . _ @ -")
+    add.add_argument(
+        "--models", nargs="+", metavar="MODEL", help="ids, aliases, or patterns like 'qwen*' (default: all)"
+    )
+    add.add_argument("--requests-per-minute", type=int, metavar="N", help="default: any number")
+    add.add_argument("--concurrent-requests", type=int, metavar="N", help="default: any number")
+    add.add_argument("--admin", action="store_true", help="may look at /admin, too")
+    show = actions.add_parser("list", help="list the keys")
+    revoke = actions.add_parser("revoke", help="make a key worthless")
+    revoke.add_argument("name")
+    for action in (add, show, revoke):
+        action.add_argument("--file", type=Path, default=Path(DEFAULT_FILE), help=f"(default: {DEFAULT_FILE})")
+
+
+def run(options: argparse.Namespace) -> int:
+    """1 when the file cannot be used or the key is not there; a router that runs notices the change by itself."""
+    try:
+        from quintet_router.access.keyfile import KeyFileError
+    except ImportError:
+        print("The router is not installed: pip install quintet-router.", file=sys.stderr)
+        return 1
+    try:
+        return {"add": _add, "list": _list, "revoke": _revoke}[options.action](options)
+    except KeyFileError as error:
+        print(error, file=sys.stderr)
+        return 1
+
+
+def _add(options: argparse.Namespace) -> int:
+    from quintet_router.access import keyfile
+
+    file: Path = options.file
+    keys = keyfile.read(file) if file.exists() else []
+    if any(key.name == options.name for key in keys):
+        raise keyfile.KeyFileError(f"{file} has a key {options.name!r} already; revoke it first.")
+    secret = keyfile.new_secret()
+    keys.append(
+        keyfile.make_key(
+            name=options.name,
+            sha256=keyfile.digest(secret.encode()).hex(),
+            models=options.models,
+            requests_per_minute=options.requests_per_minute,
+            concurrent_requests=options.concurrent_requests,
+            admin=options.admin,
+            created=date.today(),
+        )
+    )
+    keyfile.write(file, keys)
+    print(secret)
+    print(f"This is the only time that the key is shown; {file} has its hash.", file=sys.stderr)
+    return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    from quintet_router.access import keyfile
+
+    rows = [
+        (
+            key.name,
+            ", ".join(key.models) if key.models is not None else "all",
+            str(key.requests_per_minute or "any"),
+            str(key.concurrent_requests or "any"),
+            "yes" if key.admin else "",
+            key.created.isoformat() if key.created else "",
+        )
+        for key in keyfile.read(options.file)
+    ]
+    print("\n".join(table(HEADER, rows)))
+    return 0
+
+
+def _revoke(options: argparse.Namespace) -> int:
+    from quintet_router.access import keyfile
+
+    keys = keyfile.read(options.file)
+    left = [key for key in keys if key.name != options.name]
+    if len(left) == len(keys):
+        raise keyfile.KeyFileError(f"{options.file} has no key {options.name!r}.")
+    keyfile.write(options.file, left)
+    return 0

@@ -1,0 +1,117 @@
+"""The door: every request passes here before anything is done for it."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from collections.abc import Sequence
+
+from quintet_common.errors import ApiError, model_not_found
+from starlette.types import Scope
+
+from quintet_router.access.keyring import ANYONE, Client, Keyring
+from quintet_router.access.rates import MemoryRates, Rate, Rates
+
+Headers = list[tuple[bytes, bytes]]
+_THROUGH_A_PROXY = (b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip", b"via")
+
+
+class LimitReached(ApiError):
+    """429 for a key that has asked too much; ``extra`` headers tell how much is allowed."""
+
+    def __init__(self, message: str, seconds: float, extra: Headers) -> None:
+        super().__init__(429, message, code="rate_limit_exceeded", retry_after=max(1, math.ceil(seconds)))
+        self._extra = extra
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return super().headers | {name.decode(): value.decode() for name, value in self._extra}
+
+
+class Gate:
+    """``keyring`` None: whoever can reach the router may use it."""
+
+    def __init__(self, keyring: Keyring | None = None, rates: Rates | None = None) -> None:
+        self.keyring = keyring
+        self._rates = rates or MemoryRates()
+
+    @property
+    def locked(self) -> bool:
+        return self.keyring is not None
+
+    def identify(self, fields: dict[bytes, bytes]) -> Client:
+        """Whose request it is. Raises ApiError 401."""
+        return ANYONE if self.keyring is None else self.keyring.find(fields)
+
+    async def enter(self, client: Client) -> Headers:
+        """Let one request in, which has to ``leave`` again; headers for its answer. Raises ApiError 429."""
+        key = client.key
+        assert key is not None
+        most = key.concurrent_requests
+        if most is not None and client.running >= most:
+            raise LimitReached(f"The key {key.name!r} may have {most} requests at once.", 1, [])
+        client.running += 1
+        if key.requests_per_minute is None:
+            return []
+        try:
+            rate = await self._rates.hit(key.name, key.requests_per_minute)
+            if rate.wait:
+                raise _too_many(key.name, rate)
+        except BaseException:
+            client.running -= 1
+            raise
+        return rate.headers
+
+    def leave(self, client: Client) -> None:
+        """The end of a request that was let in."""
+        client.running -= 1
+
+    def check_admin(self, scope: Scope) -> None:
+        """Raises ApiError 401 or 403 for who may not look behind the door: with keys, all but an admin key; without
+        keys, whoever is not on this machine."""
+        fields = dict(scope["headers"])
+        if self.keyring is not None:
+            key = self.keyring.find(fields).key
+            if key is None or not key.admin:
+                raise ApiError(403, "This needs a key with admin rights.", code="admin_key_required")
+        elif not _is_local(scope, fields):
+            raise ApiError(403, "Without API keys this is answered to its own machine alone.", code="local_only")
+
+    async def close(self) -> None:
+        await self._rates.close()
+
+
+def check_model(client: Client, model: str, aliases: Sequence[str], asked: str | None) -> None:
+    """Raises ApiError 404 for a model that ``client`` may not use, the same as for one that there is not."""
+    if not client.may_use(model, aliases):
+        raise no_model(client, asked or model)
+
+
+def no_model(client: Client, asked: str) -> ApiError:
+    if not client.restricted:
+        return model_not_found(asked)
+    message = f"The model {asked!r} does not exist, or this key may not use it."
+    return ApiError(404, message, param="model", code="model_not_found")
+
+
+def _too_many(name: str, rate: Rate) -> ApiError:
+    return LimitReached(f"The key {name!r} may send {rate.limit} requests per minute.", rate.wait, rate.headers)
+
+
+def _is_local(scope: Scope, fields: dict[bytes, bytes]) -> bool:
+    """Whether a request comes from this machine itself: not through a proxy on it, and not from a page in a browser
+    that was led here by a name which an attacker made point to 127.0.0.1."""
+    client = scope.get("client")
+    host = fields.get(b"host", b"").decode("latin-1").rsplit(":", 1)[0].strip("[]")
+    through = any(name in fields for name in _THROUGH_A_PROXY)
+    return client is not None and is_loopback(client[0]) and is_loopback(host) and not through
+
+
+def is_loopback(address: str) -> bool:
+    """Whether a host, as somebody wrote it, is this machine alone."""
+    if address == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False

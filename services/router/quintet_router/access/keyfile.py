@@ -1,0 +1,108 @@
+"""The file of API keys: who may use which models, and how much. It holds hashes; nobody can read a key out of it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import tempfile
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import yaml
+
+PREFIX = "sk-quintet-"
+_RANDOM_BYTES = 32
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$"
+_HEADER = "# API keys of the router, as hashes. `quintet keys` writes this file.\n"
+
+
+class KeyFileError(Exception):
+    """The file cannot be used. The text is one line for a person."""
+
+
+class Key(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True, omit_defaults=True):
+    """One entry. ``sha256`` is that of the whole key, as hexadecimal digits.
+
+    ``models`` are ids, aliases, or patterns of them with ``*`` and ``?``; None is all. ``requests_per_minute`` and
+    ``concurrent_requests`` are limits; None is none. ``admin`` opens ``/admin``.
+    """
+
+    name: Annotated[str, msgspec.Meta(pattern=_NAME)]
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    models: list[str] | None = None
+    requests_per_minute: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] | None = None
+    concurrent_requests: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    admin: bool = False
+    created: date | None = None
+
+
+class _File(msgspec.Struct, forbid_unknown_fields=True):
+    keys: list[Key]
+
+
+def digest(secret: bytes) -> bytes:
+    """One plain SHA-256 is enough: a key is 256 random bits, so there is no guessing that salt or rounds would slow."""
+    return hashlib.sha256(secret).digest()
+
+
+def make_key(**fields: object) -> Key:
+    """A checked entry; None is absent. Raises KeyFileError."""
+    try:
+        return msgspec.convert({name: value for name, value in fields.items() if value is not None}, Key)
+    except msgspec.ValidationError as error:
+        raise KeyFileError(f"{error}.") from None
+
+
+def new_secret() -> str:
+    return PREFIX + secrets.token_urlsafe(_RANDOM_BYTES)
+
+
+def read(path: str | Path) -> list[Key]:
+    """The entries of the file, whose names and hashes differ. Raises KeyFileError."""
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise KeyFileError(f"{path}: cannot be read: {reason}.") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise KeyFileError(f"{path}:{mark.line + 1 if mark else 1}: not valid YAML.") from None
+    try:
+        keys = msgspec.convert(data, _File).keys
+    except msgspec.ValidationError as error:
+        raise KeyFileError(f"{path}: {error}.") from None
+    for values in ([key.name for key in keys], [key.sha256 for key in keys]):
+        if twice := next((value for value in values if values.count(value) > 1), None):
+            raise KeyFileError(f"{path}: {twice} is there twice.")
+    return keys
+
+
+def write(path: str | Path, keys: Sequence[Key]) -> None:
+    """Replace the file in one step, readable by its owner alone. Raises KeyFileError."""
+    file = Path(path)
+    text = _HEADER + yaml.safe_dump(msgspec.to_builtins(_File(list(keys))), sort_keys=False)
+    try:
+        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")  # made with mode 0600
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, file)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise KeyFileError(f"{path}: cannot be written: {error.strerror}.") from None
+
+
+def too_open(path: str | Path) -> bool:
+    """Whether others than the owner's group can read the file."""
+    try:
+        return bool(Path(path).stat().st_mode & 0o007)
+    except OSError:
+        return False

@@ -1,0 +1,125 @@
+"""The keys in force: which client a request comes from, and what that client may do."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Sequence
+from fnmatch import translate
+from pathlib import Path
+
+from quintet_common.errors import ApiError
+
+from quintet_router.access import keyfile
+from quintet_router.access.keyfile import Key, KeyFileError, digest
+
+log = logging.getLogger("quintet.router")
+_WATCH_SECONDS = 2.0
+
+
+class Client:
+    """Whoever has a key. ``running`` counts the client's requests in flight."""
+
+    __slots__ = ("_exact", "_patterns", "key", "name", "running")
+
+    def __init__(self, key: Key | None) -> None:
+        self.running = 0
+        self.change(key)
+
+    def change(self, key: Key | None) -> None:
+        """Take over what the file now says of the key. None is a client of a router without keys: it may do all."""
+        self.key = key
+        self.name = key.name if key is not None else ""
+        models = key.models if key is not None else None
+        self._exact = None if models is None else frozenset(models)
+        patterns = [translate(model) for model in models or () if "*" in model or "?" in model]
+        self._patterns = re.compile("|".join(patterns)) if patterns else None
+
+    @property
+    def restricted(self) -> bool:
+        """Whether there can be models that it may not use."""
+        return self._exact is not None
+
+    def may_use(self, model: str, aliases: Sequence[str] = ()) -> bool:
+        """``model`` is an id. A key that names any of a model's names may use it by all of them."""
+        if self._exact is None:
+            return True
+        names = (model, *aliases)
+        if not self._exact.isdisjoint(names):
+            return True
+        return self._patterns is not None and any(map(self._patterns.match, names))
+
+
+ANYONE = Client(None)
+
+
+class Keyring:
+    """The keys of a file. Raises KeyFileError when it cannot be used."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        self._stamp: tuple[int, int, int] | None = None
+        self._clients: dict[bytes, Client] = {}
+        self.load()
+
+    def load(self) -> None:
+        """Read the file. Clients that stay keep what is counted of them. Raises KeyFileError, with nothing changed."""
+        self._stamp = self._seen()
+        keys = keyfile.read(self._path)
+        if keyfile.too_open(self._path):
+            log.warning("%s can be read by everyone on this machine; chmod 600 it.", self._path)
+        known = {client.name: client for client in self._clients.values()}
+        clients = {}
+        for key in keys:
+            client = known.get(key.name) or Client(key)
+            client.change(key)
+            clients[bytes.fromhex(key.sha256)] = client
+        self._clients = clients
+
+    def find(self, fields: dict[bytes, bytes]) -> Client:
+        """Whose request it is, by its headers. Raises ApiError 401.
+
+        Every request costs one hash and one look-up, whether its key is right, nearly right or missing; what is
+        compared are hashes, so the time it takes tells nothing of a key.
+        """
+        scheme, _, secret = fields.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() != b"bearer":
+            secret = fields.get(b"x-api-key", b"")
+        client = self._clients.get(digest(secret.strip()))
+        if client is None:
+            raise Unauthorized(bool(secret))
+        return client
+
+    async def watch(self) -> None:
+        """Read the file again whenever it changes, until cancelled. A mistake in it leaves what is in force."""
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            if self._seen() != self._stamp:
+                self.reload()
+
+    def reload(self) -> None:
+        """``load`` that only logs a mistake."""
+        try:
+            self.load()
+        except KeyFileError as error:
+            log.error("The keys stay as they were: %s", error)
+        else:
+            log.info("%d keys are in force.", len(self._clients))
+
+    def _seen(self) -> tuple[int, int, int] | None:
+        try:
+            stat = self._path.stat()
+        except OSError:
+            return None
+        return stat.st_mtime_ns, stat.st_ino, stat.st_size
+
+
+class Unauthorized(ApiError):
+    def __init__(self, sent: bool) -> None:
+        message = "Incorrect API key." if sent else "No API key: send one in the header Authorization: Bearer YOUR_KEY."
+        super().__init__(401, message, code="invalid_api_key")
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {**super().headers, "www-authenticate": "Bearer"}

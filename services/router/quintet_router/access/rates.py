@@ -1,0 +1,119 @@
+"""Requests per minute: exact, over the last 60 seconds. In memory, or shared by several routers through Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections import deque
+from dataclasses import dataclass
+from time import monotonic, time
+from typing import Any, Protocol
+
+log = logging.getLogger("quintet.router")
+WINDOW = 60.0
+_ANSWER_SECONDS = 0.25
+_PAUSE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """What is left of a limit after a request. ``wait`` is how long until there is more, in seconds; 0 when the request
+    itself was within the limit."""
+
+    limit: int
+    remaining: int
+    wait: float
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        return [
+            (b"x-ratelimit-limit-requests", b"%d" % self.limit),
+            (b"x-ratelimit-remaining-requests", b"%d" % self.remaining),
+            (b"x-ratelimit-reset-requests", b"%ds" % math.ceil(self.wait)),
+        ]
+
+
+class Window:
+    """The times of the requests of the last minute."""
+
+    __slots__ = ("_times",)
+
+    def __init__(self) -> None:
+        self._times: deque[float] = deque()
+
+    def hit(self, limit: int, now: float) -> Rate:
+        """Count a request if it is within the limit; one that is refused does not count."""
+        times = self._times
+        while times and now - times[0] >= WINDOW:
+            times.popleft()
+        if len(times) >= limit:
+            return Rate(limit, 0, WINDOW - (now - times[-limit]))
+        times.append(now)
+        return Rate(limit, limit - len(times), 0.0)
+
+
+class Rates(Protocol):
+    """Where requests are counted, by the name of a key."""
+
+    async def hit(self, name: str, limit: int) -> Rate: ...
+
+    async def close(self) -> None: ...
+
+
+class MemoryRates:
+    def __init__(self) -> None:
+        self._windows: dict[str, Window] = {}
+
+    async def hit(self, name: str, limit: int) -> Rate:
+        window = self._windows.get(name)
+        if window is None:
+            window = self._windows[name] = Window()
+        return window.hit(limit, monotonic())
+
+    async def close(self) -> None: ...
+
+
+class SharedRates:
+    """In Redis, through the library ``limits``. While Redis does not answer, each router counts for itself: a limit
+    that is too wide for a moment is better than an endpoint that is away.
+
+    Raises ValueError for a URL that is none, and ImportError when the extra ``redis`` is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        import redis  # noqa: F401  # limits asks for it only later
+        from limits import RateLimitItemPerMinute
+        from limits.aio.storage import RedisStorage
+        from limits.aio.strategies import MovingWindowRateLimiter
+
+        if not url.startswith(("redis://", "rediss://")):
+            raise ValueError(f"--redis is like redis://host:6379, not {url!r}")
+        self._storage: Any = RedisStorage(
+            f"async+{url}", implementation="redispy", key_prefix="quintet",
+            socket_timeout=_ANSWER_SECONDS, socket_connect_timeout=_ANSWER_SECONDS,
+        )  # fmt: skip
+        self._limiter = MovingWindowRateLimiter(self._storage)
+        self._per_minute = RateLimitItemPerMinute
+        self._own = MemoryRates()
+        self._paused_until = 0.0
+
+    async def hit(self, name: str, limit: int) -> Rate:
+        if monotonic() < self._paused_until:
+            return await self._own.hit(name, limit)
+        try:
+            async with asyncio.timeout(2 * _ANSWER_SECONDS):
+                return await self._ask(name, limit)
+        except Exception as error:  # of the client library, the socket, or the script in Redis
+            log.warning("Redis does not answer, this router counts requests for itself: %r", error)
+            self._paused_until = monotonic() + _PAUSE_SECONDS
+            return await self._own.hit(name, limit)
+
+    async def _ask(self, name: str, limit: int) -> Rate:
+        item = self._per_minute(limit)
+        within = await self._limiter.hit(item, name)
+        reset, remaining = await self._limiter.get_window_stats(item, name)
+        return Rate(limit, max(0, remaining), 0.0 if within else max(0.001, reset - time()))
+
+    async def close(self) -> None:
+        await self._storage.bridge.storage.aclose()

@@ -1,0 +1,340 @@
+"""Who gets in: keys, what they open, and how much they may ask."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from quintet_router.access import keyfile
+from quintet_router.access.gate import Gate
+from quintet_router.access.keyfile import Key, KeyFileError
+from quintet_router.access.keyring import Client, Keyring
+from quintet_router.access.rates import MemoryRates, SharedRates, Window
+from router.harness import Door, FakeUpstream, Response, card, http, open_door, until
+from router.test_routing import form
+
+HASH = "a" * 64
+
+
+def key(name: str, **more: Any) -> Key:
+    """Its secret is ``sk-NAME``."""
+    return keyfile.make_key(name=name, sha256=keyfile.digest(f"sk-{name}".encode()).hex(), **more)
+
+
+@asynccontextmanager
+async def locked_door(
+    tmp_path: Path, keys: list[Key], *upstreams: FakeUpstream, **settings: Any
+) -> AsyncIterator[Door]:
+    file = tmp_path / "keys.yml"
+    keyfile.write(file, keys)
+    async with open_door(*upstreams, gate=Gate(Keyring(file)), **settings) as door:
+        yield door
+
+
+def bearer(name: str) -> str:
+    return f"authorization: Bearer sk-{name}"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "authorization: Bearer ",
+        "authorization: Bearer sk-alic",
+        "authorization: Bearer sk-alice2",
+        "authorization: Basic sk-alice",
+        "x-api-key: sk-bob",
+        "authorization: sk-alice",
+    ],
+)
+async def test_without_a_right_key_nothing_is_done(tmp_path: Path, header: str | None) -> None:
+    upstream = FakeUpstream()
+    async with locked_door(tmp_path, [key("alice")], upstream) as door:
+        headers = [header] if header else []
+        for response in (await door.chat(*headers), await door.get("/v1/models", *headers)):
+            assert (response.status, response.error["code"]) == (401, "invalid_api_key")
+            assert response.error["type"] == "authentication_error"
+            assert response.get("www-authenticate") == "Bearer"
+            assert response.get("x-request-id")
+    assert not upstream.requests
+
+
+async def test_a_right_key_opens_and_goes_no_further(tmp_path: Path) -> None:
+    upstream = FakeUpstream()
+    async with locked_door(tmp_path, [key("alice"), key("bob")], upstream) as door:
+        for header in (bearer("alice"), "authorization: bearer  sk-bob", "x-api-key: sk-alice"):
+            assert (await door.chat(header)).status == 200
+            assert (await door.get("/v1/models", header)).status == 200
+        assert (await door.get("/health")).status == (await door.get("/ready")).status == 200
+        assert "models" not in (await door.get("/ready")).json
+    assert not any(request.all("authorization") + request.all("x-api-key") for request in upstream.requests)
+
+
+async def test_a_refused_upload_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    async with locked_door(tmp_path, [key("alice")], FakeUpstream()) as door:
+        reader, writer = await door.connect()
+        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 60000000\r\n\r\n")
+        assert b" 401 " in await asyncio.wait_for(reader.readline(), 2)
+
+
+async def test_a_key_uses_its_models_only_and_learns_of_no_others(tmp_path: Path) -> None:
+    cards = [card("qwen-7b"), card("org/secret"), card("m", aliases=["gpt-4o"], default=True)]
+    upstream = FakeUpstream(cards=cards)
+    keys = [key("q", models=["qwen*"]), key("a", models=["gpt-4o"]), key("none", models=[]), key("all")]
+    async with locked_door(tmp_path, keys, upstream) as door:
+
+        async def ask(who: str, model: str) -> Response:
+            return await door.chat(bearer(who), model=model)
+
+        async def listed(who: str) -> list[str]:
+            return [entry["id"] for entry in (await door.get("/v1/models", bearer(who))).json["data"]]
+
+        assert (await ask("q", "qwen-7b")).status == 200
+        hidden, missing = await ask("q", "org/secret"), await ask("q", "org/nothing")
+        assert hidden.status == missing.status == 404
+        assert hidden.error["message"].replace("secret", "nothing") == missing.error["message"]
+        assert hidden.error["code"] == "model_not_found"
+        assert (await ask("a", "m")).status == (await ask("a", "gpt-4o")).status == 200
+        assert (await ask("none", "m")).status == 404
+        assert (await door.ask("/v1/chat/completions", {"messages": []}, bearer("q"))).status == 404
+        assert (await door.ask("/v1/chat/completions", {"messages": []}, bearer("a"))).status == 200
+        assert [await listed(who) for who in ("q", "a", "none")] == [["qwen-7b"], ["m"], []]
+        assert len(await listed("all")) == 3
+        assert (await door.get("/v1/models/org/secret", bearer("q"))).status == 404
+        assert (await door.get("/v1/models/org/secret", bearer("all"))).status == 200
+    assert len(upstream.requests) == 4
+
+
+async def test_a_form_cannot_name_an_allowed_model_first_and_another_later(tmp_path: Path) -> None:
+    """Services take the last of two fields; what is after the scanned part must be looked at, too."""
+    upstream = FakeUpstream(cards=[card("mine", kind="image"), card("theirs", kind="image")])
+    fields = ("model", b"mine", None), ("image", b"x" * 600_000, "a.png")
+    async with locked_door(tmp_path, [key("a", models=["mine"])], upstream) as door:
+        body, kind = form(*fields, ("model", b"theirs", None))
+        response = await door.ask("/v1/images/edits", body, kind, bearer("a"))
+        assert (response.status, response.error["param"]) == (400, "model")
+        body, kind = form(fields[1], ("model", b"theirs", None))
+        assert (await door.ask("/v1/images/edits", body, kind, bearer("a"))).status == 404
+        body, kind = form(*fields)
+        assert (await door.ask("/v1/images/edits", body, kind, bearer("a"))).status == 200
+        assert upstream.requests[-1].body == body
+        body = b'{"model":"mine","mod\\u0065l":"theirs"}'
+        assert (await door.ask("/v1/images/generations", body, bearer("a"))).status == 404
+    assert len(upstream.requests) == 1
+
+
+async def test_pictures_with_names_that_cannot_be_guessed_open_in_a_browser(tmp_path: Path) -> None:
+    upstream = FakeUpstream(cards=[card("i", kind="image")])
+    async with locked_door(tmp_path, [key("a", models=[])], upstream) as door:
+        assert (await door.get("/v1/images/files/b.png")).status == 200
+
+
+async def test_requests_per_minute(tmp_path: Path) -> None:
+    async with locked_door(tmp_path, [key("a", requests_per_minute=3), key("b")], FakeUpstream()) as door:
+        left = [(await door.chat(bearer("a"))).get("x-ratelimit-remaining-requests") for _ in range(3)]
+        assert left == ["2", "1", "0"]
+        response = await door.chat(bearer("a"))
+        assert (response.status, response.error["code"]) == (429, "rate_limit_exceeded")
+        assert response.error["type"] == "rate_limit_error"
+        assert 50 <= int(response.get("retry-after")) <= 60
+        assert response.get("x-ratelimit-limit-requests") == "3"
+        assert response.get("x-ratelimit-remaining-requests") == "0"
+        assert response.get("x-ratelimit-reset-requests").endswith("s")
+        for _ in range(5):
+            other = await door.chat(bearer("b"))
+            assert other.status == 200
+            assert not other.all("x-ratelimit-limit-requests")
+        assert (await door.get("/v1/models", bearer("a"))).status == 200
+
+
+async def test_our_limits_stand_for_the_upstreams(tmp_path: Path) -> None:
+    async def cloud(_: Any, __: Any, writer: asyncio.StreamWriter) -> None:
+        writer.write(http(200, b"{}", "x-ratelimit-remaining-requests: 999", "x-other: 1"))
+
+    async with locked_door(tmp_path, [key("a", requests_per_minute=3), key("b")], FakeUpstream(cloud)) as door:
+        assert (await door.chat(bearer("a"))).all("x-ratelimit-remaining-requests") == ["2"]
+        assert (await door.chat(bearer("b"))).all("x-ratelimit-remaining-requests") == ["999"]
+
+
+def test_the_window_is_exact_and_a_refused_request_does_not_count() -> None:
+    window = Window()
+    assert [window.hit(2, at).wait for at in (0.0, 30.0)] == [0, 0]
+    assert window.hit(2, 59.0).wait == pytest.approx(1)
+    assert window.hit(2, 60.0).wait == 0
+    assert window.hit(2, 89.0).wait == pytest.approx(1)
+    assert window.hit(1, 89.0).wait == pytest.approx(31)
+    assert window.hit(2, 200.0).remaining == 1
+
+
+async def test_requests_at_once(tmp_path: Path) -> None:
+    go_on = asyncio.Event()
+
+    async def slow(_: Any, __: Any, writer: asyncio.StreamWriter) -> None:
+        await go_on.wait()
+        writer.write(http(200, b"{}"))
+
+    upstream = FakeUpstream(slow)
+    async with locked_door(tmp_path, [key("a", concurrent_requests=2)], upstream) as door:
+        first = [await door.send("/v1/chat/completions", {"model": "m"}, bearer("a")) for _ in range(2)]
+        await until(lambda: len(upstream.requests) == 2)
+        response = await door.chat(bearer("a"))
+        assert (response.status, response.get("retry-after")) == (429, "1")
+        first[0][1].close()  # a client that leaves gives its place back
+        client = next(iter(door.router.gate.keyring._clients.values()))  # type: ignore[union-attr]
+        await until(lambda: client.running == 1)
+        third = asyncio.create_task(door.chat(bearer("a")))
+        await until(lambda: len(upstream.requests) == 3)
+        assert (await door.chat(bearer("a"))).status == 429
+        go_on.set()
+        assert (await third).status == 200
+        for body in (b"{", b'{"model":"none"}', b"[]"):
+            assert (await door.ask("/v1/chat/completions", body, bearer("a"))).status in (400, 404)
+        await until(lambda: client.running == 0)
+
+
+async def test_a_changed_file_is_taken_over_and_a_wrong_one_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quintet_router.access.keyring._WATCH_SECONDS", 0.02)
+    file = tmp_path / "keys.yml"
+    async with locked_door(tmp_path, [key("a", requests_per_minute=2), key("b")], FakeUpstream()) as door:
+        keyring = door.router.gate.keyring
+        assert keyring is not None
+        assert (await door.chat(bearer("a"))).status == 200
+        keyfile.write(file, [key("a", requests_per_minute=2), key("c")])
+        await until(lambda: {client.name for client in keyring._clients.values()} == {"a", "c"})
+        assert (await door.chat(bearer("b"))).status == 401
+        assert (await door.chat(bearer("c"))).status == 200
+        assert (await door.chat(bearer("a"))).get("x-ratelimit-remaining-requests") == "0"  # it did not start anew
+        file.write_text("keys: [{name: x}]")
+        await asyncio.sleep(0.1)
+        assert (await door.chat(bearer("c"))).status == 200
+        file.unlink()
+        await asyncio.sleep(0.1)
+        assert (await door.chat(bearer("c"))).status == 200
+
+
+async def test_finding_a_key_takes_microseconds(tmp_path: Path) -> None:
+    file = tmp_path / "keys.yml"
+    keyfile.write(file, [key(f"k{number}") for number in range(500)])
+    keyring, fields = Keyring(file), {b"authorization": b"Bearer sk-k250"}
+    started = time.process_time()
+    for _ in range(10_000):
+        keyring.find(fields)
+    assert (time.process_time() - started) / 10_000 < 20e-6
+
+
+def test_patterns_and_names() -> None:
+    client = Client(key("a", models=["org/*", "m?", "exact"]))
+    assert all(map(client.may_use, ("org/x/y", "m1", "exact")))
+    assert not any(map(client.may_use, ("org", "m", "m12", "exactly", "xorg/x", "")))
+    assert client.may_use("other", ["exact"])
+
+
+def test_the_file_holds_hashes_and_is_its_owners(tmp_path: Path) -> None:
+    file = tmp_path / "keys.yml"
+    file.write_text("keys: []")
+    file.chmod(0o644)
+    keyfile.write(file, [key("a", models=["m"], admin=True), key("b")])
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert "sk-a" not in file.read_text()
+    assert keyfile.read(file) == [key("a", models=["m"], admin=True), key("b")]
+    assert os.listdir(tmp_path) == ["keys.yml"]
+    assert len({keyfile.new_secret() for _ in range(100)}) == 100
+    assert all(len(keyfile.new_secret()) == len(keyfile.PREFIX) + 43 for _ in range(10))
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("keys: [{name: a, sha256: abc}]", "{file}: Expected `str` matching regex"),
+        ("keys: [{name: a b, sha256: x}]", "{file}: Expected `str` matching regex"),
+        ("keys: [", "{file}:1: not valid YAML."),
+        (f"{{keys: [{{name: a, sha256: {HASH}, x: 1}}]}}", "{file}: Object contains unknown field `x`"),
+        (f"{{keys: [{{name: a, sha256: {HASH}}}, {{name: a, sha256: b{HASH[1:]}}}]}}", "{file}: a is there twice."),
+        (None, "{file}: cannot be read: No such file or directory."),
+    ],
+)
+def test_a_wrong_file_is_one_line(tmp_path: Path, text: str | None, line: str) -> None:
+    file = tmp_path / "keys.yml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(KeyFileError) as wrong:
+        keyfile.read(file)
+    assert str(wrong.value).startswith(line.format(file=file))
+    assert "\n" not in str(wrong.value)
+
+
+@pytest.fixture
+def redis_url() -> Iterator[str]:
+    program = shutil.which("redis-server") or shutil.which("valkey-server")
+    if program is None:
+        pytest.skip("needs redis-server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen([program, "--port", str(port), "--save", "", "--bind", "127.0.0.1"], stdout=-3)
+    for _ in range(200):
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            break
+        except OSError:
+            time.sleep(0.02)
+    yield f"redis://127.0.0.1:{port}"
+    server.kill()
+    server.wait()
+
+
+async def test_two_routers_share_a_limit_through_redis(redis_url: str) -> None:
+    one, two = SharedRates(redis_url), SharedRates(redis_url)
+    rates = [await each.hit("a", 3) for each in (one, two, one)]
+    assert [(rate.remaining, rate.wait) for rate in rates] == [(2, 0), (1, 0), (0, 0)]
+    refused = await two.hit("a", 3)
+    assert refused.remaining == 0
+    assert 55 < refused.wait <= 60
+    assert (await two.hit("b", 3)).wait == 0
+    await one.close()
+    await two.close()
+
+
+async def test_without_redis_each_router_counts_for_itself(caplog: pytest.LogCaptureFixture) -> None:
+    pytest.importorskip("limits")
+    pytest.importorskip("redis")
+    with socket.socket() as silent:  # takes connections and never answers
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        rates = SharedRates(f"redis://127.0.0.1:{silent.getsockname()[1]}")
+        started = time.monotonic()
+        waits = [(await rates.hit("a", 2)).wait for _ in range(3)]
+        assert time.monotonic() - started < 2
+        assert waits[:2] == [0, 0]
+        assert waits[2] > 0
+        assert "Redis does not answer" in caplog.text
+        await rates.close()
+    assert (await MemoryRates().hit("a", 1)).wait == 0
+
+
+async def test_a_key_in_use_is_counted_by_its_name(tmp_path: Path) -> None:
+    usage = b'{"x":"\\"usage\\":{\\"prompt_tokens\\":900}","usage":{"prompt_tokens":3,"completion_tokens":5}}'
+
+    async def answer(_: Any, __: Any, writer: asyncio.StreamWriter) -> None:
+        writer.write(http(200, usage))
+
+    async with locked_door(tmp_path, [key("alice")], FakeUpstream(answer)) as door:
+        for _ in range(2):
+            await door.chat(bearer("alice"))
+        await door.chat(bearer("mallory"))
+        who = {"key": "alice", "model": "m"}
+        assert await door.metric("quintet_usage_total", **who, unit="prompt_tokens") == 6
+        assert await door.metric("quintet_usage_total", **who, unit="completion_tokens") == 10
+        assert await door.metric("quintet_usage_total", **who, unit="requests") == 2
+        assert b"mallory" not in (await door.get("/metrics")).body
