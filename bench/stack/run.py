@@ -13,7 +13,6 @@ import contextlib
 import json
 import os
 import re
-import signal
 import socket
 import statistics
 import subprocess
@@ -147,12 +146,12 @@ def main() -> None:
     config = sys.argv[1] if len(sys.argv) > 1 else str(ROOT / "models.yml")
     port = free_port()
     started = time.perf_counter()
-    command = [sys.executable, "-m", "quintet", "serve", config, "--port", str(port)]
+    command = [str(Path(sys.executable).with_name("quintet")), "serve", config, "--port", str(port)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     try:
         asyncio.run(measure(f"http://127.0.0.1:{port}", process.pid, started))
     finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()
         process.wait(30)
 
 
