@@ -232,7 +232,7 @@ async def test_a_fault_of_our_own_is_a_clear_error(monkeypatch: pytest.MonkeyPat
         raise ZeroDivisionError("secret")
 
     async with open_door(FakeUpstream()) as door:
-        monkeypatch.setattr("quintet_router.proxy.choose", fail)
+        monkeypatch.setattr("quintet_router.balance.choose", fail)
         response = await door.chat()
         assert (response.status, response.error["type"]) == (500, "server_error")
         assert b"secret" not in response.body

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from typing import Any
 
@@ -16,6 +17,7 @@ from quintet_router.body import Body
 from quintet_router.catalog import Target
 from quintet_router.driven import Driven
 from quintet_router.headers import named_by_connection
+from quintet_router.members import replace_member
 from quintet_router.metrics import Histogram
 from quintet_router.multipart import ModelScan
 from quintet_router.paths import find_path
@@ -74,19 +76,35 @@ def test_a_breaker_opens_probes_and_closes() -> None:
     assert breaker.state == "open"
     assert not breaker.allows(FIRST_PAUSE / 2)
     assert breaker.allows(FIRST_PAUSE)
-    breaker.taken()
+    probe = breaker.taken(FIRST_PAUSE)
     assert breaker.state == "half_open"
     assert not breaker.allows(FIRST_PAUSE)  # one probe only
-    breaker.undecided()
+    breaker.ended(probe)
     assert breaker.allows(FIRST_PAUSE)
-    breaker.taken()
-    breaker.failed(Failure.TIMEOUT, FIRST_PAUSE)
+    probe = breaker.taken(FIRST_PAUSE)
+    breaker.failed(Failure.TIMEOUT, FIRST_PAUSE, probe)
     assert not breaker.allows(2 * FIRST_PAUSE)  # the pause has grown
     for _ in range(20):
         breaker.failed(Failure.TIMEOUT, 100.0)
     assert breaker.until == 100.0 + LAST_PAUSE
     breaker.succeeded()
     assert (breaker.state, breaker.reachable) == ("closed", True)
+
+
+def test_requests_from_before_the_circuit_opened_neither_close_it_nor_let_a_second_probe_in() -> None:
+    breaker = Breaker(1)
+    old = [breaker.taken(0.0) for _ in range(4)]
+    breaker.failed(Failure.BROKEN, 0.0, old[0])
+    breaker.succeeded(old[1])
+    assert breaker.state == "open"
+    probe = breaker.taken(FIRST_PAUSE)
+    breaker.ended(old[1])
+    breaker.ended(old[2])
+    breaker.failed(Failure.BROKEN, FIRST_PAUSE, old[3])
+    assert (breaker.state, breaker.until) == ("half_open", FIRST_PAUSE)
+    assert not breaker.allows(FIRST_PAUSE)
+    breaker.succeeded(probe)
+    assert breaker.state == "closed"
 
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\r\n\x00"), min_size=1, max_size=40)
@@ -225,3 +243,40 @@ def test_a_histogram_counts_as_prometheus_does() -> None:
         ("h_count", None): 4,
         ("h_sum", None): 5.35,
     }
+
+
+TEXT = st.text(st.characters(codec="utf-8"), max_size=6)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+    max_leaves=12,
+)
+KEYS = TEXT | st.sampled_from(["model", 'a"', "\\", "a\\", "messages", "user"])
+
+
+@given(before=st.dictionaries(KEYS, JSON), after=st.dictionaries(KEYS, JSON), wide=st.booleans(), plain=st.booleans())
+def test_one_member_changes_and_no_other_byte(
+    before: dict[str, Any], after: dict[str, Any], wide: bool, plain: bool
+) -> None:
+    comma, colon = (" ,\n", "\t: ") if wide else (",", ":")
+
+    def written(given: dict[str, Any], other: dict[str, Any]) -> list[str]:
+        return [
+            json.dumps(key, ensure_ascii=plain) + colon + json.dumps(value, ensure_ascii=plain)
+            for key, value in given.items()
+            if key != "model" and key not in other
+        ]
+
+    def body(model: str) -> bytes:
+        members = [*written(before, {}), '"mod\\u0065l"' + colon + model, *written(after, before)]
+        return (" {" + comma.join(members) + "} \n").encode()
+
+    assert replace_member(body('"p\\/b\\u0069g"'), "model", b'"big"') == body('"big"')
+
+
+@given(st.lists(st.tuples(st.sampled_from(["model", "a", "b"]), JSON), min_size=1, max_size=8))
+def test_of_members_that_stand_twice_the_last_one_is_changed(members: list[tuple[str, Any]]) -> None:
+    members = [*members, ("model", "old")]
+    data = "{" + ",".join(f"{json.dumps(key)}:{json.dumps(value)}" for key, value in members) + "}"
+    changed = json.loads(replace_member(data.encode(), "model", b'"new"'))
+    assert changed == dict(members) | {"model": "new"}

@@ -18,6 +18,9 @@ from quintet_common import zlai_config
 Kind = Literal["chat", "multimodal", "image", "tts", "embedding", "rerank"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 AutoTools = Literal["off", "eager"]
+Balance = Literal["auto", "least", "session", "prefix"]
+DNS = "dns+"
+"""A URL that starts with this is a name whose addresses are replicas."""
 EMBEDDED = "embedded:"
 """A path that starts with this names a model that comes in a wheel or with the service: no hub, no download."""
 
@@ -89,13 +92,27 @@ class ModelSpec(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only
 class UpstreamSpec(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """Anything else that speaks OpenAI, served through the router beside our own services.
 
-    ``key`` is sent as the bearer token. ``models`` limits which of its ids are served, ``prefix`` is put before them.
+    ``key`` is sent as the bearer token. ``models`` limits which of its ids are served, ``prefix`` is put before them;
+    ``aliases`` maps further names to its ids. With ``discovery: dns``, or a ``url`` like ``dns+http://name:port``,
+    every address of the name is an upstream of its own. ``balance`` says how replicas of its models share requests.
     """
 
     url: str
     key: str | None = None
     models: list[str] | None = None
     prefix: str = ""
+    aliases: dict[str, str] = {}
+    discovery: Literal["static", "dns"] = "static"
+    balance: Balance | None = None
+
+    @property
+    def dns(self) -> bool:
+        return self.discovery == "dns" or self.url.startswith(DNS)
+
+    @property
+    def http_url(self) -> str:
+        """The URL without what it says of the discovery, and without a last slash."""
+        return self.url.removeprefix(DNS).rstrip("/")
 
 
 class RouterSpec(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -150,22 +167,29 @@ def load_config(path: str | Path) -> Config:
     Raises ConfigError with one line that says where and what.
     """
     file = Path(path)
+    return parse_config(_read(file), file)
+
+
+def _read(file: Path) -> str:
     try:
-        text = file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError(f"{file}: cannot be read: {reason}.") from None
-    return parse_config(text, file)
 
 
-def parse_config(text: str, file: Path) -> Config:
+def _parse(text: str, file: Path) -> tuple[Any, Any]:
+    """YAML's tree, which knows the lines, and the data. Raises ConfigError."""
     try:
-        node = yaml.compose(text, yaml.SafeLoader)
-        data = yaml.safe_load(text)
+        return yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{file}:{mark.line + 1}" if mark else str(file)
         raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}.") from None
+
+
+def parse_config(text: str, file: Path) -> Config:
+    node, data = _parse(text, file)
     if not isinstance(data, dict) or node is None:
         raise ConfigError(f"{file}:1: expected a mapping with the key 'models'.")
     try:
@@ -181,6 +205,28 @@ def parse_config(text: str, file: Path) -> Config:
         keys = str((file.parent / Path(router.keys).expanduser()).resolve())
         router = msgspec.structs.replace(router, keys=keys)
     return msgspec.structs.replace(config, models=models, router=router)
+
+
+def load_upstreams(path: str | Path) -> list[UpstreamSpec]:
+    """Read and check a file with a list of upstreams, in YAML or JSON: addresses, or entries as in models.yml.
+
+    Raises ConfigError with one line that says where and what.
+    """
+    file = Path(path)
+    text = _read(file)
+    node, data = _parse(text, file)
+    if isinstance(data, dict) and set(data) == {"upstreams"}:
+        data = data["upstreams"]
+    elif isinstance(data, list):  # as if it stood under the key, so that mistakes are explained in the same way
+        key = yaml.ScalarNode("tag:yaml.org,2002:str", "upstreams", node.start_mark, node.start_mark)
+        node = yaml.MappingNode("tag:yaml.org,2002:map", [(key, node)], node.start_mark, node.end_mark)
+    if not isinstance(data, list):
+        raise ConfigError(f"{file}:1: expected a list of upstreams.")
+    entries = [{"url": entry} if isinstance(entry, str) else entry for entry in data]
+    try:
+        return msgspec.convert({"upstreams": entries}, Config).upstreams
+    except msgspec.ValidationError as error:
+        raise ConfigError(_explain(str(error), node, file)) from None
 
 
 def _absolute(spec: ModelSpec, folder: Path) -> ModelSpec:
@@ -216,6 +262,8 @@ _CHOICES: dict[str, list[str]] = {
     "kind": list(get_args(Kind)),
     "dtype": list(get_args(Dtype)),
     "auto_tools": list(get_args(AutoTools)),
+    "balance": list(get_args(Balance)),
+    "discovery": ["static", "dns"],
     "model_type": zlai_config.TYPES,
 }
 

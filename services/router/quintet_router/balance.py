@@ -1,24 +1,86 @@
-"""Which replica gets a request: the less busy of two picked at random (power of two choices)."""
+"""Which replica gets a request: one that knows the conversation, or the less busy of two picked at random."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from random import random
+from zlib import crc32
 
+from quintet_router.affinity import Conversation, Holders, conversation_in, session_in
 from quintet_router.catalog import Target
+from quintet_router.settings import Settings
 from quintet_router.upstream.upstream import Upstream
+
+_TEXT = frozenset(("/chat/completions", "/completions", "/responses", "/messages"))
+_MASK = (1 << 64) - 1
+
+Hint = Conversation | int
+"""What a request is known by: its conversation, or its session's number."""
+
+
+class Balancer:
+    """Power of two choices; and, where a model has replicas, sessions and conversations go where they went before.
+
+    A replica that has more than ``load_factor`` times the mean of outstanding requests, and one more, is passed over.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._holders = Holders(settings.prefix_chunks)
+
+    def hint(self, targets: Sequence[Target], label: str, session: bytes | None, body: bytes) -> Hint | None:
+        """What to know a request by; None when any replica is as good. ``label`` is its path's, ``session`` the value
+        of the session header."""
+        policy = targets[0].upstream.spec.balance or self._settings.balance
+        if policy == "least":
+            return None
+        if session and policy != "prefix":
+            return crc32(session)
+        if policy == "session":
+            name = session_in(body)
+            return crc32(name.encode("utf-8", "surrogatepass")) if name else None
+        return conversation_in(body) if label in _TEXT else None
+
+    def choose(
+        self, targets: Sequence[Target], tried: Sequence[Upstream], now: float, hint: Hint | None = None
+    ) -> Target | None:
+        """A target whose upstream was not tried yet and takes requests; None when there is none."""
+        if hint is None:
+            return choose(targets, tried, now)
+        usable = _usable(targets, tried, now)
+        if len(usable) < 2:
+            chosen = usable[0] if usable else None
+        else:
+            total = sum(target.upstream.outstanding for target in usable)
+            limit = self._settings.load_factor * (total + 1) / len(usable) + 1
+            free = [target for target in usable if target.upstream.outstanding < limit]
+            if isinstance(hint, int):
+                return _appointed(free, hint)
+            chosen = self._holder(free, hint) or _appointed(free, hint.key)
+        if chosen is not None and not isinstance(hint, int):
+            self._holders.learn(hint.chunks, 1 << chosen.upstream.slot)
+        return chosen
+
+    def _holder(self, free: Sequence[Target], conversation: Conversation) -> Target | None:
+        """The replica that holds most of a conversation that has begun before.
+
+        What all conversations of an application share counts for nothing here: the first replica that had it would
+        get every new one, while caches of others stay empty.
+        """
+        for depth, bits in self._holders.find(conversation.chunks):
+            if depth < conversation.opening:
+                break
+            holders = [target for target in free if bits >> target.upstream.slot & 1]
+            if holders:
+                return min(holders, key=_outstanding)
+        return None
 
 
 def choose(targets: Sequence[Target], tried: Sequence[Upstream], now: float) -> Target | None:
-    """A target whose upstream was not tried yet and takes requests; None when there is none.
-
-    An upstream that only answers errors is used when no better one is left.
-    """
-    if len(targets) == 1 and not tried and targets[0].upstream.breaker.closed:
+    """The less busy of two random targets whose upstreams were not tried yet and take requests; None without any."""
+    if len(targets) == 1 and not tried and targets[0].upstream.breaker.closed and not targets[0].upstream.retired:
         return targets[0]
-    untried = [target for target in targets if target.upstream not in tried]
-    usable = [target for target in untried if target.upstream.breaker.allows(now)]
-    usable = usable or [target for target in untried if target.upstream.breaker.reachable]
+    usable = _usable(targets, tried, now)
     if len(usable) < 2:
         return usable[0] if usable else None
     first = int(random() * len(usable))
@@ -30,3 +92,25 @@ def choose(targets: Sequence[Target], tried: Sequence[Upstream], now: float) -> 
 def retry_seconds(targets: Sequence[Target], now: float) -> float:
     """When the first of these upstreams is worth another try."""
     return min((target.upstream.breaker.until - now for target in targets), default=1.0)
+
+
+def _usable(targets: Sequence[Target], tried: Sequence[Upstream], now: float) -> list[Target]:
+    """The best there are: those that are well; else those that do not answer polls; else those that answer errors."""
+    untried = [each for each in targets if each.upstream not in tried and not each.upstream.retired]
+    usable = [each for each in untried if each.upstream.breaker.allows(now)]
+    well = [each for each in usable if not each.upstream.silent]
+    return well or usable or [each for each in untried if each.upstream.breaker.reachable]
+
+
+def _appointed(targets: Sequence[Target], key: int) -> Target:
+    """The same for the same key, in every router; when targets come or go, few keys move (rendezvous hashing)."""
+    return max(targets, key=lambda target: _mixed(key ^ target.upstream.seed))
+
+
+def _mixed(number: int) -> int:
+    number = number * 0xBF58476D1CE4E5B9 & _MASK
+    return (number ^ number >> 29) * 0x94D049BB133111EB & _MASK
+
+
+def _outstanding(target: Target) -> int:
+    return target.upstream.outstanding

@@ -10,6 +10,7 @@ import msgspec
 from quintet_common.errors import ApiError, bad_request
 from starlette.types import Receive
 
+from quintet_router.members import replace_member
 from quintet_router.multipart import ModelScan, boundary_of
 
 
@@ -43,10 +44,8 @@ class Body:
             return Body(data, name, self.whole, length, (start, start + len(name.encode())))
         if self.model is None:
             return self
-        members = msgspec.json.decode(self.data, type=dict[str, msgspec.Raw])
-        members["model"] = msgspec.Raw(msgspec.json.encode(name))
-        data = msgspec.json.encode(members)
-        return Body(data, name, True, len(data))
+        data = replace_member(self.data, "model", msgspec.json.encode(name))
+        return Body(data, name, True, len(data), None, self.read_at)
 
 
 class _Peek(msgspec.Struct):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable, Iterator
+from itertools import count
 from time import monotonic
 from typing import Any
 
@@ -13,13 +15,16 @@ from quintet_common.errors import ApiError
 from quintet_common.models_yml import UpstreamSpec
 
 from quintet_router.catalog import Catalog
+from quintet_router.discovery import Resolve, Watch, resolve
 from quintet_router.replies import unavailable
 from quintet_router.settings import Settings
 from quintet_router.upstream.breaker import Failure
-from quintet_router.upstream.pool import tls_context
+from quintet_router.upstream.pool import Address, tls_context
 from quintet_router.upstream.upstream import Upstream
 
 log = logging.getLogger("quintet.router")
+_FIRST_ANSWERS = 1.0
+"""Seconds that those which are new get to say what they serve."""
 _SETTLED = ("ready", "idle", "failed", None)
 
 
@@ -36,31 +41,48 @@ class _Listing(msgspec.Struct):
 
 
 class Fleet:
-    """``expected`` are names that models.yml promises: while an upstream has never answered, they may be its models."""
+    """``expected`` are names that models.yml promises: while an upstream has never answered, they may be its models.
 
-    def __init__(self, specs: list[UpstreamSpec], settings: Settings) -> None:
+    Raises ValueError for a URL that is none.
+    """
+
+    def __init__(self, specs: list[UpstreamSpec], settings: Settings, resolve: Resolve = resolve) -> None:
+        _check(specs)
         self.catalog = Catalog()
         self.expected: frozenset[str] = frozenset()
-        self.upstreams = [Upstream(spec, settings) for spec in specs]
+        self.upstreams: list[Upstream] = []
+        self.leaving: list[Upstream] = []
+        """Those that were taken out and have requests to end."""
+        self._specs = specs
         self._settings = settings
+        self._resolve = resolve
+        self._watches: dict[str, Watch] = {}
+        self._addresses: dict[str, frozenset[str]] = {}
+        self._known: dict[str, frozenset[str]] = {}
+        """By URL of those whose name has no address now: the models that they had."""
         self._pollers: dict[Upstream, _Poller] = {}
+        self._changing = asyncio.Lock()
         self._started = 0.0
         self.client: httpx2.AsyncClient
+        self.upstreams = [self._upstream(spec, ip) for spec, ip in self._wanted()]
 
     async def start(self) -> None:
         """Begin to ask, and wait a moment for the first answers."""
         self._started = monotonic()
         self.client = httpx2.AsyncClient(timeout=self._settings.poll_timeout, trust_env=False, verify=tls_context())
-        self._follow()
-        first = [poller.asked.wait() for poller in self._pollers.values()]
+        self._watch_names()
+        pollers = [self._follow(upstream) for upstream in self.upstreams]
         try:
-            async with asyncio.timeout(1):
-                await asyncio.gather(*first)
+            async with asyncio.timeout(_FIRST_ANSWERS):
+                asked = [each.asked for each in pollers] + [each.asked for each in self._watches.values()]
+                await asyncio.gather(*(event.wait() for event in asked))
         except TimeoutError:
             log.info("Not all upstreams have answered yet.")
 
     async def close(self) -> None:
+        await asyncio.gather(*(watch.stop() for watch in self._watches.values()))
         await asyncio.gather(*(poller.stop() for poller in self._pollers.values()))
+        self._watches.clear()
         self._pollers.clear()
         for upstream in self.upstreams:
             upstream.close()
@@ -71,18 +93,65 @@ class Fleet:
 
         Raises ValueError, with nothing changed, when a URL is none.
         """
-        present = {upstream.spec.url: upstream for upstream in self.upstreams}
+        _check(specs)
+        async with self._changing:
+            self._specs = specs
+            names = {spec.url for spec in specs if spec.dns}
+            for url in self._watches.keys() - names:
+                await self._watches.pop(url).stop()
+                self._addresses.pop(url, None)
+                self._known.pop(url, None)
+            self._watch_names()
+            await self._change()
+
+    async def _resolved(self, spec: UpstreamSpec, addresses: frozenset[str]) -> None:
+        async with self._changing:
+            self._addresses[spec.url] = addresses
+            if addresses:
+                self._known.pop(spec.url, None)
+            else:
+                mine = [upstream for upstream in self.upstreams if upstream.spec.url == spec.url]
+                names = {each.spec.prefix + card["id"] for each in mine for card in each.cards or []}
+                self._known[spec.url] = frozenset(names) | frozenset(spec.aliases)
+            await self._change()
+
+    def _wanted(self) -> Iterator[tuple[UpstreamSpec, str | None]]:
+        for spec in self._specs:
+            if spec.dns:
+                yield from ((spec, ip) for ip in sorted(self._addresses.get(spec.url, ())))
+            else:
+                yield spec, None
+
+    async def _change(self) -> None:
+        """Take over what is wanted now, all at once, after a moment for the new ones to say what they serve."""
+        present = {(upstream.spec.url, upstream.ip): upstream for upstream in self.upstreams}
         wanted: list[Upstream] = []
-        for spec in specs:
-            known = present.get(spec.url)
-            wanted.append(known if known is not None and known.spec == spec else Upstream(spec, self._settings))
+        new: list[_Poller] = []
+        for spec, ip in self._wanted():
+            known = present.get((spec.url, ip))
+            if known is None or known.spec != spec:
+                known = self._upstream(spec, ip, wanted)
+                new.append(self._follow(known))
+            wanted.append(known)
+        try:
+            async with asyncio.timeout(_FIRST_ANSWERS):
+                await asyncio.gather(*(poller.asked.wait() for poller in new))
+        except TimeoutError:
+            log.info("Not all new upstreams have answered yet.")
         gone = [upstream for upstream in self.upstreams if upstream not in wanted]
         self.upstreams = wanted
-        self._follow()
-        await asyncio.gather(*(self._pollers.pop(upstream).stop() for upstream in gone))
         for upstream in gone:
             upstream.close()
+        self.leaving += gone
         self.catalog.rebuild(self.upstreams)
+        await asyncio.gather(*(self._pollers.pop(upstream).stop() for upstream in gone))
+
+    def tick(self, now: float) -> None:
+        """Close connections that nobody uses, and forget upstreams that have left."""
+        for upstream in self.upstreams:
+            upstream.pool.expire(now)
+        if self.leaving:
+            self.leaving = [upstream for upstream in self.leaving if upstream.outstanding]
 
     def ask_now(self, upstream: Upstream) -> None:
         """Something is wrong there: do not wait for the next turn."""
@@ -91,20 +160,38 @@ class Fleet:
             poller.hurry.set()
 
     def may_come(self, name: str | None) -> ApiError | None:
-        """503 when a model that is not in the catalog may be there soon: some upstream has never answered, and either
-        the model is promised or it is early days."""
+        """503 when a model that is not in the catalog may be there soon: some upstream has never answered or has no
+        address, and the model is promised, or was there, or it is early days."""
         early = monotonic() - self._started < self._settings.start_seconds
-        if (early or name in self.expected) and any(upstream.cards is None for upstream in self.upstreams):
+        absent = any(spec.dns and not self._addresses.get(spec.url) for spec in self._specs)
+        awaited = absent or any(upstream.cards is None for upstream in self.upstreams)
+        known = name in self.expected or any(name in names for names in self._known.values())
+        if (early or known) and awaited:
             return unavailable("Not all models are up yet.", 2)
         return None
 
     def changed(self) -> None:
         self.catalog.rebuild(self.upstreams)
 
-    def _follow(self) -> None:
-        for upstream in self.upstreams:
-            if upstream not in self._pollers:
-                self._pollers[upstream] = _Poller(upstream, self, self._settings)
+    def _upstream(self, spec: UpstreamSpec, ip: str | None, others: Iterable[Upstream] = ()) -> Upstream:
+        upstream = Upstream(spec, self._settings, ip)
+        taken = {each.slot for each in (*self.upstreams, *self.leaving, *others)}
+        upstream.slot = next(slot for slot in count() if slot not in taken)
+        return upstream
+
+    def _follow(self, upstream: Upstream) -> _Poller:
+        poller = self._pollers[upstream] = _Poller(upstream, self, self._settings)
+        return poller
+
+    def _watch_names(self) -> None:
+        for spec in self._specs:
+            if spec.dns and spec.url not in self._watches:
+                self._watches[spec.url] = Watch(spec, self._settings, self._resolve, self._resolved)
+
+
+def _check(specs: Iterable[UpstreamSpec]) -> None:
+    for spec in specs:
+        Address.parse(spec.http_url)
 
 
 class _Poller:
@@ -144,18 +231,22 @@ class _Poller:
     async def _ask(self) -> bool:
         """Whether nothing is expected to change soon."""
         upstream = self._upstream
-        key = upstream.spec.key
-        headers = {"authorization": f"Bearer {key}"} if key else {}
         try:
-            response = await self._fleet.client.get(upstream.models_url, headers=headers)
+            response = await self._request()
+            upstream.silent = 0
             response.raise_for_status()
             cards = _read_cards(response.content)
         except httpx2.ConnectError as error:
             upstream.breaker.failed(Failure.CONNECT, monotonic())
             self._tell(False, str(error))
             return False
+        except (httpx2.TimeoutException, TimeoutError) as error:
+            upstream.silent += 1
+            self._tell(False, type(error).__name__)
+            return False
         except (httpx2.HTTPError, msgspec.DecodeError) as error:
-            # Slow or confused, but there; requests decide whether it still answers them.
+            # Confused, but there; requests decide whether it still answers them.
+            upstream.silent = 0
             self._tell(False, str(error) or type(error).__name__)
             return False
         if upstream.breaker.cause is Failure.CONNECT:
@@ -163,6 +254,18 @@ class _Poller:
         upstream.learn(cards, self._settings)
         self._tell(True, f"{len(upstream.cards or [])} models")
         return all(card.get("state") in _SETTLED for card in cards)
+
+    async def _request(self) -> httpx2.Response:
+        """The model list's answer. The time limit is for all of it: bytes that trickle are no sign of health."""
+        upstream, client = self._upstream, self._fleet.client
+        headers, extensions = {}, {}
+        if upstream.spec.key:
+            headers["authorization"] = f"Bearer {upstream.spec.key}"
+        if upstream.ip is not None:
+            headers["host"] = upstream.address.netloc
+            extensions["sni_hostname"] = upstream.address.host
+        async with asyncio.timeout(self._settings.poll_timeout):
+            return await client.get(upstream.models_url, headers=headers, extensions=extensions)
 
     def _tell(self, up: bool, detail: str) -> None:
         self._fleet.changed()

@@ -18,47 +18,75 @@ class Failure(StrEnum):
 
 
 BAD_STATUS = frozenset((500, 502, 504))
+_ANYHOW = -1
+"""Ticket of a request that goes to an open upstream because there is no better one."""
 
 
 class Breaker:
-    """Closed: requests pass. Open: none until ``until``. Then half-open: one request passes and decides."""
+    """Closed: requests pass. Open: none until ``until``. Then half-open: one request passes and decides.
 
-    __slots__ = ("_failures", "_limit", "_pause", "_probing", "cause", "closed", "until")
+    A request takes a ticket and brings it back with what has become of it, so that those which were under way when the
+    circuit opened neither open it further nor close it, and the end of another request does not let a second probe in.
+    """
+
+    __slots__ = ("_era", "_failures", "_limit", "_pause", "_probe", "cause", "closed", "until")
 
     def __init__(self, failures: int) -> None:
         self._limit = failures
-        self.succeeded()
+        self._era = 1
+        self._close()
 
-    def succeeded(self) -> None:
+    def _close(self) -> None:
         self.closed = True
         self.until = 0.0
         self.cause: Failure | None = None
         self._failures = 0
         self._pause = FIRST_PAUSE
-        self._probing = False
+        self._probe = 0
 
-    def failed(self, why: Failure, now: float) -> None:
-        self._failures += 1
-        self._probing = False
-        self.cause = why
+    def succeeded(self, ticket: int | None = None) -> None:
+        """``ticket`` is None when it was a poll."""
+        if ticket is None or ticket == _ANYHOW or ticket == self._era:
+            self._close()
+
+    def failed(self, why: Failure, now: float, ticket: int | None = None) -> None:
         if why is Failure.CONNECT:  # the next poll tells when it is back, so the pause need not grow
-            self.closed = False
-            self.until = now + FIRST_PAUSE
-        elif self._failures >= self._limit:
-            self.closed = False
-            self.until = now + self._pause
+            self._failures += 1
+            self._open(why, now + FIRST_PAUSE)
+            return
+        if ticket is not None and ticket != self._era:
+            return
+        self._failures += 1
+        self.cause = why
+        if not self.closed or self._failures >= self._limit:
+            self._open(why, now + self._pause)
             self._pause = min(2 * self._pause, LAST_PAUSE)
 
+    def _open(self, why: Failure, until: float) -> None:
+        self.closed = False
+        self.cause = why
+        self.until = until
+        self._era += 1
+        self._probe = 0
+
     def allows(self, now: float) -> bool:
-        return self.closed or (now >= self.until and not self._probing)
+        return self.closed or (now >= self.until and not self._probe)
 
-    def taken(self) -> None:
-        """A request goes through."""
-        self._probing = not self.closed
+    def taken(self, now: float) -> int:
+        """A request goes through: its ticket."""
+        if self.closed:
+            return self._era
+        if now < self.until or self._probe:
+            return _ANYHOW
+        self._era += 1
+        self._probe = self._era
+        return self._era
 
-    def undecided(self) -> None:
-        """A request ended without telling anything about the upstream: its client left, or the upstream said 503."""
-        self._probing = False
+    def ended(self, ticket: int) -> None:
+        """The request is over; if it told nothing about the upstream, because its client left for instance, the next
+        one may probe."""
+        if ticket == self._probe:
+            self._probe = 0
 
     @property
     def reachable(self) -> bool:
@@ -67,4 +95,4 @@ class Breaker:
 
     @property
     def state(self) -> str:
-        return "closed" if self.closed else "half_open" if self._probing else "open"
+        return "closed" if self.closed else "half_open" if self._probe else "open"

@@ -46,10 +46,15 @@ def tls_context() -> ssl.SSLContext:
 
 
 class Pool:
-    """``idle_limit`` in seconds must be shorter than the upstream's own, or requests meet its closing."""
+    """``idle_limit`` in seconds must be shorter than the upstream's own, or requests meet its closing.
 
-    def __init__(self, address: Address, connect_timeout: float, idle_limit: float) -> None:
+    ``host`` is what to connect to: the address's host, or one of the addresses that this name has.
+    """
+
+    def __init__(self, address: Address, connect_timeout: float, idle_limit: float, host: str) -> None:
         self._address = address
+        self._host = host
+        self._closed = False
         self._connect_timeout = connect_timeout
         self.idle_limit = idle_limit
         self.idle: list[Connection] = []
@@ -67,15 +72,19 @@ class Pool:
     async def connect(self) -> Connection:
         """Raises OSError or TimeoutError."""
         address = self._address
+        name = address.host if address.tls else None
         async with asyncio.timeout(self._connect_timeout):
             _, connection = await asyncio.get_running_loop().create_connection(
-                lambda: Connection(self.idle), address.host, address.port, ssl=self._tls
+                lambda: Connection(self.idle), self._host, address.port, ssl=self._tls, server_hostname=name
             )
         return connection
 
     def give_back(self, connection: Connection) -> None:
         """Keep the connection if its answer was read to the end, else close it."""
         if connection.release():
+            if self._closed:
+                connection.abort()
+                return
             connection.idle_since = monotonic()
             self.idle.append(connection)
 
@@ -85,5 +94,7 @@ class Pool:
             self.idle.pop(0).abort()
 
     def close(self) -> None:
+        """Connections in use are closed when they are given back."""
+        self._closed = True
         while self.idle:
             self.idle.pop().abort()

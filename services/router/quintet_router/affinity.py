@@ -1,0 +1,156 @@
+"""What two requests have in common: the session that they belong to, or the beginning of their conversation.
+
+A replica keeps the keys and values of what it has read. A request that begins like an earlier one is answered sooner,
+and at less cost, where that one was; so a beginning is cut into chunks, and it is remembered which replica got which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from zlib import crc32
+
+import msgspec
+
+CHUNK = 1024
+"""Bytes of JSON in one chunk: about 250 tokens. The end of a message ends a chunk, too."""
+MAX_CHUNKS = 256
+"""Later chunks are not looked at."""
+_LONG = 32 * CHUNK
+"""Of a longer piece, a picture for instance, only the beginning, the end and the length are looked at."""
+
+_NOTHING = msgspec.Raw(b"")
+
+
+class _Body(msgspec.Struct):
+    """The members of all OpenAI and Anthropic bodies that a model reads, as the bytes that were sent."""
+
+    tools: msgspec.Raw = _NOTHING
+    system: msgspec.Raw = _NOTHING
+    instructions: msgspec.Raw = _NOTHING
+    messages: list[msgspec.Raw] | None = None
+    input: list[msgspec.Raw] | str | None = None
+    prompt: msgspec.Raw = _NOTHING
+
+
+class _Session(msgspec.Struct):
+    prompt_cache_key: str | None = None
+    user: str | None = None
+
+
+_conversation = msgspec.json.Decoder(_Body).decode
+_session = msgspec.json.Decoder(_Session).decode
+_INSTRUCTS = (b'"system"', b'"developer"')
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """``chunks``: one number for each beginning of it, the shortest first. Two conversations share so many numbers as
+    their beginnings share chunks. The numbers are of this process, for Python's hashes have a secret key.
+
+    ``opening``: how many chunks there are up to the first message that is not the application's own. ``key`` stands
+    for these chunks, and is the same in every router.
+    """
+
+    chunks: list[int]
+    opening: int
+    key: int
+
+
+def session_in(body: bytes) -> str | None:
+    """Whose request it is, by the body's ``prompt_cache_key`` or ``user``."""
+    try:
+        found = _session(body)
+    except msgspec.DecodeError:
+        return None
+    return found.prompt_cache_key or found.user
+
+
+def conversation_in(body: bytes) -> Conversation | None:
+    """The conversation in a JSON body of any of the paths that make text; None when there is none."""
+    try:
+        given = _conversation(body)
+    except msgspec.DecodeError:
+        return None
+    chunks: list[int] = []
+    before = key = opening = 0
+    for piece, opens in _pieces(given):
+        if len(piece) <= CHUNK:
+            before = hash((before, piece))
+            chunks.append(before)
+        else:
+            for part in _parts(piece):
+                before = hash((before, part))
+                chunks.append(before)
+        if not opening:
+            key = crc32(piece, key)
+            if opens:
+                opening = len(chunks)
+        if len(chunks) >= MAX_CHUNKS:
+            break
+    return Conversation(chunks[:MAX_CHUNKS], opening or len(chunks), key) if chunks else None
+
+
+def _pieces(body: _Body) -> Iterator[tuple[bytes, bool]]:
+    """What a model reads, in order, and whether a conversation of its own begins with it."""
+    for whole in (body.tools, body.system, body.instructions):
+        if whole:
+            yield bytes(whole), False
+    for pieces in (body.messages, body.input):
+        if isinstance(pieces, str):
+            yield pieces.encode("utf-8", "surrogatepass"), True
+        elif pieces:
+            for raw in pieces:
+                piece = bytes(raw)
+                ends = piece[:64] + piece[-64:]
+                yield piece, not any(role in ends for role in _INSTRUCTS)
+    if body.prompt:
+        yield bytes(body.prompt), True
+
+
+def _parts(piece: bytes) -> Iterator[bytes]:
+    for start in range(0, min(len(piece), _LONG), CHUNK):
+        yield piece[start : start + CHUNK]
+    if len(piece) > _LONG:
+        yield b"%d:" % len(piece) + piece[-CHUNK:]
+
+
+class Holders:
+    """Which replicas were sent which chunks, each replica as one bit.
+
+    At most ``capacity`` chunks are remembered, in two generations: when the young one has half of them it becomes the
+    old one, and what was in the old one and not used since is forgotten.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._half = max(1, capacity // 2)
+        self._young: dict[int, int] = {}
+        self._old: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._young) + len(self._old)
+
+    def find(self, chain: Sequence[int]) -> list[tuple[int, int]]:
+        """(number of chunks, bits of the replicas that hold so many): the longest first, a replica once only."""
+        young, old = self._young, self._old
+        steps: list[tuple[int, int]] = []
+        among = -1
+        for depth, chunk in enumerate(chain):
+            held = (young.get(chunk, 0) | old.get(chunk, 0)) & among
+            if held != among:
+                if depth:
+                    steps.append((depth, among & ~held))
+                among = held
+                if not held:
+                    return steps[::-1]
+        if chain:
+            steps.append((len(chain), among))
+        return steps[::-1]
+
+    def learn(self, chain: Sequence[int], bit: int) -> None:
+        """The replica of ``bit`` is sent all of ``chain``."""
+        young = self._young
+        for chunk in chain:
+            young[chunk] = young.get(chunk, 0) | bit
+        if len(young) >= self._half:
+            self._old, self._young = young, {}

@@ -1,0 +1,110 @@
+"""Where the upstreams are written down, and taking over what was changed there while the router runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from time import time
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+from quintet_common.models_yml import Config, ConfigError, UpstreamSpec, load_config, load_upstreams
+
+from quintet_router.fleet import Fleet
+
+log = logging.getLogger("quintet.router")
+
+
+class Sources:
+    """``urls`` come from the command line, ``config`` is models.yml's path and ``listed`` that of a list of upstreams.
+
+    ``watched``: whether models.yml, too, is read again as soon as it has changed.
+    """
+
+    def __init__(self, urls: Sequence[str], config: str | None, listed: str | None, watched: bool = False) -> None:
+        self._urls = urls
+        self._config = config
+        self._listed = listed
+        self.watched = [path for path in (listed, config if watched else None) if path]
+
+    def read_config(self) -> Config:
+        """models.yml, or an empty one where there is none. Raises ConfigError."""
+        return load_config(self._config) if self._config else Config()
+
+    def read_upstreams(self, config: Config) -> list[UpstreamSpec]:
+        """Those of the command line, of models.yml and of the list. Raises ConfigError when there is none."""
+        listed = load_upstreams(self._listed) if self._listed else []
+        specs = [*(UpstreamSpec(url=url) for url in self._urls), *config.upstreams, *listed]
+        if not specs and not self._listed:
+            raise ConfigError("No upstream: give --upstream URL, or upstreams: in the file of --config.")
+        urls = [spec.http_url for spec in specs]
+        if twice := next((url for url in urls if urls.count(url) > 1), None):
+            raise ConfigError(f"The upstream {twice} is given twice.")
+        return specs
+
+    def signature(self) -> tuple[object, ...]:
+        """Another one after a watched file was changed, replaced, made or removed."""
+        return tuple(_signature(path) for path in self.watched)
+
+
+class Reloads:
+    """Reads the sources again. What is wrong changes nothing but ``successful``; what is right is swapped whole."""
+
+    def __init__(self, sources: Sources, fleet: Fleet, seconds: float) -> None:
+        self._sources = sources
+        self._fleet = fleet
+        self._seconds = seconds
+        self.successful = True
+        self.succeeded_at = time()
+
+    async def reload(self) -> None:
+        try:
+            config, specs = await asyncio.to_thread(self._read)
+            await self._fleet.apply(specs)
+        except (ConfigError, ValueError) as error:
+            self.successful = False
+            log.error("Not reloaded, what runs goes on: %s", error)
+            return
+        self._fleet.expected = promised_by(config)
+        self.successful, self.succeeded_at = True, time()
+
+    def _read(self) -> tuple[Config, list[UpstreamSpec]]:
+        config = self._sources.read_config()
+        return config, self._sources.read_upstreams(config)
+
+    def metrics(self) -> Iterator[Metric]:
+        label = ["service"]
+        good = GaugeMetricFamily(
+            "quintet_config_last_reload_successful", "0 when what is written now is wrong and not used", labels=label
+        )
+        good.add_metric(["router"], float(self.successful))
+        at = GaugeMetricFamily(
+            "quintet_config_last_reload_success_timestamp_seconds", "When it was last taken over", labels=label
+        )
+        at.add_metric(["router"], self.succeeded_at)
+        yield from (good, at)
+
+    async def watch(self) -> None:
+        """Reload whenever a watched file has changed and then stayed as it is for a moment, until cancelled."""
+        taken = before = self._sources.signature()
+        while self._sources.watched:
+            await asyncio.sleep(self._seconds)
+            now = self._sources.signature()
+            if now == before and now != taken:  # else somebody is just writing
+                taken = now
+                await self.reload()
+            before = now
+
+
+def promised_by(config: Config) -> frozenset[str]:
+    """Every name that models.yml says will be served."""
+    return frozenset(name for spec in config.models for name in spec.names)
+
+
+def _signature(path: str) -> object:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
