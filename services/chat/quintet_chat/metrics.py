@@ -71,6 +71,8 @@ class Meter:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._children.generation_tokens.inc(self.completion_tokens)
+        self._seen.use("prompt_tokens", self.prompt_tokens)
+        self._seen.use("completion_tokens", self.completion_tokens)
         if kind is not None and not issubclass(kind, ApiError):
             self._end("abort", self._unfinished)
 

@@ -43,13 +43,23 @@ class Instrument:
         sent_id = headers.get(b"x-request-id", b"")
         request_id = sent_id if _REQUEST_ID.fullmatch(sent_id) else b"req_" + os.urandom(12).hex().encode()
 
+        tells_usage = b"x-quintet-usage" in headers
+        is_stream = False
+
         async def send_with_headers(message: Message) -> None:
+            nonlocal is_stream
             if message["type"] == "http.response.start":
                 seen.code = seen.code or message["status"]
                 elapsed = int((time.perf_counter() - seen.started) * 1000)
                 extra = [(b"x-request-id", request_id), (b"openai-version", b"2020-10-01")]
                 extra.append((b"openai-processing-ms", str(elapsed).encode()))
+                is_stream = (b"content-type", b"text/event-stream") in [(k, v[:17]) for k, v in message["headers"]]
+                if tells_usage and seen.usage and not is_stream:
+                    extra.append((b"x-quintet-usage", _written(seen.usage)))
                 message = {**message, "headers": [*message["headers"], *extra]}
+            elif tells_usage and seen.usage and is_stream and not message.get("more_body"):
+                comment = b": quintet-usage " + _written(seen.usage) + b"\n\n"
+                message = {**message, "body": message.get("body", b"") + comment}
             await send(message)
 
         try:
@@ -103,3 +113,8 @@ class Instrument:
                 "seconds": round(seconds, 4),
             }
             access_log.info(msgspec.json.encode(line).decode())
+
+
+def _written(usage: dict[str, float]) -> bytes:
+    """``prompt_tokens=12 audio_seconds=1.5``"""
+    return " ".join(f"{unit}={round(amount, 3):.15g}" for unit, amount in usage.items()).encode()

@@ -19,6 +19,13 @@ class Observation:
     code: int = 0
     started: float = field(default_factory=time.perf_counter)
     first_output: float | None = None
+    usage: dict[str, float] = field(default_factory=dict)
+
+    def use(self, unit: str, amount: float) -> None:
+        """Add to what the request costs. Units: prompt_tokens, completion_tokens, images, characters, audio_seconds,
+        vectors, scores. Who asks for it with ``x-quintet-usage`` is told what is known by the answer's headers there,
+        and after server-sent events in a comment."""
+        self.usage[unit] = self.usage.get(unit, 0) + amount
 
     def mark_first_output(self) -> None:
         """Call when the first piece of the answer exists: a token, an image, an audio chunk."""

@@ -10,6 +10,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from openai.types import CreateEmbeddingResponse
 from pydantic import Field
+from quintet_common.observation import observation_of
 
 from quintet_embed.api.inputs import Input, parse_input
 from quintet_embed.api.run import Body, answer, worker_for
@@ -53,7 +54,9 @@ async def create_embeddings(request: Request, body: EmbeddingsBody) -> Response:
         normalize=body.normalize,
     )
     vectors = await answer(request, worker, message, Vectors)
-    VECTORS.labels(SERVICE, worker.spec.id).inc(len(texts) or len(token_ids))
+    count = len(texts) or len(token_ids)
+    VECTORS.labels(SERVICE, worker.spec.id).inc(count)
+    observation_of(request.scope).use("vectors", count)
     content = render(vectors, body.model or worker.spec.id, body.encoding_format)
     return Response(content, media_type="application/json")
 

@@ -9,6 +9,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 from quintet_common.errors import ApiError, bad_request
+from quintet_common.observation import observation_of
 
 from quintet_embed.api.inputs import check_count, check_text
 from quintet_embed.api.run import Body, answer, worker_for
@@ -71,6 +72,7 @@ async def rerank(request: Request, body: RerankBody) -> Response:
     worker = worker_for(request, body.model, "rerank")
     scores = await answer(request, worker, RerankRequest(query, documents, body.truncate), Scores)
     SCORES.labels(SERVICE, worker.spec.id).inc(len(documents))
+    observation_of(request.scope).use("scores", len(documents))
     content = render(scores, body.model or worker.spec.id, body, documents)
     return Response(content, media_type="application/json")
 

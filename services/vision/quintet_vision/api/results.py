@@ -53,6 +53,7 @@ class Answering:
             assert self.accepted is not None
             pixels = self.accepted.native_width * self.accepted.native_height
             IMAGES.labels(SERVICE, self.model).inc()
+            self.seen.use("images", 1)
             MEGAPIXEL_STEPS.labels(SERVICE, self.model).inc(pixels * self.accepted.steps / 1e6)
 
     @property

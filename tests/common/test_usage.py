@@ -1,0 +1,67 @@
+"""A service tells what an answer cost to who asks, and to nobody else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import httpx2
+import pytest
+from fastapi import FastAPI, Request, Response
+from quintet_common import sse
+from quintet_common.instrument import Instrument
+from quintet_common.observation import observation_of
+
+app = FastAPI()
+
+
+@app.get("/whole")
+async def whole(request: Request) -> Response:
+    seen = observation_of(request.scope)
+    seen.use("images", 1)
+    seen.use("images", 1)
+    seen.use("audio_seconds", 1.23456)
+    return Response(b"x", media_type="image/png")
+
+
+@app.get("/stream")
+async def stream(request: Request) -> Response:
+    async def events() -> AsyncIterator[bytes]:
+        observation_of(request.scope).use("prompt_tokens", 1234567)
+        yield sse.event({"x": 1})
+        observation_of(request.scope).use("completion_tokens", 2)
+        yield sse.DONE
+
+    return sse.sse_response(events())
+
+
+@app.get("/free")
+async def free() -> dict[str, int]:
+    return {}
+
+
+async def get(path: str, **headers: str) -> httpx2.Response:
+    transport = httpx2.ASGITransport(Instrument(app, "chat", 1 << 20))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://x") as client:
+        return await client.get(path, headers=headers)
+
+
+ASK = {"x-quintet-usage": "ask"}
+
+
+async def test_before_an_answer_in_a_header() -> None:
+    assert (await get("/whole", **ASK)).headers["x-quintet-usage"] == "images=2 audio_seconds=1.235"
+    assert "x-quintet-usage" not in (await get("/free", **ASK)).headers
+
+
+async def test_after_a_stream_in_a_comment() -> None:
+    events = b'data: {"x":1}\n\ndata: [DONE]\n\n'
+    response = await get("/stream", **ASK)
+    assert response.content == events + b": quintet-usage prompt_tokens=1234567 completion_tokens=2\n\n"
+    assert "x-quintet-usage" not in response.headers
+
+
+@pytest.mark.parametrize("path", ["/whole", "/stream", "/free"])
+async def test_nobody_else_is_told(path: str) -> None:
+    response = await get(path)
+    assert "x-quintet-usage" not in response.headers
+    assert b"quintet-usage" not in response.content
