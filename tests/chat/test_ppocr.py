@@ -101,6 +101,15 @@ def test_limits_of_the_answer(ocr: OpenAI) -> None:
     assert (stopped.choices[0].message.content, stopped.choices[0].finish_reason) == ("ONE TWO ", "stop")
 
 
+def test_large_letters_in_a_small_picture_stay_one_line(ocr: OpenAI) -> None:
+    image = Image.new("RGB", (480, 120), "white")
+    ImageDraw.Draw(image).text((20, 30), "QUINTET 2048", fill="black", font=ImageFont.load_default(48))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    answer = ocr.chat.completions.create(model="ppocr", messages=[user("Read", buffer.getvalue())])  # type: ignore[list-item]
+    assert answer.choices[0].message.content == "QUINTET 2048"
+
+
 def test_pictures_of_awkward_shapes_cost_little(ocr: OpenAI) -> None:
     started = time.monotonic()
     for size in ((1, 1), (3000, 20), (20, 3000)):

@@ -21,6 +21,9 @@ MAX_SIDE = 1600
 MAX_RATIO = 4
 """Longer side to shorter. Slimmer pictures get a margin, because RapidOCR scales the shorter side up to 736 pixels."""
 
+MIN_SIDE = 320
+"""Pixels of the shorter side, reached by a margin, too: letters scaled up further are found one word at a time."""
+
 LINES_AT_ONCE = 4
 """Lines read together before they are passed on: few, so that text comes early and a cancelled request ends soon."""
 
@@ -75,7 +78,7 @@ def _as_pixels(picture: bytes) -> NDArray[np.uint8]:
             flat.paste(rgba, mask=rgba.getchannel("A"))
         else:
             flat = image.convert("RGB")
-    shortest = -(-max(flat.size) // MAX_RATIO)
+    shortest = max(MIN_SIDE, -(-max(flat.size) // MAX_RATIO))
     if min(flat.size) < shortest:
         mean = tuple(flat.resize((1, 1)).tobytes())
         flat = ImageOps.pad(flat, (max(flat.width, shortest), max(flat.height, shortest)), color=mean)
