@@ -20,15 +20,23 @@ from quintet_router.paths import find_path
 from quintet_router.proxy import Proxy
 from quintet_router.replies import send_error
 from quintet_router.settings import Settings
+from quintet_router.spans import Spans
 
 
 class Router:
-    """The ASGI callable. ``specs``: the upstreams to begin with; ``gate``: who gets in, by default everyone.
+    """The ASGI callable. ``specs``: the upstreams to begin with; ``gate``: who gets in, by default everyone; ``spans``:
+    where traces go.
 
     Raises ValueError for a URL that is none.
     """
 
-    def __init__(self, specs: list[UpstreamSpec], settings: Settings | None = None, gate: Gate | None = None) -> None:
+    def __init__(
+        self,
+        specs: list[UpstreamSpec],
+        settings: Settings | None = None,
+        gate: Gate | None = None,
+        spans: Spans | None = None,
+    ) -> None:
         settings = settings or Settings()
         self.gate = gate or Gate()
         self.departure = Departure()
@@ -36,7 +44,8 @@ class Router:
         """What is to run beside the requests, until the end."""
         self.fleet = Fleet(specs, settings)
         self.metrics = Metrics(lambda: [*self.fleet.upstreams, *self.fleet.leaving])
-        self._proxy = Proxy(self.fleet, self.metrics, self.gate, settings)
+        self._proxy = Proxy(self.fleet, self.metrics, self.gate, settings, spans)
+        self._spans = spans
         self._control = create_control(self.fleet, self.metrics, self.gate, self.departure, settings.open_metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,6 +88,8 @@ class Router:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
         await self.gate.close()
+        if self._spans is not None:
+            await self._spans.close()
         await self.fleet.close()
         await send({"type": "lifespan.shutdown.complete"})
 

@@ -24,6 +24,7 @@ from quintet_router.app import Router
 from quintet_router.configuration import Reloads, Sources, promised_by
 from quintet_router.inbound import inbound_protocol
 from quintet_router.settings import MIB, Settings
+from quintet_router.spans import Spans, endpoint_from, spans_to
 
 log = logging.getLogger("quintet.router")
 
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         admission = _admission(options, config)
         settings = _settings(options, admission)
         gate = _gate(admission)
-        router = Router(sources.read_upstreams(config), settings, gate)
+        router = Router(sources.read_upstreams(config), settings, gate, _spans(admission))
     except (ConfigError, KeyFileError, ValueError) as error:
         sys.exit(str(error))
     router.fleet.expected = promised_by(config)
@@ -102,6 +103,7 @@ def _add_admission(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("admission").add_argument
     add("--keys", metavar="FILE", help="API keys, written by `quintet keys`; without it everyone may use the router")
     add("--redis", metavar="URL", help="share the keys' rates with other routers: redis://host:6379")
+    add("--traces", metavar="URL", help="send OpenTelemetry spans there: http://host:4318")
     add("--max-concurrent", type=_count, metavar="N", help="requests at one upstream at a time (default: any number)")
     add("--max-waiting", type=int, metavar="N", help="requests that may wait for a model's upstreams, then 429")
     add("--queue-wait", type=float, metavar="SECONDS", help="how long they wait, then 503")
@@ -155,6 +157,19 @@ def _gate(admission: RouterSpec) -> Gate:
         return Gate(keyring, SharedRates(admission.redis))
     except ImportError:
         raise ConfigError("Redis needs an extra: pip install 'quintet-router[redis]'.") from None
+
+
+def _spans(admission: RouterSpec) -> Spans | None:
+    """Raises ConfigError and ValueError."""
+    endpoint = endpoint_from(admission.traces)
+    if endpoint is None:
+        return None
+    try:
+        return spans_to(endpoint)
+    except ImportError:
+        if admission.traces:
+            raise ConfigError("Traces need an extra: pip install 'quintet-router[otel]'.") from None
+        return None  # the environment speaks to all programs of the machine
 
 
 def warn_if_open(options: argparse.Namespace, gate: Gate) -> None:

@@ -49,6 +49,11 @@ def forwarded(headers: Iterable[Header], fields: dict[bytes, bytes]) -> bytes:
     return b"".join(kept)
 
 
+def without(name: bytes, lines: bytes) -> bytes:
+    """``lines``, as ``forwarded`` makes them, less those of one header."""
+    return b"".join(line for line in lines.splitlines(True) if not line.startswith(name + b":"))
+
+
 def request_id(fields: dict[bytes, bytes]) -> bytes:
     """The client's own id if it sent a decent one, else a new one."""
     sent = fields.get(b"x-request-id")

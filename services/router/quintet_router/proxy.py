@@ -19,8 +19,8 @@ from quintet_router.body import Body, BodyReader, ClientGone, too_large
 from quintet_router.catalog import Target
 from quintet_router.exchange import Exchange, Outcome
 from quintet_router.fleet import Fleet
-from quintet_router.headers import forwarded, request_id
-from quintet_router.inbound import HANG_UP
+from quintet_router.headers import forwarded, request_id, without
+from quintet_router.inbound import HANG_UP, OUTBOX
 from quintet_router.lobby import Lobby, NotYet, still_loading
 from quintet_router.metrics import Metrics
 from quintet_router.paths import Path
@@ -29,6 +29,7 @@ from quintet_router.recorder import Recorder, Seen
 from quintet_router.replies import send_error, unavailable
 from quintet_router.retries import Attempts, Budgets
 from quintet_router.settings import Settings
+from quintet_router.spans import Spans
 from quintet_router.upstream.breaker import BAD_STATUS, Failure
 from quintet_router.upstream.connection import Connection
 from quintet_router.upstream.upstream import Upstream
@@ -59,7 +60,9 @@ class Job:
 class Proxy:
     """Forwards requests to the upstreams of ``fleet``, as far as ``gate`` lets them in. Calling it is one request."""
 
-    def __init__(self, fleet: Fleet, metrics: Metrics, gate: Gate, settings: Settings) -> None:
+    def __init__(
+        self, fleet: Fleet, metrics: Metrics, gate: Gate, settings: Settings, spans: Spans | None = None
+    ) -> None:
         self._fleet = fleet
         self._metrics = metrics
         self._settings = settings
@@ -67,7 +70,8 @@ class Proxy:
         self._queue = Queue(settings)
         self._lobby = Lobby(fleet.catalog, settings.load_wait)
         metrics.waiting = [("turn", self._queue.lengths), ("model", self._lobby.lengths)]
-        self._recorder = Recorder(metrics, settings.access_log)
+        self._spans = spans
+        self._recorder = Recorder(metrics, spans, settings.access_log)
         self._balancer = Balancer(settings)
         self._budgets = Budgets(settings)
         self._session_header = settings.session_header.lower().encode()
@@ -95,8 +99,10 @@ class Proxy:
         arrived = monotonic()
         fields = dict(scope["headers"])
         own_id = request_id(fields)
-        exchange = Exchange(send, receive, self._settings, own_id)
+        exchange = Exchange(send, receive, self._settings, own_id, scope.get("extensions", {}).get(OUTBOX))
         seen = Seen(path.label, scope, exchange, arrived)
+        if self._spans is not None:
+            seen.span = self._spans.start(path.label, fields)
         self._active[exchange] = None
         try:
             # What ``ask_all`` paths lead to has names that nobody can guess, and browsers open it without a key.
@@ -139,6 +145,8 @@ class Proxy:
         targets, model, kind = await self._lobby.wait(lambda: self._find(path, body, seen.client), exchange)
         seen.model = model
         headers = forwarded(scope["headers"], fields) + b"x-request-id: " + exchange.request_id + b"\r\n"
+        if self._spans is not None:
+            headers = without(b"traceparent", headers) + self._spans.header(seen.span)
         host = b"" if b"x-forwarded-host" in fields else fields.get(b"host", b"")
         hint = None
         if len(targets) > 1 and body.whole:

@@ -14,6 +14,7 @@ from starlette.types import Scope
 from quintet_router.access.keyring import ANYONE, Client
 from quintet_router.exchange import Exchange
 from quintet_router.metrics import Metrics
+from quintet_router.spans import Spans
 from quintet_router.usage import read_usage
 
 access_log = logging.getLogger("quintet.access")
@@ -36,11 +37,13 @@ class Seen:
     waited: float = 0.0
     """Seconds in a queue."""
     code: int = CLIENT_CLOSED_REQUEST
+    span: Any = None
 
 
 class Recorder:
-    def __init__(self, metrics: Metrics, write_lines: bool) -> None:
+    def __init__(self, metrics: Metrics, spans: Spans | None, write_lines: bool) -> None:
         self._metrics = metrics
+        self._spans = spans
         self._write_lines = write_lines
 
     def record(self, seen: Seen) -> None:
@@ -59,6 +62,8 @@ class Recorder:
             cell.disconnects += 1
         cell.retries += seen.retries
         usage = self._count_usage(seen) if 200 <= exchange.status < 300 else {}
+        if self._spans is not None and seen.span is not None:
+            self._spans.end(seen, usage)
         if self._write_lines:
             self._write_line(seen, seconds, first_byte, usage)
 
