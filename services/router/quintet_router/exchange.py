@@ -16,6 +16,7 @@ from starlette.types import Message, Receive, Send
 
 from quintet_router.driven import Driven
 from quintet_router.headers import Header
+from quintet_router.inbound import Outbox
 from quintet_router.settings import Settings
 from quintet_router.upstream.connection import Connection
 from quintet_router.upstream.pool import Pool
@@ -36,17 +37,21 @@ class Outcome(Enum):
 class Exchange:
     """The client's side of a request, and one attempt after the other at an upstream.
 
-    ``request_id`` goes into the answer's headers. Times are of ``time.monotonic``.
+    ``request_id`` goes into the answer's headers. ``outbox`` is the client's, if the server has one. Times are of
+    ``time.monotonic``.
     """
 
     __slots__ = (
-        "_chunked", "_first_byte", "_left", "_listening", "_loop", "_other_on", "_pool", "_receive", "_send",
+        "_chunked", "_first_byte", "_left", "_listening", "_loop", "_other_on", "_outbox", "_pool", "_receive", "_send",
         "_settings", "_since", "_sse", "_suspended", "_uploading", "added", "bytes", "connection", "error", "events",
         "first_byte_at", "gone", "headers", "other", "over", "request_id", "sent_at", "status", "tail",
     )  # fmt: skip
 
-    def __init__(self, send: Send, receive: Receive, settings: Settings, request_id: bytes) -> None:
+    def __init__(
+        self, send: Send, receive: Receive, settings: Settings, request_id: bytes, outbox: Outbox | None = None
+    ) -> None:
         self._send = send
+        self._outbox = outbox
         self._receive = receive
         self._settings = settings
         self._loop = asyncio.get_running_loop()
@@ -170,8 +175,21 @@ class Exchange:
         if self._suspended is not None:
             return
         self._since = monotonic()
-        if not self.status and not self._start(connection):
-            return
+        if self.status:
+            self._pass_back(connection)
+        elif self._outbox is None:
+            if self._start(connection):
+                self._pass_back(connection)
+        else:
+            self._outbox.hold()
+            try:
+                if self._start(connection):
+                    self._pass_back(connection)
+            finally:
+                self._outbox.release()
+
+    def _pass_back(self, connection: Connection) -> None:
+        """Give the client what has come of the body."""
         chunks = connection.chunks
         complete = connection.complete
         if not complete and not chunks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -15,7 +16,37 @@ HANG_UP = "quintet.hang_up"
 """Key in a scope's ``extensions``: call it with True to close the client's connection after what was sent, with False
 to cut it off at once."""
 
+OUTBOX = "quintet.outbox"
+"""Key in a scope's ``extensions``: the connection's ``Outbox``."""
+
 _LAST_REQUESTS = 0.5
+
+
+class Outbox:
+    """What uvicorn writes to instead of the transport. While it holds, what is written collects, to go out as one
+    piece: an answer's headers and its body are two writes to uvicorn, and each would be a packet."""
+
+    __slots__ = ("_held", "_transport", "abort", "is_closing", "write")
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._held: list[bytes] = []
+        self.write: Callable[[bytes], None] = transport.write
+        self.abort = transport.abort
+        self.is_closing = transport.is_closing
+
+    def hold(self) -> None:
+        self.write = self._held.append
+
+    def release(self) -> None:
+        self.write = self._transport.write
+        if self._held:
+            data, self._held = b"".join(self._held), []
+            self._transport.write(data)
+
+    def close(self) -> None:
+        self.release()
+        self._transport.close()
 
 
 def inbound_protocol(settings: Settings) -> type[asyncio.Protocol]:
@@ -25,11 +56,13 @@ def inbound_protocol(settings: Settings) -> type[asyncio.Protocol]:
 
 class _Inbound(HttpToolsProtocol):
     settings: Settings
+    _outbox: Outbox
     _head_size = 0
     _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.transport = self._outbox = Outbox(transport)  # type: ignore[assignment]
         self._head_timer = self.loop.call_later(self.settings.head_timeout, self._head_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -57,7 +90,7 @@ class _Inbound(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         scope: dict[str, Any] = self.scope  # type: ignore[assignment]
-        scope["extensions"] = {HANG_UP: self._hang_up}
+        scope["extensions"] = {HANG_UP: self._hang_up, OUTBOX: self._outbox}
 
     def shutdown(self) -> None:
         """The server stops. A request that is on its way on an idle connection is still refused in words."""
