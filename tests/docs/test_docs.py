@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from quintet.commands.serve import add_arguments
 from quintet.main import COMMANDS
-from quintet_common.models_yml import ModelSpec, SamplingDefaults, UpstreamSpec, load_config, parse_config
+from quintet_common.models_yml import ModelSpec, RouterSpec, SamplingDefaults, UpstreamSpec, load_config, parse_config
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGLISH, CHINESE = (ROOT / name for name in ("README.md", "README.zh-CN.md"))
@@ -49,7 +49,7 @@ def test_links_lead_somewhere(file: Path) -> None:
         assert (file.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("kind", [ModelSpec, SamplingDefaults, UpstreamSpec])
+@pytest.mark.parametrize("kind", [ModelSpec, SamplingDefaults, UpstreamSpec, RouterSpec])
 def test_config_md_has_every_key_with_its_default(kind: type[msgspec.Struct]) -> None:
     text = (ROOT / "docs" / "config.md").read_text()
     for field in msgspec.structs.fields(kind):
