@@ -8,8 +8,10 @@ import httpx2
 import pytest
 from fastapi import FastAPI, Request, Response
 from quintet_common import sse
+from quintet_common.disconnect import StreamResponse
 from quintet_common.instrument import Instrument
 from quintet_common.observation import observation_of
+from quintet_common.usage import Untold
 
 app = FastAPI()
 
@@ -34,13 +36,26 @@ async def stream(request: Request) -> Response:
     return sse.sse_response(events())
 
 
+@app.get("/sound")
+async def sound(request: Request) -> Response:
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            observation_of(request.scope).use("audio_seconds", 0.5)
+            yield b"x"
+
+    return StreamResponse(pieces(), "audio/mpeg")
+
+
 @app.get("/free")
 async def free() -> dict[str, int]:
     return {}
 
 
+service = Instrument(app, "chat", 1 << 20)
+
+
 async def get(path: str, **headers: str) -> httpx2.Response:
-    transport = httpx2.ASGITransport(Instrument(app, "chat", 1 << 20))
+    transport = httpx2.ASGITransport(service)
     async with httpx2.AsyncClient(transport=transport, base_url="http://x") as client:
         return await client.get(path, headers=headers)
 
@@ -60,7 +75,27 @@ async def test_after_a_stream_in_a_comment() -> None:
     assert "x-quintet-usage" not in response.headers
 
 
-@pytest.mark.parametrize("path", ["/whole", "/stream", "/free"])
+async def test_of_other_streams_afterwards_and_once() -> None:
+    response = await get("/sound", **ASK, **{"x-request-id": "a/7"})
+    assert response.headers["x-quintet-usage"] == "later"
+    assert (await get("/quintet/usage/a%2F7")).json() == {"audio_seconds": 1.5}
+    assert (await get("/quintet/usage/a%2F7")).json() == {}
+    await get("/sound", **{"x-request-id": "b"})
+    await get("/whole", **ASK, **{"x-request-id": "c"})
+    await get("/stream", **ASK, **{"x-request-id": "d"})
+    for told_or_not_asked in "bcd":
+        assert (await get(f"/quintet/usage/{told_or_not_asked}")).json() == {}
+
+
+async def test_what_nobody_fetches_does_not_pile_up() -> None:
+    untold = Untold()
+    for number in range(3000):
+        untold.keep(str(number), {"images": 1})
+    assert len(untold._kept) == 1024
+    assert untold.take("2999") == {"images": 1}
+
+
+@pytest.mark.parametrize("path", ["/whole", "/stream", "/free", "/sound"])
 async def test_nobody_else_is_told(path: str) -> None:
     response = await get(path)
     assert "x-quintet-usage" not in response.headers

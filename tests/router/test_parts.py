@@ -8,7 +8,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from quintet_common.errors import ApiError
 from quintet_common.models_yml import UpstreamSpec
@@ -110,6 +110,7 @@ def test_requests_from_before_the_circuit_opened_neither_close_it_nor_let_a_seco
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\r\n\x00"), min_size=1, max_size=40)
 
 
+@settings(deadline=None)  # a busy machine takes its time
 @given(model=NAMES, before=st.binary(max_size=300), cuts=st.lists(st.integers(0, 800), max_size=12))
 def test_a_model_is_found_however_a_form_is_cut(model: str, before: bytes, cuts: list[int]) -> None:
     boundary = b"XyZ"

@@ -82,13 +82,41 @@ async def test_a_stream_that_is_left_before_it_tells_its_usage_is_counted_in_eve
             writer.write(chunk(b'data: {"x":1}\n\n'))
         await asyncio.sleep(10)
 
-    async with open_door(FakeUpstream(endless)) as door:
+    async with open_door(FakeUpstream(endless, [{"id": "m"}])) as door:
         reader, writer = await door.send("/v1/chat/completions", {"model": "m"})
         await reader.readuntil(b"data")
         await asyncio.sleep(0.1)
         writer.transport.abort()
         await until(lambda: not door.router._proxy._active)
         assert await door.metric("quintet_usage_total", model="m", unit="events") == 10
+
+
+@pytest.mark.parametrize("left", [False, True])
+async def test_a_service_is_asked_later_for_what_it_could_not_tell(left: bool) -> None:
+    """Sound that streams, and a stream that its client leaves; the service knows it a moment later."""
+    questions: list[str] = []
+
+    async def speak(request: Any, _: Any, writer: asyncio.StreamWriter) -> None:
+        if request.path.startswith("/quintet/usage/"):
+            questions.append(request.path)
+            writer.write(http(200, b'{"audio_seconds":2.5,"completion_tokens":4}' if len(questions) > 1 else b"{}"))
+            return
+        if left:
+            writer.write(STREAM + chunk(b'data: {"x":1}\n\n'))
+            await asyncio.sleep(10)
+        head = b"HTTP/1.1 200 OK\r\ncontent-type: audio/mpeg\r\nx-quintet-usage: later\r\ntransfer-encoding: chunked"
+        writer.write(head + b"\r\n\r\n" + chunk(b"sound") + END)
+
+    async with open_door(FakeUpstream(speak)) as door:
+        reader, writer = await door.send("/v1/audio/speech", {"model": "m"}, "x-request-id: s?1")
+        await reader.readuntil(b"\r\n\r\n")
+        if left:
+            writer.transport.abort()
+        await until(lambda: len(questions) == 2)
+        await asyncio.sleep(0.1)
+        assert questions[0] == "/quintet/usage/s%3F1"
+        for unit, amount in {"audio_seconds": 2.5, "completion_tokens": 4, "events": 0, "requests": 1}.items():
+            assert await door.metric("quintet_usage_total", model="m", unit=unit) == amount
 
 
 async def test_our_services_are_asked_for_it_and_others_are_not() -> None:

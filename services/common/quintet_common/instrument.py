@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from quintet_common import metrics
 from quintet_common.errors import CLIENT_CLOSED_REQUEST, error_body
 from quintet_common.observation import KEY, Observation
+from quintet_common.usage import HEADER, PATH, Telling, Untold
 
 log = logging.getLogger("quintet")
 access_log = logging.getLogger("quintet.access")
@@ -34,33 +35,28 @@ class Instrument:
         self._app = app
         self._service = service
         self._max_body = max_body
+        self._untold = Untold()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
+        if scope["path"].startswith(PATH):
+            return await JSONResponse(self._untold.take(scope["path"].removeprefix(PATH)))(scope, receive, send)
         seen = scope[KEY] = Observation(self._service)
         headers = dict(scope["headers"])
         sent_id = headers.get(b"x-request-id", b"")
         request_id = sent_id if _REQUEST_ID.fullmatch(sent_id) else b"req_" + os.urandom(12).hex().encode()
 
-        tells_usage = b"x-quintet-usage" in headers
-        is_stream = False
+        telling = Telling(seen) if HEADER in headers else None
 
         async def send_with_headers(message: Message) -> None:
-            nonlocal is_stream
             if message["type"] == "http.response.start":
                 seen.code = seen.code or message["status"]
                 elapsed = int((time.perf_counter() - seen.started) * 1000)
                 extra = [(b"x-request-id", request_id), (b"openai-version", b"2020-10-01")]
                 extra.append((b"openai-processing-ms", str(elapsed).encode()))
-                is_stream = (b"content-type", b"text/event-stream") in [(k, v[:17]) for k, v in message["headers"]]
-                if tells_usage and seen.usage and not is_stream:
-                    extra.append((b"x-quintet-usage", _written(seen.usage)))
                 message = {**message, "headers": [*message["headers"], *extra]}
-            elif tells_usage and seen.usage and is_stream and not message.get("more_body"):
-                comment = b": quintet-usage " + _written(seen.usage) + b"\n\n"
-                message = {**message, "body": message.get("body", b"") + comment}
-            await send(message)
+            await send(message if telling is None else telling.add(message))
 
         try:
             await self._app(scope, self._limited(receive, headers), send_with_headers)
@@ -71,6 +67,8 @@ class Instrument:
             if not started:
                 await JSONResponse(error_body(500, FAILED), 500)(scope, receive, send_with_headers)
         finally:
+            if telling is not None and not telling.told:
+                self._untold.keep(request_id.decode(), seen.usage)
             self._record(scope, seen, request_id)
 
     def _limited(self, receive: Receive, headers: dict[bytes, bytes]) -> Receive:
@@ -113,8 +111,3 @@ class Instrument:
                 "seconds": round(seconds, 4),
             }
             access_log.info(msgspec.json.encode(line).decode())
-
-
-def _written(usage: dict[str, float]) -> bytes:
-    """``prompt_tokens=12 audio_seconds=1.5``"""
-    return " ".join(f"{unit}={round(amount, 3):.15g}" for unit, amount in usage.items()).encode()

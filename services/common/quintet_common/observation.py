@@ -23,8 +23,7 @@ class Observation:
 
     def use(self, unit: str, amount: float) -> None:
         """Add to what the request costs. Units: prompt_tokens, completion_tokens, images, characters, audio_seconds,
-        vectors, scores. Who asks for it with ``x-quintet-usage`` is told what is known by the answer's headers there,
-        and after server-sent events in a comment."""
+        vectors, scores."""
         self.usage[unit] = self.usage.get(unit, 0) + amount
 
     def mark_first_output(self) -> None:

@@ -7,7 +7,7 @@ is queued: while the client is slow the upstream is not read.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from enum import Enum
 from time import monotonic
 from typing import Any
@@ -16,11 +16,14 @@ from starlette.types import Message, Receive, Send
 
 from quintet_router.driven import Driven
 from quintet_router.headers import Header
-from quintet_router.inbound import Outbox
+from quintet_router.inbound import Downstream
 from quintet_router.settings import Settings
 from quintet_router.upstream.connection import Connection
 from quintet_router.upstream.pool import Pool
 from quintet_router.usage import WINDOW
+
+_KEPT = 4 * WINDOW
+"""Bytes of an answer after which all but its last are let go of."""
 
 
 class Outcome(Enum):
@@ -37,21 +40,22 @@ class Outcome(Enum):
 class Exchange:
     """The client's side of a request, and one attempt after the other at an upstream.
 
-    ``request_id`` goes into the answer's headers. ``outbox`` is the client's, if the server has one. Times are of
-    ``time.monotonic``.
+    ``request_id`` goes into the answer's headers. ``downstream`` is the client's connection, if the server gives
+    it. Times are of ``time.monotonic``.
     """
 
     __slots__ = (
-        "_chunked", "_first_byte", "_left", "_listening", "_loop", "_other_on", "_outbox", "_pool", "_receive", "_send",
-        "_settings", "_since", "_sse", "_suspended", "_uploading", "added", "bytes", "connection", "error", "events",
-        "first_byte_at", "gone", "headers", "other", "over", "request_id", "sent_at", "status", "tail",
+        "_chunked", "_downstream", "_first_byte", "_kept", "_left", "_listening", "_loop", "_may_move", "_other_on", "_pool",
+        "_receive", "_recent", "_send", "_settings", "_since", "_sse", "_suspended", "_uploading", "added", "bytes",
+        "connection", "error", "events", "first_byte_at", "gone", "headers", "other", "over", "request_id", "sent_at",
+        "status",
     )  # fmt: skip
 
     def __init__(
-        self, send: Send, receive: Receive, settings: Settings, request_id: bytes, outbox: Outbox | None = None
+        self, send: Send, receive: Receive, settings: Settings, request_id: bytes, downstream: Downstream | None = None
     ) -> None:
         self._send = send
-        self._outbox = outbox
+        self._downstream = downstream
         self._receive = receive
         self._settings = settings
         self._loop = asyncio.get_running_loop()
@@ -67,8 +71,9 @@ class Exchange:
         self.added: list[Header] = []
         """Headers of our own for the answer; they replace the upstream's of the same name."""
         self.headers: list[Header] = []
-        self.tail = b""
-        """The last bytes of the answer."""
+        self._recent: list[bytes] = []
+        """The last pieces of the answer, of ``_kept`` bytes together."""
+        self._kept = 0
         self.bytes = 0
         self.events = 0
         self.sent_at = 0.0
@@ -87,6 +92,12 @@ class Exchange:
         """From now on notice when the client leaves, and pass on what it sends."""
         if self._listening is not None or self.gone:
             return
+        if self._downstream is not None and not self._uploading:
+            if self._downstream.lost:
+                self._client_left()
+            else:
+                self._downstream.watch(self._client_left)
+            return
         coroutine: Any = self._receive()
         try:
             future = coroutine.send(None)
@@ -100,21 +111,32 @@ class Exchange:
         self._uploading, self._chunked, self._left = True, chunked, left
         self.listen()
 
-    async def attempt(
-        self, pool: Pool, connection: Connection, head: bytes, body: bytes, first_byte: float, other_on: Collection[int]
-    ) -> Outcome:
-        """Send the request. ``other_on``: statuses that end the attempt before the client is told anything."""
+    def attempt(
+        self,
+        pool: Pool,
+        connection: Connection,
+        head: bytes,
+        body: bytes,
+        first_byte: float,
+        other_on: Collection[int],
+        may_move: Callable[[float], bool],
+    ) -> asyncio.Future[Outcome]:
+        """Send the request. ``other_on``: statuses that end the attempt before the client is told anything, if
+        ``may_move`` allows it at that time."""
         self.renew()
         self._pool = pool
         self.connection = connection
         self._first_byte = first_byte
         self._other_on = other_on
+        self._may_move = may_move
         self.error = None
         self._since = self.sent_at = monotonic()
         if self.gone:
-            return Outcome.GONE
-        connection.begin(self, head, body, not self._uploading)
-        return await self.over
+            self.over = self._loop.create_future()
+            self.over.set_result(Outcome.GONE)
+        else:
+            connection.begin(self, head, body, not self._uploading)
+        return self.over
 
     def renew(self) -> None:
         """Forget how the last attempt ended."""
@@ -130,6 +152,8 @@ class Exchange:
     def close(self) -> None:
         """The end of the request. Called once, whatever happened."""
         self.detach()
+        if self._downstream is not None:
+            self._downstream.forget(self._client_left)
         for driven in (self._listening, self._suspended):
             if driven is not None:
                 driven.cancel()
@@ -157,12 +181,22 @@ class Exchange:
         self._finish(Outcome.FROZEN)
 
     @property
+    def tail(self) -> bytes:
+        """The last bytes of the answer."""
+        return b"".join(self._recent)[-WINDOW:]
+
+    @property
+    def tells_later(self) -> bool:
+        """Whether the answer's headers say that its usage is to be asked for once it has ended."""
+        return (b"x-quintet-usage", b"later") in self.headers
+
+    @property
     def between_events(self) -> bool:
         """Whether the answer is a stream of server-sent events that may be continued with one of our own.
 
         In the middle of an event it may not: an error glued to half a line corrupts the stream.
         """
-        between = self.tail.endswith((b"\n\n", b"\r\n\r\n")) or not self.tail
+        between = not self.bytes or self.tail.endswith((b"\n\n", b"\r\n\r\n"))
         return self._sse and between and self._suspended is None
 
     async def last_words(self, event: bytes) -> None:
@@ -177,16 +211,16 @@ class Exchange:
         self._since = monotonic()
         if self.status:
             self._pass_back(connection)
-        elif self._outbox is None:
+        elif self._downstream is None:
             if self._start(connection):
                 self._pass_back(connection)
         else:
-            self._outbox.hold()
+            self._downstream.hold()
             try:
                 if self._start(connection):
                     self._pass_back(connection)
             finally:
-                self._outbox.release()
+                self._downstream.release()
 
     def _pass_back(self, connection: Connection) -> None:
         """Give the client what has come of the body."""
@@ -198,7 +232,11 @@ class Exchange:
         connection.chunks = []
         size = len(data)
         self.bytes += size
-        self.tail = data[-WINDOW:] if size >= WINDOW else (self.tail + data)[-WINDOW:]
+        self._kept += size
+        self._recent.append(data)
+        if self._kept > _KEPT:
+            self._recent = [self.tail]
+            self._kept = WINDOW
         if self._sse:
             self.events += data.count(b"\n\n")
         if complete:
@@ -213,7 +251,7 @@ class Exchange:
     def _start(self, connection: Connection) -> bool:
         """Pass the headers on. False when the body has to wait."""
         status, headers = connection.status, connection.headers
-        if status in self._other_on:
+        if status in self._other_on and self._may_move(self._since):
             self.other = status
             self._finish(Outcome.OTHER)
             return False
@@ -235,6 +273,8 @@ class Exchange:
         """The answer is complete: the connection is free, and whether the client stays no longer matters."""
         self.connection = None
         self._pool.give_back(connection)
+        if self._downstream is not None:
+            self._downstream.forget(self._client_left)
         if self._listening is not None:
             self._listening.cancel()
             self._listening = None
@@ -271,11 +311,14 @@ class Exchange:
 
     # The client's callbacks.
 
+    def _client_left(self) -> None:
+        self.gone = True
+        self._finish(Outcome.GONE)
+
     def _heard(self, message: Any, error: BaseException | None) -> None:
         self._listening = None
         if error is not None or message["type"] == "http.disconnect":
-            self.gone = True
-            self._finish(Outcome.GONE)
+            self._client_left()
         elif self._uploading:
             self._pass_on(message.get("body", b""), message.get("more_body", False))
         else:

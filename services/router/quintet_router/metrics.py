@@ -87,9 +87,9 @@ class Metrics(Collector):
         return cell
 
     def use(self, key: str, model: str, amounts: Mapping[str, float]) -> None:
-        """Add to what a key has used of a model, by unit; and one request."""
+        """Add to what a key has used of a model, by unit."""
         counts = self._usage
-        for unit, amount in (*amounts.items(), ("requests", 1.0)):
+        for unit, amount in amounts.items():
             name = (key, model, unit)
             counts[name] = counts.get(name, 0.0) + amount
 

@@ -20,7 +20,8 @@ from quintet_router.catalog import Target
 from quintet_router.exchange import Exchange, Outcome
 from quintet_router.fleet import Fleet
 from quintet_router.headers import forwarded, request_id, without
-from quintet_router.inbound import HANG_UP, OUTBOX
+from quintet_router.inbound import DOWNSTREAM, Downstream
+from quintet_router.late_usage import LateUsage
 from quintet_router.lobby import Lobby, NotYet, still_loading
 from quintet_router.metrics import Metrics
 from quintet_router.paths import Path
@@ -71,7 +72,7 @@ class Proxy:
         self._lobby = Lobby(fleet.catalog, settings.load_wait)
         metrics.waiting = [("turn", self._queue.lengths), ("model", self._lobby.lengths)]
         self._spans = spans
-        self._recorder = Recorder(metrics, spans, settings.access_log)
+        self._recorder = Recorder(metrics, LateUsage(fleet), spans, settings.access_log)
         self._balancer = Balancer(settings)
         self._budgets = Budgets(settings)
         self._session_header = settings.session_header.lower().encode()
@@ -99,7 +100,7 @@ class Proxy:
         arrived = monotonic()
         fields = dict(scope["headers"])
         own_id = request_id(fields)
-        exchange = Exchange(send, receive, self._settings, own_id, scope.get("extensions", {}).get(OUTBOX))
+        exchange = Exchange(send, receive, self._settings, own_id, scope.get("extensions", {}).get(DOWNSTREAM))
         seen = Seen(path.label, scope, exchange, arrived)
         if self._spans is not None:
             seen.span = self._spans.start(path.label, fields)
@@ -142,7 +143,10 @@ class Proxy:
             body = await self._read(path, seen.client, receive, fields)
         if body.whole:
             exchange.listen()
-        targets, model, kind = await self._lobby.wait(lambda: self._find(path, body, seen.client), exchange)
+        try:
+            targets, model, kind = self._find(path, body, seen.client)
+        except NotYet:
+            targets, model, kind = await self._lobby.wait(lambda: self._find(path, body, seen.client), exchange)
         seen.model = model
         headers = forwarded(scope["headers"], fields) + b"x-request-id: " + exchange.request_id + b"\r\n"
         if self._spans is not None:
@@ -219,6 +223,7 @@ class Proxy:
             ticket = upstream.breaker.taken(monotonic())
             try:
                 job.seen.upstream = upstream.label
+                job.seen.service = upstream if upstream.ours else None
                 # What streams through cannot be sent again, so it must not meet a connection that is just closing.
                 idle = upstream.pool.take() if job.body.whole and not attempts.resent else None
                 connection = idle or await self._connect(upstream)
@@ -227,7 +232,7 @@ class Proxy:
                     job.seen.retries += 1
                     continue
                 reused = connection.reused
-                outcome = await self._attempt(job, exchange, target, connection)
+                outcome = await self._send(job, exchange, target, connection)
             finally:
                 self._queue.leave(upstream)
                 exchange.detach()
@@ -280,7 +285,7 @@ class Proxy:
             log.debug("%s cannot be reached: %r", upstream.label, error)
             return None
 
-    async def _attempt(self, job: Job, exchange: Exchange, target: Target, connection: Connection) -> Outcome:
+    def _send(self, job: Job, exchange: Exchange, target: Target, connection: Connection) -> asyncio.Future[Outcome]:
         upstream, scope, path = target.upstream, job.scope, job.path
         body = job.body if target.rename is None else job.body.with_model(target.rename)
         method, raw_path, query = scope["method"].encode(), scope["raw_path"], scope["query_string"]
@@ -289,7 +294,6 @@ class Proxy:
         if body.length is None and data:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         others = body.whole and len(job.attempts.tried) + 1 < len(job.targets)
-        others = others and (path.ask_all or job.attempts.budget.allows(monotonic()))
         other_on = (_NOT_HERE if path.ask_all else _OTHER_REPLICA) if others else ()
         if not job.seen.retries:
             cell = self._metrics.cell(job.model, path.label, upstream.label)
@@ -297,8 +301,9 @@ class Proxy:
         if not body.whole:
             left = self._settings.max_body if body.length is None else body.length
             exchange.upload(body.length is None, left - len(body.data))
-        return await exchange.attempt(
-            upstream.pool, connection, head, data, self._settings.first_byte(job.kind), other_on
+        may_move = _always if path.ask_all else job.attempts.budget.allows
+        return exchange.attempt(
+            upstream.pool, connection, head, data, self._settings.first_byte(job.kind), other_on, may_move
         )
 
     # Ends.
@@ -317,7 +322,8 @@ class Proxy:
     def _explain(self, upstream: Upstream, exchange: Exchange, outcome: Outcome, ticket: int) -> ApiError | None:
         """What to tell the client, if it is still there; and what the failure says about the upstream."""
         if outcome in (Outcome.TIMEOUT, Outcome.FROZEN):
-            upstream.breaker.failed(Failure.TIMEOUT, monotonic(), ticket)
+            if outcome is Outcome.TIMEOUT:  # of what is frozen the polls tell, also when it is well again
+                upstream.breaker.failed(Failure.TIMEOUT, monotonic(), ticket)
             return ApiError(504, "The model did not answer in time.", code="upstream_timeout")
         if outcome is Outcome.BROKEN:
             log.warning("%s broke off: %r", upstream.label, exchange.error)
@@ -332,16 +338,20 @@ class Proxy:
 
     async def _cut(self, scope: Scope, receive: Receive, flush: bool) -> None:
         """Close the client's connection: its answer is not complete and must not look so."""
-        hang_up = scope.get("extensions", {}).get(HANG_UP)
-        if hang_up is None:  # a server that is not ours closes by itself when an app returns early
+        downstream: Downstream | None = scope.get("extensions", {}).get(DOWNSTREAM)
+        if downstream is None:  # a server that is not ours closes by itself when an app returns early
             return
-        hang_up(flush)
+        downstream.hang_up(flush)
         try:
             async with asyncio.timeout(self._settings.connect_timeout):
                 while (await receive())["type"] != "http.disconnect":
                     pass
         except TimeoutError:
-            hang_up(False)
+            downstream.hang_up(False)
+
+
+def _always(_: float) -> bool:
+    return True
 
 
 def _judge(upstream: Upstream, status: int, ticket: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -13,8 +14,10 @@ from starlette.types import Scope
 
 from quintet_router.access.keyring import ANYONE, Client
 from quintet_router.exchange import Exchange
+from quintet_router.late_usage import LateUsage
 from quintet_router.metrics import Metrics
 from quintet_router.spans import Spans
+from quintet_router.upstream.upstream import Upstream
 from quintet_router.usage import read_usage
 
 access_log = logging.getLogger("quintet.access")
@@ -38,11 +41,14 @@ class Seen:
     """Seconds in a queue."""
     code: int = CLIENT_CLOSED_REQUEST
     span: Any = None
+    service: Upstream | None = None
+    """Where it is, if that is a service of ours."""
 
 
 class Recorder:
-    def __init__(self, metrics: Metrics, spans: Spans | None, write_lines: bool) -> None:
+    def __init__(self, metrics: Metrics, late: LateUsage, spans: Spans | None, write_lines: bool) -> None:
         self._metrics = metrics
+        self._late = late
         self._spans = spans
         self._write_lines = write_lines
 
@@ -68,12 +74,17 @@ class Recorder:
             self._write_line(seen, seconds, first_byte, usage)
 
     def _count_usage(self, seen: Seen) -> dict[str, float]:
-        """A stream that does not tell its usage, or was left before it did, is counted in events."""
-        exchange = seen.exchange
+        """What a service of ours could not tell on the way it is asked for; a stream of another server that does not
+        tell its usage, or was left before it did, is counted in events."""
+        exchange, who = seen.exchange, (seen.client.name, seen.model)
+        self._metrics.use(*who, {"requests": 1.0})
         usage = read_usage(exchange.headers, exchange.tail)
-        if exchange.events and not usage:
-            usage = {"events": float(exchange.events)}
-        self._metrics.use(seen.client.name, seen.model, usage)
+        events = {"events": float(exchange.events)} if exchange.events else {}
+        if seen.service is not None and (exchange.tells_later or (seen.code != exchange.status and not usage)):
+            self._late.ask(seen.service, exchange.request_id.decode(), events, partial(self._metrics.use, *who))
+            return {}
+        usage = usage or events
+        self._metrics.use(*who, usage)
         return usage
 
     def _write_line(self, seen: Seen, seconds: float, first_byte: float | None, usage: dict[str, float]) -> None:

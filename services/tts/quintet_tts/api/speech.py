@@ -58,8 +58,6 @@ async def create_speech(body: SpeechRequest, request: Request, dialect: RequestD
     if zlai and work.format == "wav" and body.stream_format != "sse":
         # Clients of this dialect save a file and open it by its header, which therefore has to be true.
         whole = await or_disconnect(request, _whole(sound))
-        seen.use("characters", meter.characters)
-        seen.use("audio_seconds", meter.seconds)
         return Response(whole, media_type="audio/wav", headers={ENGINE_HEADER: meter.engines})
     # Until there is sound, whatever goes wrong is still answered with its status.
     first = await or_disconnect(request, anext(sound))
@@ -68,7 +66,6 @@ async def create_speech(body: SpeechRequest, request: Request, dialect: RequestD
         response = sse.sse_response(_events(_after(first, sound), meter))
         response.headers.update(headers)
         return response
-    seen.use("characters", len(work.text))
     return StreamResponse(_after(first, sound), MEDIA_TYPES[work.format], headers)
 
 
@@ -82,6 +79,8 @@ async def _sound(
                 meter.started(event)
             elif isinstance(event, Audio):
                 meter.spoke(event)
+                seen.use("characters", event.characters)
+                seen.use("audio_seconds", event.seconds)
                 if event.data:
                     seen.mark_first_output()
                     yield event.data
