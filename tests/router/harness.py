@@ -119,14 +119,17 @@ class FakeUpstream:
         """Requests whose client left before the behaviour had ended."""
         self.writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
+        self.host = "127.0.0.1"
         self.port = 0
+        self.frozen = False
+        """Accept everything and answer nothing, not even polls."""
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._serve, self.host, self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
@@ -144,6 +147,10 @@ class FakeUpstream:
             while True:
                 line, headers = await read_head(reader)
                 request = Request(line, headers)
+                if self.frozen:
+                    self.requests.append(request)
+                    await reader.read()  # until the client leaves
+                    break
                 if request.path.endswith("/models"):
                     self.polls.append(request)
                     writer.write(http(200, json.dumps({"object": "list", "data": self.cards}).encode()))

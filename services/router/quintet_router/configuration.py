@@ -27,6 +27,8 @@ class Sources:
         self._config = config
         self._listed = listed
         self.watched = [path for path in (listed, config if watched else None) if path]
+        self.first = self.signature()
+        """Of the files before they were read for the first time."""
 
     def read_config(self) -> Config:
         """models.yml, or an empty one where there is none. Raises ConfigError."""
@@ -87,7 +89,7 @@ class Reloads:
 
     async def watch(self) -> None:
         """Reload whenever a watched file has changed and then stayed as it is for a moment, until cancelled."""
-        taken = before = self._sources.signature()
+        taken = before = self._sources.first
         while self._sources.watched:
             await asyncio.sleep(self._seconds)
             now = self._sources.signature()

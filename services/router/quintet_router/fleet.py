@@ -15,7 +15,7 @@ from quintet_common.errors import ApiError
 from quintet_common.models_yml import UpstreamSpec
 
 from quintet_router.catalog import Catalog
-from quintet_router.discovery import Resolve, Watch, resolve
+from quintet_router.discovery import Watch, resolve
 from quintet_router.replies import unavailable
 from quintet_router.settings import Settings
 from quintet_router.upstream.breaker import Failure
@@ -46,7 +46,7 @@ class Fleet:
     Raises ValueError for a URL that is none.
     """
 
-    def __init__(self, specs: list[UpstreamSpec], settings: Settings, resolve: Resolve = resolve) -> None:
+    def __init__(self, specs: list[UpstreamSpec], settings: Settings) -> None:
         _check(specs)
         self.catalog = Catalog()
         self.expected: frozenset[str] = frozenset()
@@ -55,16 +55,16 @@ class Fleet:
         """Those that were taken out and have requests to end."""
         self._specs = specs
         self._settings = settings
-        self._resolve = resolve
         self._watches: dict[str, Watch] = {}
         self._addresses: dict[str, frozenset[str]] = {}
         self._known: dict[str, frozenset[str]] = {}
-        """By URL of those whose name has no address now: the models that they had."""
+        """By URL of those whose name had no address once: the models that they had before."""
         self._pollers: dict[Upstream, _Poller] = {}
         self._changing = asyncio.Lock()
         self._started = 0.0
         self.client: httpx2.AsyncClient
-        self.upstreams = [self._upstream(spec, ip) for spec, ip in self._wanted()]
+        for spec, ip in self._wanted():
+            self.upstreams.append(self._upstream(spec, ip))
 
     async def start(self) -> None:
         """Begin to ask, and wait a moment for the first answers."""
@@ -107,9 +107,7 @@ class Fleet:
     async def _resolved(self, spec: UpstreamSpec, addresses: frozenset[str]) -> None:
         async with self._changing:
             self._addresses[spec.url] = addresses
-            if addresses:
-                self._known.pop(spec.url, None)
-            else:
+            if not addresses:
                 mine = [upstream for upstream in self.upstreams if upstream.spec.url == spec.url]
                 names = {each.spec.prefix + card["id"] for each in mine for card in each.cards or []}
                 self._known[spec.url] = frozenset(names) | frozenset(spec.aliases)
@@ -165,10 +163,15 @@ class Fleet:
         early = monotonic() - self._started < self._settings.start_seconds
         absent = any(spec.dns and not self._addresses.get(spec.url) for spec in self._specs)
         awaited = absent or any(upstream.cards is None for upstream in self.upstreams)
-        known = name in self.expected or any(name in names for names in self._known.values())
-        if (early or known) and awaited:
+        if ((early or name in self.expected) and awaited) or self._was_there(name):
             return unavailable("Not all models are up yet.", 2)
         return None
+
+    def _was_there(self, name: str | None) -> bool:
+        """Whether a DNS name had this model, and none of its replicas has said yet what it serves now."""
+        urls = [url for url, names in self._known.items() if name in names]
+        answered = {upstream.spec.url for upstream in self.upstreams if upstream.cards is not None}
+        return any(url not in answered for url in urls)
 
     def changed(self) -> None:
         self.catalog.rebuild(self.upstreams)
@@ -186,7 +189,7 @@ class Fleet:
     def _watch_names(self) -> None:
         for spec in self._specs:
             if spec.dns and spec.url not in self._watches:
-                self._watches[spec.url] = Watch(spec, self._settings, self._resolve, self._resolved)
+                self._watches[spec.url] = Watch(spec, self._settings, resolve, self._resolved)
 
 
 def _check(specs: Iterable[UpstreamSpec]) -> None:
