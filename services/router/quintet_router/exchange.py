@@ -45,10 +45,10 @@ class Exchange:
     """
 
     __slots__ = (
-        "_chunked", "_downstream", "_first_byte", "_kept", "_left", "_listening", "_loop", "_may_move", "_other_on", "_pool",
-        "_receive", "_recent", "_send", "_settings", "_since", "_sse", "_suspended", "_uploading", "added", "bytes",
-        "connection", "error", "events", "first_byte_at", "gone", "headers", "other", "over", "request_id", "sent_at",
-        "status",
+        "_chunked", "_downstream", "_first_byte", "_kept", "_left", "_listening", "_loop", "_may_move", "_other_on",
+        "_pool", "_receive", "_recent", "_send", "_settings", "_since", "_sse", "_suspended", "_uploading", "added",
+        "bytes", "connection", "error", "events", "first_byte_at", "gone", "headers", "other", "over", "request_id",
+        "sent_at", "status",
     )  # fmt: skip
 
     def __init__(

@@ -8,31 +8,33 @@ from typing import Any
 
 import msgspec
 from quintet_common.errors import error_body
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from quintet_router.settings import Settings
 
-HANG_UP = "quintet.hang_up"
-"""Key in a scope's ``extensions``: call it with True to close the client's connection after what was sent, with False
-to cut it off at once."""
-
-OUTBOX = "quintet.outbox"
-"""Key in a scope's ``extensions``: the connection's ``Outbox``."""
+DOWNSTREAM = "quintet.downstream"
+"""Key in a scope's ``extensions``: the ``Downstream`` of the request."""
 
 _LAST_REQUESTS = 0.5
 
 
-class Outbox:
-    """What uvicorn writes to instead of the transport. While it holds, what is written collects, to go out as one
-    piece: an answer's headers and its body are two writes to uvicorn, and each would be a packet."""
+class Downstream:
+    """The connection to a client. uvicorn writes to this instead of the transport.
 
-    __slots__ = ("_held", "_transport", "abort", "is_closing", "write")
+    While it holds, what is written collects, to go out as one piece: an answer's headers and its body are two writes to
+    uvicorn, and each would be a packet.
+    """
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    __slots__ = ("_flow", "_held", "_on_leave", "_transport", "is_closing", "lost", "write")
+
+    def __init__(self, transport: asyncio.Transport, flow: FlowControl) -> None:
         self._transport = transport
+        self._flow = flow
         self._held: list[bytes] = []
+        self._on_leave: Callable[[], None] | None = None
+        self.lost = False
         self.write: Callable[[bytes], None] = transport.write
-        self.abort = transport.abort
         self.is_closing = transport.is_closing
 
     def hold(self) -> None:
@@ -48,6 +50,31 @@ class Outbox:
         self.release()
         self._transport.close()
 
+    def hang_up(self, flush: bool) -> None:
+        """Close the connection after what was sent, or cut it off at once."""
+        if flush:
+            self.close()
+        else:
+            self._transport.abort()
+
+    def watch(self, on_leave: Callable[[], None]) -> None:
+        """Call ``on_leave`` once when the client leaves: for a request that is here wholly, the same as waiting for
+        ``receive``, without a coroutine."""
+        self._on_leave = on_leave
+        self._flow.resume_reading()  # after a large body it is paused, and the client's end would not be seen
+
+    def forget(self, on_leave: Callable[[], None]) -> None:
+        """Do not call ``on_leave`` any more; the next request may be watching already."""
+        if self._on_leave == on_leave:
+            self._on_leave = None
+
+    def leave(self) -> None:
+        """The client has left."""
+        self.lost = True
+        on_leave, self._on_leave = self._on_leave, None
+        if on_leave is not None:
+            on_leave()
+
 
 def inbound_protocol(settings: Settings) -> type[asyncio.Protocol]:
     """The protocol class for uvicorn's ``http`` option."""
@@ -56,18 +83,19 @@ def inbound_protocol(settings: Settings) -> type[asyncio.Protocol]:
 
 class _Inbound(HttpToolsProtocol):
     settings: Settings
-    _outbox: Outbox
+    _downstream: Downstream
     _head_size = 0
     _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.transport = self._outbox = Outbox(transport)  # type: ignore[assignment]
+        self.transport = self._downstream = Downstream(transport, self.flow)  # type: ignore[assignment]
         self._head_timer = self.loop.call_later(self.settings.head_timeout, self._head_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         super().connection_lost(exc)
+        self._downstream.leave()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -90,7 +118,7 @@ class _Inbound(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         scope: dict[str, Any] = self.scope  # type: ignore[assignment]
-        scope["extensions"] = {HANG_UP: self._hang_up, OUTBOX: self._outbox}
+        scope["extensions"] = {DOWNSTREAM: self._downstream}
 
     def shutdown(self) -> None:
         """The server stops. A request that is on its way on an idle connection is still refused in words."""
@@ -101,12 +129,6 @@ class _Inbound(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, msg)
-
-    def _hang_up(self, flush: bool) -> None:
-        if flush:
-            self.transport.close()
-        else:
-            self.transport.abort()
 
     def _refuse_head(self) -> None:
         self._refuse(431, f"The headers are larger than {self.settings.max_head >> 10} KiB.")
