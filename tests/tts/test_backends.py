@@ -37,6 +37,18 @@ def test_hibari_speaks_and_its_seed_decides(model: Any) -> None:
     assert say(hibari, "Hello there.", heart, speed=2.0).size < 0.75 * one.size
 
 
+@pytest.mark.parametrize("text", ["\u2460h", "x\u00b2", "9" * 37, "$" + "9" * 40, "1,000," * 20 + "000th", "7" * 400])
+def test_hibari_reads_odd_digits_and_numbers_without_a_name(model: Any, text: str) -> None:
+    hibari = model[1][Engine.HIBARI]
+    assert loudness(say(hibari, text, by_id(hibari, "heart"))) > 0.01
+
+
+def test_hibari_reads_long_numbers_digit_by_digit(model: Any) -> None:
+    hibari = model[1][Engine.HIBARI]
+    heart = by_id(hibari, "heart")
+    assert np.array_equal(say(hibari, "8" * 40, heart, seed=[1]), say(hibari, "8 " * 40, heart, seed=[1]))
+
+
 def test_hibari_gives_the_same_sound_on_many_threads(model: Any) -> None:
     hibari = model[1][Engine.HIBARI]
     heart = by_id(hibari, "heart")

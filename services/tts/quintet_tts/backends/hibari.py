@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Iterator
 
 import onnxruntime
@@ -10,6 +12,11 @@ from quintet_common.worker.host import Report
 
 from quintet_tts.speech.reshape import Samples
 from quintet_tts.voices import Engine, Voice
+
+_LARGEST_NUMBER = 36
+"""Digits of the largest number that hibari has a word for: decillions."""
+
+_NUMBER = re.compile(r"\d[\d,]*")
 
 
 class HibariBackend:
@@ -35,9 +42,24 @@ class HibariBackend:
     def synthesize(self, text: str, voice: Voice, speed: float, seed: list[int] | None) -> Iterator[Samples]:
         del voice  # there is one
         # One breath, even where hibari's own rules would see two sentences.
-        phonemes = " ".join(self._model.phonemize(text))
+        phonemes = " ".join(self._model.phonemize(_readable(text)))
         if phonemes:
             yield self._model.from_phonemes(phonemes, speed=speed, seed=seed)
+
+
+def _readable(text: str) -> str:
+    """The text with plain digits for circled and raised ones, and with what is too long for a number as digits."""
+    plain = "".join(str(unicodedata.digit(each)) if _is_odd_digit(each) else each for each in text)
+    return _NUMBER.sub(_digit_by_digit, plain)
+
+
+def _is_odd_digit(character: str) -> bool:
+    return character.isdigit() and not character.isdecimal()
+
+
+def _digit_by_digit(number: re.Match[str]) -> str:
+    digits = number[0].replace(",", "")
+    return number[0] if len(digits) <= _LARGEST_NUMBER else " ".join(digits)
 
 
 def _session(path: str) -> onnxruntime.InferenceSession:
