@@ -276,6 +276,8 @@ def test_a_wrong_file_is_one_line(tmp_path: Path, text: str | None, line: str) -
 
 @pytest.fixture
 def redis_url() -> Iterator[str]:
+    pytest.importorskip("limits")
+    pytest.importorskip("redis")
     program = shutil.which("redis-server") or shutil.which("valkey-server")
     if program is None:
         pytest.skip("needs redis-server")

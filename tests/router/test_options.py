@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,26 @@ def test_a_mistake_in_the_section_is_one_line(tmp_path: Path, section: str, line
     with pytest.raises(ConfigError) as wrong:
         load_config(file)
     assert str(wrong.value) == line.format(file=file)
+
+
+@pytest.mark.parametrize(
+    ("option", "package", "extra"),
+    [
+        (("--redis", "redis://127.0.0.1:1"), "redis", "redis"),
+        (("--traces", "http://127.0.0.1:1"), "opentelemetry.exporter.otlp.proto.http.trace_exporter", "otel"),
+    ],
+)
+def test_an_extra_that_is_missing_is_named(
+    monkeypatch: pytest.MonkeyPatch, option: tuple[str, str], package: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(SystemExit, match=rf"pip install 'quintet-router\[{extra}\]'"):
+        cli.main(["--upstream", "http://127.0.0.1:1", *option])
+
+
+def test_a_file_of_keys_that_is_wrong_stops_the_start(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"none\.yml: cannot be read"):
+        cli.main(["--upstream", "http://127.0.0.1:1", "--keys", str(tmp_path / "none.yml")])
 
 
 async def test_keys_of_the_file_are_in_force_and_read_again_on_sighup(tmp_path: Path) -> None:
