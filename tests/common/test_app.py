@@ -66,6 +66,10 @@ def routes(log: list[str]) -> APIRouter:
     async def fail() -> None:
         raise RuntimeError("secret detail")
 
+    @router.post("/upload")
+    async def upload(request: Request) -> int:
+        return len(await request.form())
+
     @router.get("/slow")
     async def slow_route(request: Request) -> str:
         log.append("started")
@@ -240,6 +244,22 @@ async def test_a_failure_in_a_stream_is_an_error_event(client: Any) -> None:
     assert json.loads(second.removeprefix("data: "))["error"]["code"] == "worker_died"
 
 
+def scope_of(method: str, path: str, *headers: tuple[bytes, bytes]) -> dict[str, Any]:
+    return {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "raw_path": path.encode(),
+        "headers": list(headers),
+        "query_string": b"",
+        "scheme": "http",
+        "server": ("test", 80),
+        "client": ("test", 1),
+        "http_version": "1.1",
+        "root_path": "",
+    }
+
+
 @pytest.mark.parametrize("path", ["/v1/slow", "/v1/stream"])
 async def test_work_ends_when_the_client_leaves(app: FastAPI, log: list[str], path: str) -> None:
     left = asyncio.Event()
@@ -253,19 +273,31 @@ async def test_work_ends_when_the_client_leaves(app: FastAPI, log: list[str], pa
     async def send(_: Any) -> None:
         pass
 
-    scope = {
-        "type": "http",
-        "method": "GET",
-        "path": path,
-        "raw_path": path.encode(),
-        "headers": [],
-        "query_string": b"",
-    }
-    scope |= {"scheme": "http", "server": ("test", 80), "client": ("test", 1), "http_version": "1.1", "root_path": ""}
-    request = asyncio.create_task(app(scope, receive, send))
+    request = asyncio.create_task(app(scope_of("GET", path), receive, send))
     async with asyncio.timeout(10):
         while not log:  # noqa: ASYNC110  # the route appends to a plain list
             await asyncio.sleep(0.01)
         left.set()
         await request
     assert log == ["started", "ended"]
+
+
+async def test_a_client_that_leaves_while_it_uploads_is_no_failure_of_the_service(
+    app: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    messages: list[dict[str, Any]] = [
+        {"type": "http.request", "body": b'--B\r\nContent-Disposition: form-data; name="a"', "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0)
+
+    async def send(_: Any) -> None:
+        pass
+
+    with caplog.at_level("INFO"):
+        await app(scope_of("POST", "/v1/upload", (b"content-type", b"multipart/form-data; boundary=B")), receive, send)
+    assert [record.levelname for record in caplog.records if record.name == "quintet"] == []
+    access = [record.getMessage() for record in caplog.records if record.name == "quintet.access"]
+    assert json.loads(access[-1])["code"] == 499

@@ -75,6 +75,15 @@ async def test_half_a_character_is_refused_and_leaves_nothing_behind(start: Any)
     assert worker.in_flight == 0
 
 
+async def test_a_number_of_more_than_64_bits_is_refused_and_leaves_nothing_behind(start: Any) -> None:
+    worker = start()
+    await until(worker, State.READY)
+    with pytest.raises(ApiError, match="64 bits") as caught:
+        await worker.submit({"text": "one", "delay": 10**40})
+    assert caught.value.status == 400
+    assert worker.in_flight == 0
+
+
 async def test_a_loading_model_says_how_far_it_is(start: Any) -> None:
     worker = start(load_seconds=20)
     await eventually(lambda: worker.note == "half way")

@@ -146,6 +146,7 @@ BAD: list[tuple[dict[str, Any], int, str | None, str | None, str]] = [
     ({"input": "word " * 20_000}, 400, "input[0]", "context_length_exceeded", "20002 tokens; this model reads 256"),
     ({"input": ["a", "word " * 300]}, 400, "input[1]", "context_length_exceeded", "302 tokens"),
     ({"input": "a", "dimensions": 385}, 400, "dimensions", "invalid_value", "384"),
+    ({"input": "a", "dimensions": 10**40}, 400, "dimensions", "invalid_value", "less"),
     ({"input": "a", "dimensions": 0}, 400, "dimensions", "invalid_value", "greater"),
     ({"input": "a", "dimensions": "8"}, 400, "dimensions", "invalid_value", "integer"),
     ({"input": "a", "encoding_format": "int8"}, 400, "encoding_format", "invalid_value", "float"),

@@ -13,6 +13,7 @@ import time
 
 import msgspec
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -60,6 +61,8 @@ class Instrument:
 
         try:
             await self._app(scope, self._limited(receive, headers), send_with_headers)
+        except ClientDisconnect:  # in the middle of its upload
+            seen.code = CLIENT_CLOSED_REQUEST
         except Exception:
             # Once the answer has begun, returning without its end makes the server cut the connection.
             log.exception("%s %s failed", scope["method"], scope["path"])

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
-from quintet_common.errors import bad_request
-from quintet_common.worker.process import Job, Worker
+from quintet_common.worker.process import Worker
 
 from quintet_chat.metrics import Meter
 from quintet_chat.protocol import Accepted, Event, Generate
@@ -14,20 +13,10 @@ from quintet_chat.protocol import Accepted, Event, Generate
 async def generate(worker: Worker[Event], request: Generate, meter: Meter) -> AsyncGenerator[Event, None]:
     """The events of ``request``. Closing the generator cancels the request in the worker."""
     with meter:
-        async with await _submit(worker, request) as job:
+        async with await worker.submit(request) as job:
             async for event in job:
                 meter.count(event)
                 yield event
-
-
-async def _submit(worker: Worker[Event], request: Generate) -> Job[Event]:
-    """JSON allows what cannot be sent on: half of a surrogate pair, numbers of more than 64 bits."""
-    try:
-        return await worker.submit(request)
-    except UnicodeEncodeError:
-        raise bad_request("The request has text that is not valid Unicode: a lone surrogate.") from None
-    except OverflowError:
-        raise bad_request("The request has a number of more than 64 bits.") from None
 
 
 async def accepted(events: AsyncGenerator[Event, None]) -> Accepted:

@@ -147,6 +147,8 @@ class Worker(Generic[EventT]):
             body = protocol.encode_body(request)
         except UnicodeEncodeError:
             raise ApiError(400, "The request has half a character in it: a lone surrogate is not text.") from None
+        except OverflowError:
+            raise ApiError(400, "The request has a number of more than 64 bits.") from None
         self._next_id += 1
         job: Job[EventT] = Job(self, self._next_id)
         self._jobs[self._next_id] = job

@@ -31,7 +31,7 @@ class EmbeddingsBody(Body):
     input: Input
     model: str | None = None
     encoding_format: Literal["float", "base64"] = "float"
-    dimensions: int | None = Field(None, ge=1)
+    dimensions: int | None = Field(None, ge=1, lt=1 << 31)
     user: str | None = None
     truncate: bool = False
     truncation_side: Side = "right"
