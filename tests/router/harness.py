@@ -148,7 +148,7 @@ class FakeUpstream:
                 line, headers = await read_head(reader)
                 request = Request(line, headers)
                 if self.frozen:
-                    self.requests.append(request)
+                    (self.polls if request.path.endswith("/models") else self.requests).append(request)
                     await reader.read()  # until the client leaves
                     break
                 if request.path.endswith("/models"):
