@@ -56,6 +56,16 @@ def test_loading_reports_every_component(backend: DiffusersBackend, reports: lis
     assert backend.info["tasks"] == ["image-to-image", "text-to-image"]
 
 
+def test_counting_tokens_is_not_done_by_the_tokenizer_that_draws(
+    backend: DiffusersBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = Draw(prompt="a photo of a cat")
+    counted = backend.usage(request, backend.plan(request)).text_tokens
+    assert counted == len(backend._text.tokenizer(request.prompt)["input_ids"])
+    monkeypatch.setattr(backend._text, "tokenizer", None)
+    assert backend.usage(request, backend.plan(request)).text_tokens == counted
+
+
 def test_a_seed_gives_the_same_picture_alone_and_merged(backend: DiffusersBackend) -> None:
     request = Draw(prompt="")
     items = [Item("a cat", "", 1, SIZE), Item("一只狗", "blurred", 2, SIZE), Item("red", "", 3, SIZE)]

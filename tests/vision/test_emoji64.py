@@ -9,11 +9,13 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
-from quintet_vision.backends.emoji64 import FOLDER, load_pipeline
+from quintet_common.models_yml import ModelSpec
+from quintet_vision.backends.emoji64 import FOLDER, Emoji64Backend, load_pipeline
 from quintet_vision.emoji64.pipeline import Emoji64Pipeline
 from quintet_vision.emoji64.scheduler import CleanPredictionFlowScheduler
 from quintet_vision.emoji64.transformer import Emoji64Transformer
 from quintet_vision.emoji64.words import to_english
+from quintet_vision.protocol import Draw
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +34,16 @@ def drawn(pipe: Emoji64Pipeline, prompt: str | list[str], **fields: object) -> t
 
 def test_the_weights_fit_into_a_repository() -> None:
     assert sum(file.stat().st_size for file in FOLDER.rglob("*") if file.is_file()) < 20e6
+
+
+def test_counting_tokens_leaves_the_tokenizer_that_draws_alone() -> None:
+    backend = Emoji64Backend(ModelSpec(id="emoji-64", kind="image", path="embedded:emoji-64"), lambda *_: None)
+    request = Draw(prompt="a red apple")
+    own = backend._pipe.tokenizer.backend_tokenizer
+    before = (own.padding, own.truncation)
+    assert before[0] is not None  # set by the first picture, which loading draws
+    assert backend.usage(request, backend.plan(request)).text_tokens == 5
+    assert (own.padding, own.truncation) == before
 
 
 def test_it_is_saved_and_loaded_like_any_pipeline(pipe: Emoji64Pipeline, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ size, its overhang cut off.
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,6 +65,8 @@ class DiffusersBackend:
                 strength=0.6,
             ),
         )
+        # A call changes a tokenizer (its padding, say), and that of the pipeline may be drawing at the time.
+        self._counter = copy.deepcopy(getattr(self._text, "tokenizer", None))
         self._negative = "negative_prompt" in signature
         # Latents of a transformer are packed in ways of its own; those of a UNet are a picture that the VAE can decode.
         self.can_preview = hasattr(self._text, "unet") and "callback_on_step_end" in signature
@@ -98,10 +101,9 @@ class DiffusersBackend:
         )
 
     def usage(self, request: Draw, plan: Plan) -> Usage:
-        tokenizer = getattr(self._text, "tokenizer", None)
-        tokens = len(tokenizer(request.prompt)["input_ids"]) if tokenizer is not None else len(request.prompt.split())
+        words = request.prompt.split() if self._counter is None else self._counter(request.prompt)["input_ids"]
         positions = -(-plan.native[0] // _PATCH) * -(-plan.native[1] // _PATCH)
-        return Usage(tokens, 0 if request.image is None else positions, positions)
+        return Usage(len(words), 0 if request.image is None else positions, positions)
 
     def revised_prompt(self, prompt: str) -> str | None:  # noqa: ARG002
         return None

@@ -6,6 +6,7 @@ the client's picture took.
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,7 @@ class Emoji64Backend:
         dtype = pick_dtype(spec.dtype, device)
         report(0.5, "reading the weights")
         self._pipe = load_pipeline(dtype).to(device)
+        self._counter = copy.deepcopy(self._pipe.tokenizer)  # a call changes a tokenizer, and the pipeline is drawing
         self._dtype = dtype
         report(0.9, "drawing a first picture")
         self._pipe("", num_inference_steps=1)
@@ -102,7 +104,7 @@ class Emoji64Backend:
         )
 
     def usage(self, request: Draw, plan: Plan) -> Usage:  # noqa: ARG002
-        tokens = self._pipe.tokenizer(to_english(request.prompt), truncation=True, max_length=512)["input_ids"]
+        tokens = self._counter(to_english(request.prompt), truncation=True, max_length=512)["input_ids"]
         return Usage(len(tokens), 0 if request.image is None else _PATCHES, _PATCHES)
 
     def revised_prompt(self, prompt: str) -> str | None:
