@@ -46,6 +46,16 @@ def test_embedded_and_hub_paths_stay_as_they_are() -> None:
     [
         ("", "models.yml:1: expected a mapping with the key 'models'."),
         ("models: [\n", "models.yml:2: not valid YAML: expected the node content, but found '<stream end>'."),
+        ("models: []\nrouter: {}\nmodels: []", "models.yml:3: the key 'models' is on line 1 already."),
+        (
+            "models:\n- id: a\n  kind: chat\n  path: x\n  id: b",
+            "models.yml:5: the key 'id' is on line 2 already.",
+        ),
+        ("models: &m\n- *m", "models.yml:1: models[0]: expected `object`, got `array`."),
+        (
+            "models:\n- {id: a, kind: chat, path: x, max_batch: 0}",
+            "models.yml:2: models[0]: context, max_batch and max_waiting must be at least 1.",
+        ),
         ("model:\n- id: a", "models.yml:1: unknown key 'model'; did you mean 'models'?"),
         (
             "models:\n- id: a\n  kind: chat\n  path: x\n  alias: [b]",

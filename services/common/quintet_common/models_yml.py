@@ -74,7 +74,7 @@ class ModelSpec(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only
     def __post_init__(self) -> None:
         if not self.id:
             raise ValueError("id is empty")
-        if self.max_waiting < 1 or (self.max_batch or 1) < 1 or (self.context or 1) < 1:
+        if any(limit is not None and limit < 1 for limit in (self.context, self.max_batch, self.max_waiting)):
             raise ValueError("context, max_batch and max_waiting must be at least 1")
         idle_seconds(self.keep)
 
@@ -181,11 +181,34 @@ def _read(file: Path) -> str:
 def _parse(text: str, file: Path) -> tuple[Any, Any]:
     """YAML's tree, which knows the lines, and the data. Raises ConfigError."""
     try:
-        return yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
+        node, data = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{file}:{mark.line + 1}" if mark else str(file)
         raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}.") from None
+    _check_keys(node, file)
+    return node, data
+
+
+def _check_keys(root: yaml.Node | None, file: Path) -> None:
+    """No key twice in one mapping: YAML's loader would drop the first without a word."""
+    seen: set[yaml.Node | None] = set()
+    todo: list[yaml.Node | None] = [root]
+    while todo:
+        node = todo.pop()
+        if node in seen:  # aliases make a graph of the tree
+            continue
+        seen.add(node)
+        if isinstance(node, yaml.SequenceNode):
+            todo += node.value
+        elif isinstance(node, yaml.MappingNode):
+            todo += [value for _, value in node.value]
+            lines: dict[Any, int] = {}
+            for key, _ in node.value:
+                line = key.start_mark.line + 1
+                if isinstance(key, yaml.ScalarNode) and key.value in lines:
+                    raise ConfigError(f"{file}:{line}: the key {key.value!r} is on line {lines[key.value]} already.")
+                lines[key.value if isinstance(key, yaml.ScalarNode) else key] = line
 
 
 def parse_config(text: str, file: Path) -> Config:
@@ -284,12 +307,19 @@ def _explain(message: str, node: yaml.Node, file: Path) -> str:
         return f"{file}:{_line_of(node, [*path, key])}: unknown key {key!r}{hint}"
     if missing := _MISSING.match(text):
         return f"{file}:{_line_of(node, path)}: the key {missing[1]!r} is missing."
-    where = f"{file}:{_line_of(node, path)}: {path[-1] if path else 'the file'}: "
+    where = f"{file}:{_line_of(node, path)}: {_named(path)}: "
     if enum := _ENUM.match(text):
         near = difflib.get_close_matches(enum[1], _CHOICES.get(str(path[-1]), []), 1)
         choices = ", ".join(_CHOICES.get(str(path[-1]), []))
         return f"{where}{enum[1]!r} is not one of {choices}" + (f"; did you mean {near[0]!r}?" if near else ".")
     return f"{where}{text[0].lower()}{text[1:]}."
+
+
+def _named(path: list[str | int]) -> str:
+    """What an error is about: a key, an entry of a list, or the file."""
+    entry = f"[{path[-1]}]" if path and isinstance(path[-1], int) else ""
+    keys = [part for part in path if isinstance(part, str)]
+    return f"{keys[-1]}{entry}" if keys else "the file"
 
 
 def _line_of(node: yaml.Node, path: list[str | int]) -> int:
