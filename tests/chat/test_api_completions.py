@@ -121,6 +121,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"echo": True, "logprobs": 1}, "logprobs"),
     ({"best_of": 1, "n": 2}, "best_of"),
     ({"best_of": 2, "stream": True}, "best_of"),
+    ({"prompt": ["a"] * 9, "n": 128}, "n"),
+    ({"prompt": ["a"] * 9, "best_of": 128}, "best_of"),
     ({"max_tokens": 0}, "max_tokens"),
     ({"max_tokens": -1}, "max_tokens"),
     ({"logprobs": 21}, "logprobs"),

@@ -226,7 +226,9 @@ async def test_wrong_method_and_path(client: Any) -> None:
     response = await client.get("/v1/count")
     assert response.status_code == 405
     assert response.headers["allow"] == "POST"
-    assert (await client.get("/v2/x")).json()["error"]["message"] == "Unknown path: /v2/x."
+    assert (await client.get("/v2/x")).json()["error"]["message"] == (
+        "Unknown path: /v2/x. Models of kind 'chat' answer here."
+    )
 
 
 async def test_every_answer_has_a_request_id_and_keeps_a_sane_one(client: Any) -> None:

@@ -26,10 +26,17 @@ async def _validation_error(_: Request, exc: Exception) -> Response:
 
 async def _http_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)
-    messages = {404: f"Unknown path: {request.url.path}.", 405: f"{request.method} is not allowed on this path."}
+    messages = {404: _unknown_path(request), 405: f"{request.method} is not allowed on this path."}
     message = messages.get(exc.status_code, str(exc.detail))
     code = "body_too_large" if exc.status_code == 413 else None
     return JSONResponse(error_body(exc.status_code, message, code=code), exc.status_code, dict(exc.headers or {}))
+
+
+def _unknown_path(request: Request) -> str:
+    """Through the router, this is what asking a model of the wrong kind comes to: its service lacks the path."""
+    kinds = sorted({worker.spec.kind for worker in getattr(request.app.state, "pool", ())})
+    served = f" Models of kind {' or '.join(map(repr, kinds))} answer here." if kinds else ""
+    return f"Unknown path: {request.url.path}.{served}"
 
 
 def install_error_handlers(app: FastAPI) -> None:

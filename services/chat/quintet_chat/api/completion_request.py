@@ -15,6 +15,9 @@ DEFAULT_MAX_TOKENS = 16
 MAX_PROMPTS = 256
 """Prompts of one request; they are queued together."""
 
+MAX_TOTAL = 1024
+"""Choices that one request may have generated, over all of its prompts: more would keep others waiting for minutes."""
+
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, le=INT64)]], Field(min_length=1)]
 Prompts = Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
 PromptIds = Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS)]
@@ -67,6 +70,10 @@ class CompletionRequest(SamplingFields):
             )
         if self.best_of is not None and self.best_of < (self.n or 1):
             raise bad_request("best_of must not be less than n.", "best_of", "invalid_value")
+        if self.candidates * len(self.prompts) > MAX_TOTAL:
+            field = "n" if self.best_of is None else "best_of"
+            message = f"{field}: {len(self.prompts)} prompts of {self.candidates} choices are more than {MAX_TOTAL}."
+            raise bad_request(message, field, "invalid_value")
         if self.stream and self.candidates > (self.n or 1):
             raise bad_request("best_of cannot be streamed.", "best_of", "invalid_value")
         if self.max_tokens == 0 and not self.echo:
