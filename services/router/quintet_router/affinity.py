@@ -7,7 +7,6 @@ and at less cost, where that one was; so a beginning is cut into chunks, and it 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from zlib import crc32
 
 import msgspec
@@ -40,11 +39,9 @@ class _Session(msgspec.Struct):
 
 _conversation = msgspec.json.Decoder(_Body).decode
 _session = msgspec.json.Decoder(_Session).decode
-_INSTRUCTS = (b'"system"', b'"developer"')
 
 
-@dataclass(frozen=True, slots=True)
-class Conversation:
+class Conversation(msgspec.Struct, frozen=True):
     """``chunks``: one number for each beginning of it, the shortest first. Two conversations share so many numbers as
     their beginnings share chunks. The numbers are of this process, for Python's hashes have a secret key.
 
@@ -72,45 +69,42 @@ def conversation_in(body: bytes) -> Conversation | None:
         given = _conversation(body)
     except msgspec.DecodeError:
         return None
+    given_first = [memoryview(each) for each in (given.tools, given.system, given.instructions) if each]
+    said, by_role = _said(given)
     chunks: list[int] = []
     before = key = opening = 0
-    for piece, opens in _pieces(given):
-        if len(piece) <= CHUNK:
-            before = hash((before, piece))
+    for place, piece in enumerate(given_first + said):
+        for part in (bytes(piece),) if len(piece) <= CHUNK else _parts(piece):
+            before = hash((before, part))
             chunks.append(before)
-        else:
-            for part in _parts(piece):
-                before = hash((before, part))
-                chunks.append(before)
-        if not opening:
-            key = crc32(piece, key)
-            if opens:
-                opening = len(chunks)
+            if not opening:
+                key = crc32(part, key)
+        if not opening and place >= len(given_first) and not (by_role and _instructs(piece)):
+            opening = len(chunks)
         if len(chunks) >= MAX_CHUNKS:
             break
     return Conversation(chunks[:MAX_CHUNKS], opening or len(chunks), key) if chunks else None
 
 
-def _pieces(body: _Body) -> Iterator[tuple[bytes, bool]]:
-    """What a model reads, in order, and whether a conversation of its own begins with it."""
-    for whole in (body.tools, body.system, body.instructions):
-        if whole:
-            yield bytes(whole), False
-    for pieces in (body.messages, body.input):
-        if isinstance(pieces, str):
-            yield pieces.encode("utf-8", "surrogatepass"), True
-        elif pieces:
-            for raw in pieces:
-                piece = bytes(raw)
-                ends = piece[:64] + piece[-64:]
-                yield piece, not any(role in ends for role in _INSTRUCTS)
-    if body.prompt:
-        yield bytes(body.prompt), True
+def _said(body: _Body) -> tuple[list[memoryview], bool]:
+    """What is said, in order and not copied, and whether it is messages that have roles."""
+    pieces = body.messages or body.input
+    if isinstance(pieces, str):
+        return [memoryview(pieces.encode("utf-8", "surrogatepass"))], False
+    if pieces:
+        return [memoryview(piece) for piece in pieces], True
+    return [memoryview(body.prompt)] if body.prompt else [], False
 
 
-def _parts(piece: bytes) -> Iterator[bytes]:
+def _instructs(message: memoryview) -> bool:
+    """Whether a message is the application's own rather than its user's."""
+    ends = bytes(message[:64]) + bytes(message[-64:])
+    return b'"system"' in ends or b'"developer"' in ends
+
+
+def _parts(piece: memoryview) -> Iterator[bytes]:
     for start in range(0, min(len(piece), _LONG), CHUNK):
-        yield piece[start : start + CHUNK]
+        yield bytes(piece[start : start + CHUNK])
     if len(piece) > _LONG:
         yield b"%d:" % len(piece) + piece[-CHUNK:]
 

@@ -56,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     # What is here now stays to the end; looking through it for garbage again and again is wasted.
     gc.collect()
     gc.freeze()
+    # Requests leave hardly any circles behind, so looking for them after every few is wasted, too.
+    gc.set_threshold(20_000, 10, 10)
     drain = server.Drain(
         admission.drain_delay or 0.0,
         server.DRAIN_SECONDS if admission.grace is None else admission.grace,

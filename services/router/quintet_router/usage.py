@@ -9,13 +9,13 @@ WINDOW = 2048
 """Bytes of an answer's end that are looked at. Usage stands last in OpenAI's answers and in their streams."""
 
 ASK = b"x-quintet-usage: ask\r\n"
-"""The request header that makes our own services tell what an answer cost: before it in a header of this name if they
-know by then, after a stream in a comment."""
+"""The request header that makes our own services tell what an answer cost: in a header of this name, if they
+know before it."""
 
 _HEADER = b"x-quintet-usage"
 _PAIR = re.compile(rb"([a-z_]+)=(\d+(?:\.\d+)?)")
-_COMMENT = re.compile(rb"\n: quintet-usage ([a-z_=0-9. ]*)\n")
 # Text that a model writes cannot forge this: in a JSON string every quotation mark has a backslash before it.
+_USAGE = b'"usage"'
 _OBJECT = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
 _FIELD = re.compile(rb'"([a-z_]+)"\s*:\s*(\d+(?:\.\d+)?)')
 _UNITS = {
@@ -34,15 +34,16 @@ _UNITS = {
 def read_usage(headers: Iterable[tuple[bytes, bytes]], tail: bytes) -> dict[str, float]:
     """Amounts by unit: ``headers`` of the answer, ``tail`` its last bytes. Empty when it does not say."""
     found: dict[str, float] = {}
-    objects = _OBJECT.findall(tail) if b'"usage"' in tail else []
-    if objects:
-        _add(found, _FIELD.findall(objects[-1]))
+    at = tail.rfind(_USAGE)
+    while at >= 0:
+        last = _OBJECT.match(tail, at)
+        if last is not None:
+            _add(found, _FIELD.findall(last[1]))
+            break
+        at = tail.rfind(_USAGE, 0, at)
     for name, value in headers:
         if name == _HEADER:
             _add(found, _PAIR.findall(value))
-    comment = _COMMENT.search(tail) if b": quintet-usage" in tail else None
-    if comment is not None:
-        _add(found, _PAIR.findall(comment[1]))
     if "characters" in found or "images" in found:  # their tokens are only a translation of these
         found.pop("prompt_tokens", None)
         found.pop("completion_tokens", None)
