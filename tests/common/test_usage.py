@@ -68,22 +68,19 @@ async def test_before_an_answer_in_a_header() -> None:
     assert "x-quintet-usage" not in (await get("/free", **ASK)).headers
 
 
-async def test_after_a_stream_in_a_comment() -> None:
-    events = b'data: {"x":1}\n\ndata: [DONE]\n\n'
-    response = await get("/stream", **ASK)
-    assert response.content == events + b": quintet-usage prompt_tokens=1234567 completion_tokens=2\n\n"
-    assert "x-quintet-usage" not in response.headers
-
-
-async def test_of_other_streams_afterwards_and_once() -> None:
-    response = await get("/sound", **ASK, **{"x-request-id": "a/7"})
-    assert response.headers["x-quintet-usage"] == "later"
-    assert (await get("/quintet/usage/a%2F7")).json() == {"audio_seconds": 1.5}
-    assert (await get("/quintet/usage/a%2F7")).json() == {}
+async def test_of_streams_afterwards_and_once() -> None:
+    for path, usage in {
+        "/sound": {"audio_seconds": 1.5},
+        "/stream": {"prompt_tokens": 1234567, "completion_tokens": 2},
+    }.items():
+        response = await get(path, **ASK, **{"x-request-id": "a/7"})
+        assert response.headers["x-quintet-usage"] == "later"
+        assert response.content == (await get(path)).content
+        assert (await get("/quintet/usage/a%2F7")).json() == usage
+        assert (await get("/quintet/usage/a%2F7")).json() == {}
     await get("/sound", **{"x-request-id": "b"})
     await get("/whole", **ASK, **{"x-request-id": "c"})
-    await get("/stream", **ASK, **{"x-request-id": "d"})
-    for told_or_not_asked in "bcd":
+    for told_or_not_asked in "bc":
         assert (await get(f"/quintet/usage/{told_or_not_asked}")).json() == {}
 
 

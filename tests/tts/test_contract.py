@@ -197,8 +197,8 @@ def test_metrics(http: httpx2.Client) -> None:
         "real_time_factor_count",
         "request_queue_time_seconds_count",
     ):
-        line = next(line for line in text.splitlines() if line.startswith(f"quintet_{name}{{"))
-        assert 'model="hibari",service="tts"' in line
+        start = f'quintet_{name}{{model="hibari",service="tts"}} '
+        line = next(line for line in text.splitlines() if line.startswith(start))
         assert float(line.split()[-1]) > 0
     assert 'quintet_time_to_first_output_seconds_count{endpoint="/audio/speech",model="hibari",service="tts"}' in text
     assert 'quintet_num_requests_waiting{model="hibari",service="tts"} 0.0' in text

@@ -1,8 +1,8 @@
 """Telling what an answer cost to who asks for it with ``x-quintet-usage``: the router, which counts it per key.
 
-What is known before the answer is in a header of that name; after server-sent events it is in a comment. Of other
-streams, and of answers that their client left, nothing can be told on the way: the header says ``later``, if it can,
-and ``GET /quintet/usage/REQUEST_ID`` has it afterwards, once.
+What is known before the answer is in a header of that name. Of streams, and of answers that their client left, nothing
+can be told on the way, for every byte of a stream is the client's: the header says ``later``, if it can, and
+``GET /quintet/usage/REQUEST_ID`` has it afterwards, once.
 """
 
 from __future__ import annotations
@@ -23,25 +23,14 @@ class Telling:
 
     def __init__(self, seen: Observation) -> None:
         self._seen = seen
-        self._is_events = False
         self.told = False
 
     def add(self, message: Message) -> Message:
-        usage = self._seen.usage
-        if message["type"] == "http.response.start":
-            fields = dict(message["headers"])
-            self._is_events = fields.get(b"content-type", b"").startswith(b"text/event-stream")
-            if self._is_events or message["status"] >= 400:
-                return message
-            self.told = b"content-length" in fields
-            value = _written(usage) if self.told else b"later"
-            return {**message, "headers": [*message["headers"], (HEADER, value)]} if value else message
-        if self._is_events and not message.get("more_body"):
-            self.told = True
-            if usage:
-                comment = b": quintet-usage " + _written(usage) + b"\n\n"
-                return {**message, "body": message.get("body", b"") + comment}
-        return message
+        if message["type"] != "http.response.start" or message["status"] >= 400:
+            return message
+        self.told = any(name == b"content-length" for name, _ in message["headers"])
+        value = _written(self._seen.usage) if self.told else b"later"
+        return {**message, "headers": [*message["headers"], (HEADER, value)]} if value else message
 
 
 class Untold:

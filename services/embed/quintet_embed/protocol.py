@@ -17,6 +17,8 @@ class EmbedRequest(msgspec.Struct, tag="embed"):
 
     texts: list[str] = []
     token_ids: list[list[int]] = []
+    alone: bool = False
+    """The client sent one text, not a list of one; errors name ``input``, not ``input[0]``."""
     dimensions: int | None = None
     truncate: bool = False
     truncation_side: Side = "right"

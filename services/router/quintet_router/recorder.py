@@ -80,7 +80,8 @@ class Recorder:
         self._metrics.use(*who, {"requests": 1.0})
         usage = read_usage(exchange.headers, exchange.tail)
         events = {"events": float(exchange.events)} if exchange.events else {}
-        if seen.service is not None and (exchange.tells_later or (seen.code != exchange.status and not usage)):
+        is_untold = not usage and (exchange.tells_later or seen.code != exchange.status)
+        if seen.service is not None and is_untold:
             self._late.ask(seen.service, exchange.request_id.decode(), events, partial(self._metrics.use, *who))
             return {}
         usage = usage or events

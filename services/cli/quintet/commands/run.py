@@ -82,17 +82,9 @@ def _speech(client: openai.OpenAI, text: str, options: argparse.Namespace) -> No
     suffix = Path(options.out or "x.wav").suffix.removeprefix(".")
     if suffix not in get_args(SpeechFormat):
         raise ClientError(f"--out: speech is written as {', '.join(get_args(SpeechFormat))}, not {suffix!r}.")
-    voice = options.voice or _first_voice(client, options.model)
-    asked: Any = {"model": options.model, "voice": voice, "input": text, "response_format": suffix}
+    asked: Any = {"model": options.model, "input": text, "response_format": suffix}
+    asked["voice"] = options.voice or openai.omit  # without one, the server chooses by the text's language
     _save(options, ".wav", client.audio.speech.create(**asked).content)
-
-
-def _first_voice(client: openai.OpenAI, model: str) -> str:
-    answer: Any = client.get("/audio/voices", cast_to=object, options={"params": {"model": model}})
-    able = [str(voice["id"]) for voice in answer["voices"] if voice.get("available", True)]
-    if not able:
-        raise ClientError(f"{model!r} has no voice that is installed.")
-    return able[0]
 
 
 def _embed(client: openai.OpenAI, text: str, options: argparse.Namespace) -> None:

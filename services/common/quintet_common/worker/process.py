@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import logging
 import os
@@ -21,6 +22,9 @@ from quintet_common.worker import protocol
 
 log = logging.getLogger("quintet")
 EventT = TypeVar("EventT")
+
+COMEBACK_SECONDS = 30.0
+"""How long a request waits for a model that is woken, or that died and is on its way back."""
 
 FIRST_BACKOFF, LAST_BACKOFF = 0.5, 60.0
 """Seconds before a dead worker is started again: doubled at every failed start, up to the last."""
@@ -128,19 +132,24 @@ class Worker(Generic[EventT]):
         self._waiters: list[asyncio.Future[None]] = []
         self._wake = asyncio.Event()
         self._woken = False
+        self._was_ready = False
         self._permanent = False
         self._task: asyncio.Task[None] | None = None
 
     # Requests
 
     async def submit(self, request: Any) -> Job[EventT]:
-        """Hand a request to the model; an unloaded model is loaded first. Raises ApiError 503 when there is none."""
+        """Hand a request to the model. One that was unloaded, or that has died, is waited for; a first start is not.
+
+        Raises ApiError 503 when there is none.
+        """
         self._last_used = time.monotonic()
         if self.state is State.IDLE:
             self._woken = True
             self._wake.set()
-        if self._woken and self.state is not State.READY:
-            await self.until(State.READY, State.FAILED)
+        if (self._woken or self._was_ready) and self.state is not State.READY:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.until(State.READY, State.FAILED), COMEBACK_SECONDS)
         if self.state is not State.READY or self._connection is None:
             raise self.unavailable()
         try:
@@ -289,6 +298,7 @@ class Worker(Generic[EventT]):
         elif isinstance(message, protocol.Ready):
             self.info, self.progress, self.note = message.info, 1.0, ""
             self._last_used = time.monotonic()
+            self._was_ready = True
             self._set(State.READY)
         else:
             self.note, self._permanent = message.reason, message.permanent

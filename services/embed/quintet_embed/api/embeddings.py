@@ -47,6 +47,7 @@ async def create_embeddings(request: Request, body: EmbeddingsBody) -> Response:
     message = EmbedRequest(
         texts=texts,
         token_ids=token_ids,
+        alone=isinstance(body.input, str) or isinstance(body.input[0], int),
         dimensions=body.dimensions,
         truncate=body.truncate,
         truncation_side=body.truncation_side,

@@ -83,10 +83,16 @@ class Embedder:
         if request.token_ids:
             encoded = self._given_ids(request, start, stop, prompt)
         else:
-            encoded = self.reader.encode([prompt + text for text in request.texts[start:stop]])
+            texts = request.texts[start:stop]
+            encoded = self.reader.encode([prompt + text for text in texts])
+            if not request.truncate:
+                for i, (text, ids) in enumerate(zip(texts, encoded, strict=True)):
+                    self.reader.check_readable(text, ids, _param(request, start + i))
         group = self._prompt_length(prompt)
         return [
-            Tokens(self.reader.fit(ids, f"input[{start + i}]", request.truncate, request.truncation_side), None, group)
+            Tokens(
+                self.reader.fit(ids, _param(request, start + i), request.truncate, request.truncation_side), None, group
+            )
             for i, ids in enumerate(encoded)
         ]
 
@@ -94,7 +100,7 @@ class Embedder:
         before = self.reader.encode([prompt], special=False)[0] if prompt else []
         found = []
         for i, ids in enumerate(request.token_ids[start:stop]):
-            self.reader.check_ids(ids, f"input[{start + i}]")
+            self.reader.check_ids(ids, _param(request, start + i))
             found.append(self.reader.wrap([*before, *ids]))
         return found
 
@@ -124,3 +130,8 @@ class Embedder:
         if by_default if request.normalize is None else request.normalize:
             rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
         return Vectors(rows.astype("<f4", order="C").tobytes(), rows.shape[1], work)
+
+
+def _param(request: EmbedRequest, index: int) -> str:
+    """The request field that text ``index`` came in."""
+    return "input" if request.alone else f"input[{index}]"

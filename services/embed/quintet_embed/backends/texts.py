@@ -14,6 +14,9 @@ from quintet_common.worker.host import LoadError
 from quintet_embed.engine.job import Tokens
 from quintet_embed.protocol import Side
 
+CHARACTERS_PER_TOKEN = 100
+"""What one token can stand for: WordPiece reads a longer word as one unknown token, and all of it is lost."""
+
 
 class Reader:
     """The tokeniser of one model. ``context`` is how many tokens the model reads, special ones included."""
@@ -70,6 +73,15 @@ class Reader:
                 param,
                 "invalid_value",
             )
+
+    def check_readable(self, text: str, ids: list[int], param: str) -> None:
+        """Raises ApiError 400 for a text that fits only because the tokeniser could not read it."""
+        if len(ids) <= self.context and len(text) > self.context * CHARACTERS_PER_TOKEN:
+            message = (
+                f"{param} has {len(text)} characters without spaces that this model's tokeniser could read; "
+                f"the model reads {self.context} tokens. Send a shorter text, or set truncate to true."
+            )
+            raise ApiError(400, message, param=param, code="context_length_exceeded", retry=False)
 
     def fit(self, ids: list[int], param: str, truncate: bool, side: Side) -> list[int]:
         """``ids`` if the model can read as many, or what is left of them. Raises ApiError 400."""
