@@ -7,6 +7,8 @@ import contextlib
 import io
 import ipaddress
 import struct
+import subprocess
+import sys
 import threading
 import time
 import zlib
@@ -341,3 +343,33 @@ async def test_a_slow_site_is_given_up(site: ThreadingHTTPServer, monkeypatch: p
 @pytest.mark.usefixtures("allowed")
 async def test_a_closed_port_is_a_clear_error() -> None:
     assert "could not be fetched" in (await refused("http://127.0.0.1:9/a.png")).message
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and needs glibc")
+@pytest.mark.parametrize("mode", ["P", "RGB"])
+@pytest.mark.parametrize("damaged", [False, True])
+def test_large_pictures_leave_no_memory_behind(mode: str, damaged: bool) -> None:
+    script = """
+import asyncio, io, re, sys
+from pathlib import Path
+from PIL import Image
+from quintet_common.media import picture_from_bytes
+
+def resident():
+    return int(re.search(r"VmRSS:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) >> 10
+
+file = io.BytesIO()
+Image.new(sys.argv[1], (6000, 6000)).save(file, "PNG", compress_level=1)
+data = file.getvalue()[: -int(sys.argv[2])]
+
+async def main():
+    before = resident()
+    for _ in range(2):
+        await asyncio.gather(*(picture_from_bytes(data, "image") for _ in range(2)), return_exceptions=True)
+    print(resident() - before)
+
+asyncio.run(main())
+"""
+    command = [sys.executable, "-c", script, mode, "20000" if damaged else "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 60

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from openai.types import ImageCreateVariationParams, ImageEditParams, ImageGenerateParams
+from pydantic import ValidationError
 from quintet_common.errors import ApiError
 from quintet_vision.api.requests import EditRequest, GenerationRequest, ImageRequest, VariationRequest
 
@@ -66,3 +67,9 @@ def test_the_api_process_never_imports_torch() -> None:
         "sys.exit(bool({'torch', 'diffusers', 'transformers'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("field", ["user", "safety_identifier"])
+def test_who_asks_is_text_as_it_may_be_told_again(field: str) -> None:
+    with pytest.raises(ValidationError, match=field):
+        GenerationRequest.model_validate({"prompt": "x", field: "\ud800"})

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from quintet_common.errors import ApiError, bad_request
 from quintet_common.fetch import Limits, fetch
+from quintet_common.memory import return_large_blocks
 
 MAX_BYTES = 20 << 20
 """Bytes of one encoded picture."""
@@ -33,8 +34,8 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}", re.ASCII)
 _ORIENTATION = 0x0112
 """The EXIF tag that says how to turn a picture; 1 is upright."""
 
-_decoders = ThreadPoolExecutor(2, "decode")
-"""Decoded pictures are large, so few are in memory at a time."""
+_decoders = ThreadPoolExecutor(2, "decode", initializer=return_large_blocks)
+"""Decoded pictures are large, so few are in memory at a time, and none stays there."""
 
 
 @dataclass(frozen=True)
@@ -92,21 +93,27 @@ def _from_base64(text: str, param: str) -> bytes:
 
 
 def _decode(data: bytes, param: str) -> Picture:
+    found = _read(data, param)
+    if isinstance(found, ApiError):
+        raise found
+    return found
+
+
+def _read(data: bytes, param: str) -> Picture | ApiError:
+    """Returns what it refuses: an error raised in here would keep the frames that hold the pixels."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-                raise _too_large(f"has {width} x {height} pixels", param)
+                return _too_large(f"has {width} x {height} pixels", param)
             image.load()
             return _canonical(image, data)
-    except ApiError:
-        raise
     except Image.DecompressionBombError:
-        raise _too_large("has far too many pixels", param) from None
+        return _too_large("has far too many pixels", param)
     except UnidentifiedImageError:
-        raise _invalid(f"not a picture of a known kind ({', '.join(FORMATS)})", param) from None
+        return _invalid(f"not a picture of a known kind ({', '.join(FORMATS)})", param)
     except Exception:  # Pillow's decoders raise nearly anything on broken files
-        raise _invalid("the picture is damaged", param) from None
+        return _invalid("the picture is damaged", param)
 
 
 def _canonical(image: Image.Image, data: bytes) -> Picture:

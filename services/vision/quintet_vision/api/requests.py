@@ -28,8 +28,8 @@ class ImageRequest(BaseModel):
     n: Count | None = None
     size: str | None = Field(None, description="WIDTHxHEIGHT in pixels, or auto")
     response_format: Literal["b64_json", "url"] | None = None
-    user: str | None = None
-    safety_identifier: str | None = None
+    user: str | None = Field(None, max_length=512)
+    safety_identifier: str | None = Field(None, max_length=512)
     output_format: Literal["png", "jpeg", "webp", "gif", "svg"] | None = None
     output_compression: int | None = Field(None, ge=0, le=100)
     seed: int | None = Field(None, ge=0, lt=2**63)
