@@ -6,7 +6,7 @@ BIN := .venv/bin
 PACKAGES := $(wildcard services/*/quintet*)
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test test-fast lint lock clean bench-router
+.PHONY: help install up test test-fast lint lock clean bench-router bench-affinity bench-chaos
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -33,6 +33,12 @@ lint: install ## Check style and types
 
 bench-router: install ## Compare the router with others; writes docs/benchmarks.md
 	@$(BIN)/python bench/router/run.py --write
+
+bench-affinity: install ## Simulate how conversations keep to their replicas; writes docs/benchmarks.md
+	@$(BIN)/python bench/affinity/run.py --write
+
+bench-chaos: install ## Kill, freeze and confuse the router's replicas for three minutes
+	@$(BIN)/python bench/chaos/run.py
 
 lock: install ## Write requirements.lock anew: make lock [UPGRADE=1]
 	@UPGRADE=$(UPGRADE) $(BIN)/python scripts/lock.py

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from quintet_router.retries import RetryBudget
+from quintet_router.upstream.breaker import Failure
 from router.harness import END, STREAM, FakeUpstream, chunk, echo, http, open_door, read_response, until
 
 
@@ -75,7 +76,7 @@ async def test_retries_end_with_the_budget() -> None:
 
 async def test_without_budget_not_now_is_passed_on_as_it_is() -> None:
     a, b = FakeUpstream(answering(503)), FakeUpstream()
-    async with open_door(a, b, retry_share=0.0, retry_minimum=4) as door:
+    async with open_door(a, b, retry_share=0.0, retry_minimum=4, busy_seconds=0.0) as door:
         statuses = [(await door.chat()).status for _ in range(40)]
         assert statuses.count(503) == len(a.requests) - 4 > 0
 
@@ -89,10 +90,35 @@ async def test_a_refused_connection_costs_no_budget() -> None:
 
 async def test_502_from_a_replica_that_is_passed_over_counts_against_it() -> None:
     a, b = FakeUpstream(answering(502)), FakeUpstream()
-    async with open_door(a, b, breaker_failures=3) as door:
+    async with open_door(a, b, breaker_failures=3, busy_seconds=0.0) as door:
         assert [(await door.chat()).status for _ in range(30)] == [200] * 30
         assert len(a.requests) == 3
         assert await door.metric("quintet_router_breaker_state", state="open") == 1
+
+
+async def test_a_replica_that_says_not_now_is_asked_last_for_a_moment() -> None:
+    a, b = FakeUpstream(answering(503)), FakeUpstream()
+    async with open_door(a, b, busy_seconds=0.4) as door:
+        while not a.requests:
+            await door.chat()
+        assert [(await door.chat()).status for _ in range(20)] == [200] * 20
+        assert len(a.requests) == 1
+        a.behave = echo
+        await asyncio.sleep(0.4)
+        for _ in range(20):
+            await door.chat()
+        assert len(a.requests) > 1
+        b.behave = a.behave = answering(503)
+        assert (await door.chat()).status == 503
+
+
+async def test_a_request_that_failed_once_goes_where_nothing_failed() -> None:
+    upstreams = [FakeUpstream(die), FakeUpstream(die), FakeUpstream()]
+    async with open_door(*upstreams, breaker_failures=1000) as door:
+        for upstream in door.router.fleet.upstreams[:2]:
+            upstream.breaker.failed(Failure.BROKEN, 0.0)
+        assert [(await door.chat()).status for _ in range(30)] == [200] * 30
+        assert await door.metric("quintet_router_retries_total") == sum(len(each.requests) for each in upstreams[:2])
 
 
 async def test_nothing_is_sent_again_once_the_answer_has_begun() -> None:
@@ -107,6 +133,22 @@ async def test_nothing_is_sent_again_once_the_answer_has_begun() -> None:
         assert not response.complete or b"error" in response.body
         assert response.body.startswith(b"data: 1\n\n")
         assert len(a.requests + b.requests) == 1
+
+
+async def test_a_replica_that_broke_off_is_found_well_again_while_others_answer() -> None:
+    a, b = FakeUpstream(die), FakeUpstream()
+    async with open_door(a, b, breaker_failures=2) as door:
+        breaker = door.router.fleet.upstreams[0].breaker
+        while breaker.closed:
+            assert (await door.chat()).status == 200
+        a.behave = echo
+        polls = len(a.polls)
+        await until(lambda: len(a.polls) > polls + 1)  # the catalog was made anew meanwhile
+        breaker.until = 0.0
+        for _ in range(40):
+            assert (await door.chat()).status == 200
+        assert breaker.closed
+        assert len(a.requests) > 5
 
 
 async def test_one_probe_only_goes_to_an_open_upstream() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import repeat
 from random import random
 from zlib import crc32
 
@@ -51,7 +52,7 @@ class Balancer:
         if len(usable) < 2:
             chosen = usable[0] if usable else None
         else:
-            total = sum(target.upstream.outstanding for target in usable)
+            total = sum([target.upstream.outstanding for target in usable])
             limit = self._settings.load_factor * (total + 1) / len(usable) + 1
             free = [target for target in usable if target.upstream.outstanding < limit]
             if isinstance(hint, int):
@@ -94,11 +95,16 @@ def retry_seconds(targets: Sequence[Target], now: float) -> float:
     return min((target.upstream.breaker.until - now for target in targets), default=1.0)
 
 
-def _usable(targets: Sequence[Target], tried: Sequence[Upstream], now: float) -> list[Target]:
-    """The best there are: those that are well; else those that do not answer polls; else those that answer errors."""
+def _usable(targets: Sequence[Target], tried: Sequence[Upstream], now: float) -> Sequence[Target]:
+    """The best there are: those that are well; else those that do not answer polls or have just said that they cannot
+    now; else those that answer errors. A request that has failed once goes where the last one did not fail."""
+    if not tried and all(map(_well, targets, repeat(now))):  # nearly always
+        return targets
     untried = [each for each in targets if each.upstream not in tried and not each.upstream.retired]
     usable = [each for each in untried if each.upstream.breaker.allows(now)]
-    well = [each for each in usable if not each.upstream.silent]
+    well = [each for each in usable if not each.upstream.silent and each.upstream.busy_until <= now]
+    if tried and (spotless := [each for each in well if each.upstream.breaker.spotless]):
+        return spotless
     return well or usable or [each for each in untried if each.upstream.breaker.reachable]
 
 
@@ -110,6 +116,10 @@ def _appointed(targets: Sequence[Target], key: int) -> Target:
 def _mixed(number: int) -> int:
     number = number * 0xBF58476D1CE4E5B9 & _MASK
     return (number ^ number >> 29) * 0x94D049BB133111EB & _MASK
+
+
+def _well(target: Target, now: float) -> bool:
+    return target.upstream.well(now)
 
 
 def _outstanding(target: Target) -> int:

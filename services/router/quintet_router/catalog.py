@@ -146,7 +146,8 @@ def _settle(model: Model) -> None:
     """Which targets to use, and the state that the model's card shows: the best of its replicas'."""
     reachable = [target for target in model.targets if target.upstream.breaker.reachable]
     ready = [target for target in reachable if target.state in _USABLE]
-    model.usable = ready or model.targets
+    # Also those whose circuit is open now: only a request can find out that such a one is well again.
+    model.usable = [target for target in model.targets if target.state in _USABLE] if ready else model.targets
     model.loading = not ready and any(target.state == "loading" for target in reachable)
     best = next(iter(ready or reachable), None)
     state = best.state if best is not None else "unreachable"

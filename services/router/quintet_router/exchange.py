@@ -14,9 +14,9 @@ from typing import Any
 
 from starlette.types import Message, Receive, Send
 
+from quintet_router.downstream import Downstream
 from quintet_router.driven import Driven
 from quintet_router.headers import Header
-from quintet_router.inbound import Downstream
 from quintet_router.settings import Settings
 from quintet_router.upstream.connection import Connection
 from quintet_router.upstream.pool import Pool
@@ -209,24 +209,18 @@ class Exchange:
         if self._suspended is not None:
             return
         self._since = monotonic()
-        if self.status:
-            self._pass_back(connection)
-        elif self._downstream is None:
-            if self._start(connection):
-                self._pass_back(connection)
-        else:
-            self._downstream.hold()
-            try:
-                if self._start(connection):
-                    self._pass_back(connection)
-            finally:
-                self._downstream.release()
-
-    def _pass_back(self, connection: Connection) -> None:
-        """Give the client what has come of the body."""
+        headers = None
+        if not self.status:
+            headers = self._start(connection)
+            if headers is None:
+                return
+            if self._downstream is None or self._downstream.slow:
+                if not self._write({"type": "http.response.start", "status": self.status, "headers": headers}):
+                    return
+                headers = None
         chunks = connection.chunks
         complete = connection.complete
-        if not complete and not chunks:
+        if headers is None and not complete and not chunks:
             return
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         connection.chunks = []
@@ -241,20 +235,31 @@ class Exchange:
             self.events += data.count(b"\n\n")
         if complete:
             self._leave(connection)
-        if self._write({"type": "http.response.body", "body": data, "more_body": not complete}) and complete:
+        if self._pass_back(headers, data, complete) and complete:
             self._finish(Outcome.DONE)
+
+    def _pass_back(self, headers: list[Header] | None, data: bytes, complete: bool) -> bool:
+        """Send to the client, after ``headers`` if it does not have them yet. False when it is slow."""
+        downstream = self._downstream
+        if downstream is None or downstream.slow:
+            return self._write({"type": "http.response.body", "body": data, "more_body": not complete})
+        if headers is None:
+            downstream.go_on(data, complete)
+        else:
+            downstream.begin(self.status, headers, data, complete)
+        return True
 
     def broken(self, error: BaseException) -> None:
         self.error = error
         self._finish(Outcome.BROKEN)
 
-    def _start(self, connection: Connection) -> bool:
-        """Pass the headers on. False when the body has to wait."""
+    def _start(self, connection: Connection) -> list[Header] | None:
+        """The headers to pass on; None when the answer is not for the client."""
         status, headers = connection.status, connection.headers
         if status in self._other_on and self._may_move(self._since):
             self.other = status
             self._finish(Outcome.OTHER)
-            return False
+            return None
         for name, value in headers:
             if name == b"content-type" and value.startswith(b"text/event-stream"):
                 self._sse = True
@@ -267,7 +272,7 @@ class Exchange:
         self.headers = headers
         self.status = status
         self.first_byte_at = self._since
-        return self._write({"type": "http.response.start", "status": status, "headers": headers})
+        return headers
 
     def _leave(self, connection: Connection) -> None:
         """The answer is complete: the connection is free, and whether the client stays no longer matters."""
@@ -280,7 +285,7 @@ class Exchange:
             self._listening = None
 
     def _write(self, message: Message) -> bool:
-        """Send to the client. False when it is slow: ``_resumed`` goes on later."""
+        """Send to the client the way of ASGI. False when it is slow: ``_resumed`` goes on later."""
         coroutine: Any = self._send(message)
         try:
             future = coroutine.send(None)

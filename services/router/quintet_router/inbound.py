@@ -1,79 +1,18 @@
-"""uvicorn's HTTP/1.1 protocol with what it leaves open: limits for headers, and a way to hang up."""
+"""uvicorn's HTTP/1.1 protocol with what it leaves open: limits for headers, and a short way to the client."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
 from quintet_common.errors import error_body
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from quintet_router.downstream import KEY, Downstream, Watch
 from quintet_router.settings import Settings
 
-DOWNSTREAM = "quintet.downstream"
-"""Key in a scope's ``extensions``: the ``Downstream`` of the request."""
-
 _LAST_REQUESTS = 0.5
-
-
-class Downstream:
-    """The connection to a client. uvicorn writes to this instead of the transport.
-
-    While it holds, what is written collects, to go out as one piece: an answer's headers and its body are two writes to
-    uvicorn, and each would be a packet.
-    """
-
-    __slots__ = ("_flow", "_held", "_on_leave", "_transport", "is_closing", "lost", "write")
-
-    def __init__(self, transport: asyncio.Transport, flow: FlowControl) -> None:
-        self._transport = transport
-        self._flow = flow
-        self._held: list[bytes] = []
-        self._on_leave: Callable[[], None] | None = None
-        self.lost = False
-        self.write: Callable[[bytes], None] = transport.write
-        self.is_closing = transport.is_closing
-
-    def hold(self) -> None:
-        self.write = self._held.append
-
-    def release(self) -> None:
-        self.write = self._transport.write
-        if self._held:
-            data, self._held = b"".join(self._held), []
-            self._transport.write(data)
-
-    def close(self) -> None:
-        self.release()
-        self._transport.close()
-
-    def hang_up(self, flush: bool) -> None:
-        """Close the connection after what was sent, or cut it off at once."""
-        if flush:
-            self.close()
-        else:
-            self._transport.abort()
-
-    def watch(self, on_leave: Callable[[], None]) -> None:
-        """Call ``on_leave`` once when the client leaves: for a request that is here wholly, the same as waiting for
-        ``receive``, without a coroutine."""
-        self._on_leave = on_leave
-        self._flow.resume_reading()  # after a large body it is paused, and the client's end would not be seen
-
-    def forget(self, on_leave: Callable[[], None]) -> None:
-        """Do not call ``on_leave`` any more; the next request may be watching already."""
-        if self._on_leave == on_leave:
-            self._on_leave = None
-
-    def leave(self) -> None:
-        """The client has left."""
-        self.lost = True
-        on_leave, self._on_leave = self._on_leave, None
-        if on_leave is not None:
-            on_leave()
 
 
 def inbound_protocol(settings: Settings) -> type[asyncio.Protocol]:
@@ -83,19 +22,19 @@ def inbound_protocol(settings: Settings) -> type[asyncio.Protocol]:
 
 class _Inbound(HttpToolsProtocol):
     settings: Settings
-    _downstream: Downstream
+    _watch: Watch
     _head_size = 0
     _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.transport = self._downstream = Downstream(transport, self.flow)  # type: ignore[assignment]
+        self._watch = Watch()
         self._head_timer = self.loop.call_later(self.settings.head_timeout, self._head_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         super().connection_lost(exc)
-        self._downstream.leave()
+        self._watch.leave()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -115,10 +54,10 @@ class _Inbound(HttpToolsProtocol):
             elif self._head_timer is None:
                 self._head_timer = self.loop.call_later(self.settings.head_timeout, self._head_late)
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
         scope: dict[str, Any] = self.scope  # type: ignore[assignment]
-        scope["extensions"] = {DOWNSTREAM: self._downstream}
+        scope["extensions"] = {KEY: Downstream(self.cycle, self._watch)}
 
     def shutdown(self) -> None:
         """The server stops. A request that is on its way on an idle connection is still refused in words."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import monotonic
 from urllib.parse import parse_qsl
@@ -17,10 +18,10 @@ from quintet_router.access.keyring import Client
 from quintet_router.balance import Balancer, Hint, retry_seconds
 from quintet_router.body import Body, BodyReader, ClientGone, too_large
 from quintet_router.catalog import Target
+from quintet_router.downstream import KEY, Downstream
 from quintet_router.exchange import Exchange, Outcome
 from quintet_router.fleet import Fleet
 from quintet_router.headers import forwarded, request_id, without
-from quintet_router.inbound import DOWNSTREAM, Downstream
 from quintet_router.late_usage import LateUsage
 from quintet_router.lobby import Lobby, NotYet, still_loading
 from quintet_router.metrics import Metrics
@@ -68,6 +69,7 @@ class Proxy:
         self._metrics = metrics
         self._settings = settings
         self._gate = gate
+        self._limited = settings.max_concurrent is not None
         self._queue = Queue(settings)
         self._lobby = Lobby(fleet.catalog, settings.load_wait)
         metrics.waiting = [("turn", self._queue.lengths), ("model", self._lobby.lengths)]
@@ -100,7 +102,7 @@ class Proxy:
         arrived = monotonic()
         fields = dict(scope["headers"])
         own_id = request_id(fields)
-        exchange = Exchange(send, receive, self._settings, own_id, scope.get("extensions", {}).get(DOWNSTREAM))
+        exchange = Exchange(send, receive, self._settings, own_id, scope.get("extensions", {}).get(KEY))
         seen = Seen(path.label, scope, exchange, arrived)
         if self._spans is not None:
             seen.span = self._spans.start(path.label, fields)
@@ -140,7 +142,12 @@ class Proxy:
         if path.method == "GET":
             body = Body(b"", _model_in_query(scope["query_string"]), length=None, read_at=monotonic())
         else:
-            body = await self._read(path, seen.client, receive, fields)
+            reader = BodyReader(receive, fields, self._settings.max_body, self._settings.body_timeout)
+            content_type = fields.get(b"content-type", b"")
+            if content_type.lower().startswith(b"multipart/"):
+                body = await self._read_form(reader, path, seen.client, content_type)
+            else:
+                body = await reader.read_json()
         if body.whole:
             exchange.listen()
         try:
@@ -159,12 +166,8 @@ class Proxy:
         attempts = Attempts(self._budgets.of(model))
         return Job(path, seen, model, kind, targets, body, headers, host, scope, attempts, hint)
 
-    async def _read(self, path: Path, client: Client, receive: Receive, fields: dict[bytes, bytes]) -> Body:
+    async def _read_form(self, reader: BodyReader, path: Path, client: Client, content_type: bytes) -> Body:
         settings = self._settings
-        reader = BodyReader(receive, fields, settings.max_body, settings.body_timeout)
-        content_type = fields.get(b"content-type", b"")
-        if not content_type.lower().startswith(b"multipart/"):
-            return await reader.read_json()
         if client.restricted:
             return await reader.read_form(content_type, settings.max_body, to_end=True)
         only = self._fleet.catalog.serving(path.kinds)
@@ -218,14 +221,14 @@ class Proxy:
         self._active[exchange] = job
         attempts = job.attempts
         while True:
-            target = await self._place(job, exchange, attempts.tried)
+            target = await self._place(job, exchange) if self._limited else self._pick(job, job.targets)
             attempts.at = upstream = target.upstream
             ticket = upstream.breaker.taken(monotonic())
             try:
                 job.seen.upstream = upstream.label
                 job.seen.service = upstream if upstream.ours else None
                 # What streams through cannot be sent again, so it must not meet a connection that is just closing.
-                idle = upstream.pool.take() if job.body.whole and not attempts.resent else None
+                idle = upstream.pool.take() if job.body.whole and not attempts.resends else None
                 connection = idle or await self._connect(upstream)
                 if connection is None:
                     attempts.tried.append(upstream)
@@ -243,37 +246,41 @@ class Proxy:
                 return exchange.status
             if outcome is Outcome.OTHER:
                 _judge(upstream, exchange.other, ticket)
+                if exchange.other in _OTHER_REPLICA:
+                    upstream.busy_until = monotonic() + self._settings.busy_seconds
                 attempts.tried.append(upstream)
                 attempts.budget.spend()
             else:
-                stale = outcome is Outcome.BROKEN and reused and not (attempts.resent or exchange.status)
+                stale = outcome is Outcome.BROKEN and reused and not (attempts.resends or exchange.status)
                 error = None if stale else self._explain(upstream, exchange, outcome, ticket)
                 if not (job.body.whole and attempts.resend(job.targets, exchange, outcome, reused)):
                     error = self._explain(upstream, exchange, outcome, ticket) if stale else error
                     return await self._end(exchange, error)
             job.seen.retries += 1
 
-    async def _place(self, job: Job, exchange: Exchange, tried: list[Upstream]) -> Target:
-        """An upstream for the next attempt and a place there, which has to be given back. Waits for it if need be.
-
-        Raises ApiError 429 and 503.
-        """
-        now, targets = monotonic(), job.targets
-        limited = self._settings.max_concurrent is not None
-        free = [each for each in targets if not each.upstream.full] if limited else targets
-        target = self._balancer.choose(free, tried, now, job.hint)
-        if limited and (target is None or not target.upstream.breaker.allows(now)):
-            full = [each for each in targets if each.upstream.full and each.upstream.breaker.allows(now)]
-            full = [each for each in full if each.upstream not in tried]
-            if full:
-                exchange.renew()
-                target = await self._queue.wait(job.model, full, exchange)
-                job.seen.waited += monotonic() - now
-                return target
+    def _pick(self, job: Job, targets: Sequence[Target]) -> Target:
+        """One of ``targets`` for the next attempt, and a place there that has to be given back. Raises ApiError 503."""
+        now = monotonic()
+        target = self._balancer.choose(targets, job.attempts.tried, now, job.hint)
         if target is None:
             raise _nobody(job, now)
         target.upstream.outstanding += 1
         return target
+
+    async def _place(self, job: Job, exchange: Exchange) -> Target:
+        """The same where upstreams have so many places and no more; waits for one if need be.
+
+        Raises ApiError 429 and 503.
+        """
+        now, tried = monotonic(), job.attempts.tried
+        allowed = [each for each in job.targets if each.upstream not in tried and each.upstream.breaker.allows(now)]
+        full = [each for each in allowed if each.upstream.full]
+        if full and all(each.upstream.full or each.upstream.retired for each in allowed):
+            exchange.renew()
+            target = await self._queue.wait(job.model, full, exchange)
+            job.seen.waited += monotonic() - now
+            return target
+        return self._pick(job, [each for each in job.targets if not each.upstream.full])
 
     async def _connect(self, upstream: Upstream) -> Connection | None:
         """A new connection; None when nothing listens there."""
@@ -338,7 +345,7 @@ class Proxy:
 
     async def _cut(self, scope: Scope, receive: Receive, flush: bool) -> None:
         """Close the client's connection: its answer is not complete and must not look so."""
-        downstream: Downstream | None = scope.get("extensions", {}).get(DOWNSTREAM)
+        downstream: Downstream | None = scope.get("extensions", {}).get(KEY)
         if downstream is None:  # a server that is not ours closes by itself when an app returns early
             return
         downstream.hang_up(flush)

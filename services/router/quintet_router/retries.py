@@ -11,6 +11,7 @@ from quintet_router.settings import Settings
 from quintet_router.upstream.upstream import Upstream
 
 _STEPS = 10
+_MOST_RESENDS = 2
 
 
 class RetryBudget:
@@ -55,18 +56,18 @@ class Attempts:
     """One request's way through the upstreams.
 
     Where nothing listens, and where a replica says "not now", the next one is asked. A request that was sent and of
-    whose answer nothing came is sent again only once, for it may be what kills its upstreams: to another one, or to the
-    same when its connection had been idle and was most likely closed already.
+    whose answer nothing came is sent again to another one, at most twice, for it may be what kills its upstreams. Where
+    there is no other it goes once to the same if its connection had been idle and was most likely closed already.
     """
 
-    __slots__ = ("at", "budget", "resent", "tried")
+    __slots__ = ("at", "budget", "resends", "tried")
 
     def __init__(self, budget: RetryBudget) -> None:
         self.budget = budget
         self.tried: list[Upstream] = []
         self.at: Upstream | None = None
         """Where it is now."""
-        self.resent = False
+        self.resends = 0
         budget.requests += 1
 
     def resend(self, targets: Sequence[Target], exchange: Exchange, outcome: Outcome, reused: bool) -> bool:
@@ -78,22 +79,21 @@ class Attempts:
         assert upstream is not None
         if exchange.status:
             return False
-        if outcome is Outcome.BROKEN and reused:
-            if self.resent or not self.budget.allows(now):
-                return False
-        elif outcome in (Outcome.BROKEN, Outcome.FROZEN) or (outcome is Outcome.TIMEOUT and upstream.silent):
-            if not self.may_move(targets, now):
-                return False
-            self.tried.append(upstream)
-        else:
+        stale = outcome is Outcome.BROKEN and reused
+        hangs = outcome is Outcome.FROZEN or (outcome is Outcome.TIMEOUT and upstream.silent > 0)
+        if not (hangs or outcome is Outcome.BROKEN):
             return False
-        self.resent = True
+        if self.may_move(targets, now):
+            self.tried.append(upstream)
+        elif not stale or self.resends or not self.budget.allows(now):
+            return False
+        self.resends += 1
         self.budget.spend()
         return True
 
     def may_move(self, targets: Sequence[Target], now: float) -> bool:
         """Whether the request may be sent again, to a replica that is well and has not had it."""
-        if self.resent or not self.budget.allows(now):
+        if self.resends >= _MOST_RESENDS or not self.budget.allows(now):
             return False
         others = (each.upstream for each in targets if each.upstream not in (self.at, *self.tried))
         return any(each.breaker.allows(now) and not each.silent and not each.retired for each in others)

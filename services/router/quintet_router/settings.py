@@ -31,6 +31,8 @@ class Settings:
     """So many beginnings of conversations are remembered, of about 1 KiB each."""
     load_factor: float = 1.25
     """A replica with more than this many times the mean of outstanding requests, and one, is no longer preferred."""
+    busy_seconds: float = 1.0
+    """A replica that has answered "not now" (429, 502, 503) is asked last for so long."""
     retry_share: float = 0.2
     """Of the requests in ``retry_window``, how many may be sent to an upstream again."""
     retry_minimum: int = 64

@@ -89,6 +89,11 @@ class Breaker:
             self._probe = 0
 
     @property
+    def spotless(self) -> bool:
+        """Whether the last thing known of it is good."""
+        return self.closed and not self._failures
+
+    @property
     def reachable(self) -> bool:
         """Whether something answers there, if only with errors: better than nothing when no other replica is left."""
         return self.closed or self.cause is Failure.STATUS

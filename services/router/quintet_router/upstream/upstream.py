@@ -36,6 +36,8 @@ class Upstream:
         self.seed = int.from_bytes(blake2b(self.label.encode(), digest_size=8).digest(), "big")
         self.silent = 0
         """Polls in a row that it left without an answer until they were given up."""
+        self.busy_until = 0.0
+        """Until then other replicas are asked first: it has said that it cannot answer now."""
         self.retired = False
         """Whether it was taken out: it ends what it has, and gets nothing new."""
         self.breaker = Breaker(settings.breaker_failures)
@@ -62,6 +64,10 @@ class Upstream:
     def frozen(self) -> bool:
         """Whether it seems to answer nothing at all: one slow poll may be a coincidence."""
         return self.silent > 1
+
+    def well(self, now: float) -> bool:
+        """Whether nothing speaks against a request to it."""
+        return self.breaker.closed and not (self.silent or self.retired) and self.busy_until <= now
 
     @property
     def full(self) -> bool:
