@@ -13,6 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 from quintet_router.access.gate import Gate
 from quintet_router.control import create_control
 from quintet_router.departure import CLOSE, Departure, closing
+from quintet_router.downstream import KEY, Downstream
 from quintet_router.fleet import Fleet
 from quintet_router.headers import request_id
 from quintet_router.metrics import Metrics
@@ -56,7 +57,11 @@ class Router:
         if self.departure.begun:
             if self.departure.closed:
                 return await send_error(send, self.departure.refusal(), [CLOSE, _own_id(scope)])
-            send = closing(send)
+            downstream: Downstream | None = scope.get("extensions", {}).get(KEY)
+            if downstream is None:
+                send = closing(send)
+            else:
+                downstream.close_after()
         path = find_path(scope["path"])
         if path is None:
             return await self._answer(scope, receive, send)

@@ -54,6 +54,10 @@ class Downstream:
         """Whether the client has to read first; uvicorn's ``send`` waits until then."""
         return self._cycle.flow.write_paused
 
+    def close_after(self) -> None:
+        """Let this be the connection's last answer, and say so in its headers."""
+        self._cycle.keep_alive = False
+
     def watch(self, on_leave: Callable[[], None]) -> None:
         """Call ``on_leave`` once when the client leaves: for a request that is here wholly, the same as waiting for
         ``receive``, without a coroutine."""
