@@ -249,7 +249,7 @@ async def test_an_upload_does_not_meet_a_connection_that_is_just_closing() -> No
     """What streams through cannot be sent again."""
     upstream = FakeUpstream(cards=[card("m", kind="image")])
     async with open_door(upstream) as door:
-        await door.chat()
+        await door.ask("/v1/images/generations", {"model": "m"})
         assert len(door.router.fleet.upstreams[0].pool.idle) == 1
         for writer in upstream.writers:
             writer.transport.pause_reading()  # the next request on an old connection would hang

@@ -30,6 +30,16 @@ async def test_a_request_goes_to_the_upstream_of_its_model_and_arrives_byte_for_
     assert b.requests[0].line == "POST /v1/chat/completions?x=%2F&y HTTP/1.1"
 
 
+async def test_a_model_of_another_kind_is_refused_by_name() -> None:
+    picture, foreign = FakeUpstream(cards=[card("p", kind="image")]), FakeUpstream(cards=[card("any", kind=None)])
+    async with open_door(picture, foreign) as door:
+        refused = await door.chat(model="p")
+        assert (refused.status, refused.error["code"], refused.error["param"]) == (404, "model_not_found", "model")
+        assert "kind 'image'" in refused.error["message"]
+        assert (await door.chat(model="any")).status == 200
+    assert not picture.requests
+
+
 async def test_an_alias_goes_to_the_same_upstream_unchanged() -> None:
     a, b = FakeUpstream(cards=[card("a")]), FakeUpstream(cards=[card("b", aliases=["gpt-4o", "a"])])
     async with open_door(a, b) as door:

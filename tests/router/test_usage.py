@@ -104,7 +104,7 @@ async def test_a_service_is_asked_later_for_what_it_could_not_tell(left: bool) -
         head = b"HTTP/1.1 200 OK\r\ncontent-type: audio/mpeg\r\nx-quintet-usage: later\r\ntransfer-encoding: chunked"
         writer.write(head + b"\r\n\r\n" + chunk(b"sound") + END)
 
-    async with open_door(FakeUpstream(speak)) as door:
+    async with open_door(FakeUpstream(speak, cards=[card("m", kind="tts")])) as door:
         reader, writer = await door.send("/v1/audio/speech", {"model": "m"}, "x-request-id: s?1")
         await reader.readuntil(b"\r\n\r\n")
         if left:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urljoin, urlsplit
 
 import httpx2
@@ -42,6 +42,7 @@ async def fetch(url: str, limits: Limits, param: str) -> bytes:
                 if location is None:
                     return body
                 url = urljoin(url, location)
+                limits = replace(limits, loopback=False)  # only the client itself may point at this machine
     except AddressRefused:
         message = f"{param}: the address of this URL is not public. The operator can allow it with {ALLOW_PRIVATE}=1."
         raise bad_request(message, param, "url_not_allowed") from None

@@ -196,6 +196,8 @@ class Proxy:
                 raise self._promised("") or _none_of(path)
             found = default
         check_model(client, found.id, found.aliases, body.model)
+        if found.kind is not None and path.kinds and found.kind not in path.kinds:
+            raise _wrong_kind(path, found.id, found.kind)
         if found.loading and self._settings.load_wait:
             raise still_loading(found)
         return found.usable, found.id, found.kind
@@ -384,6 +386,13 @@ def _model_in_query(query: bytes) -> str | None:
 def _none_of(path: Path) -> ApiError:
     kind = path.kinds[0]
     return ApiError(404, f"No model of kind {kind!r} is served here.", param="model", code="model_not_found")
+
+
+def _wrong_kind(path: Path, model: str, kind: str) -> ApiError:
+    """The services say the same, but one that has no such path could only say that."""
+    wanted = " or ".join(repr(each) for each in path.kinds)
+    message = f"The model {model!r} is of kind {kind!r}; {path.label} needs one of kind {wanted}."
+    return ApiError(404, message, param="model", code="model_not_found")
 
 
 def _nobody(job: Job, now: float) -> ApiError:
