@@ -301,7 +301,7 @@ def _no_signals() -> Any:
     return nullcontext()
 
 
-async def until(condition: Callable[[], bool], seconds: float = 5) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 15) -> None:
     """Wait for something that happens soon; fails when it does not."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110

@@ -177,7 +177,7 @@ async def test_one_probe_only_goes_to_an_open_upstream() -> None:
 
 async def test_a_frozen_replica_gets_nothing_new_and_what_waits_there_moves() -> None:
     a, b = FakeUpstream(), FakeUpstream()
-    async with open_door(a, b, poll_timeout=0.2) as door:
+    async with open_door(a, b, poll_timeout=0.5) as door:
         await asyncio.gather(*(door.chat() for _ in range(8)))
         a.frozen = True
         asked = [asyncio.create_task(door.chat()) for _ in range(16)]  # nobody knows yet; half of them hang
@@ -200,7 +200,7 @@ async def test_a_frozen_replica_gets_nothing_new_and_what_waits_there_moves() ->
 async def test_what_waits_at_the_only_replica_goes_on_waiting() -> None:
     """A server that cannot answer polls while it works is slow, not gone."""
     a = FakeUpstream()
-    async with open_door(a, poll_timeout=0.1) as door:
+    async with open_door(a, poll_timeout=0.5) as door:
         upstream = door.router.fleet.upstreams[0]
 
         async def busy(*arguments: Any) -> None:
@@ -223,7 +223,7 @@ async def test_a_client_that_leaves_while_its_request_moves_stops_costing() -> N
         await echo(*arguments)
 
     a, b = FakeUpstream(), FakeUpstream(slow)
-    async with open_door(a, b, poll_timeout=0.1) as door:
+    async with open_door(a, b, poll_timeout=0.5) as door:
         a.frozen = True
         clients = [await door.send("/v1/chat/completions", {"model": "m"}) for _ in range(12)]
         await until(lambda: len(b.requests) == 12)
@@ -255,7 +255,7 @@ async def test_a_streamed_answer_is_not_moved() -> None:
         writer.write(chunk(b"data: 2\n\n") + END)
 
     a, b = FakeUpstream(slow), FakeUpstream(slow)
-    async with open_door(a, b, poll_timeout=0.1) as door:
+    async with open_door(a, b, poll_timeout=0.5) as door:
         reader, _ = await door.send("/v1/chat/completions", {"model": "m"})
         await reader.readuntil(b"data: 1\n\n")
         a.frozen = b.frozen = True  # the polls hang, the stream goes on
