@@ -55,12 +55,12 @@ def test_messages_go_through_the_template(engine: ChatEngine) -> None:
 
 
 def test_several_choices_share_the_prompt_and_differ(engine: ChatEngine) -> None:
-    before = engine.stats()["prompt_tokens_total"]
+    before = engine.stats()["prefill_tokens_total"]
     heard = ask(engine, "the cat sat", n=4, seed=1, temperature=1.5, max_tokens=12, ignore_eos=True)
     assert heard.reasons == dict.fromkeys(range(4), "length")
     assert [heard.tokens(i) for i in range(4)] == [12] * 4
     assert len({heard.text(i) for i in range(4)}) > 1
-    assert engine.stats()["prompt_tokens_total"] - before == heard.events[0].prompt_tokens
+    assert engine.stats()["prefill_tokens_total"] - before == heard.events[0].prompt_tokens
 
 
 def test_more_choices_than_slots_all_come() -> None:

@@ -135,10 +135,10 @@ def test_a_full_cache_evicts_the_youngest_who_then_goes_on_as_before() -> None:
 
 
 def test_choices_of_one_request_are_computed_from_one_prefill(bench: Bench) -> None:
-    before = bench.scheduler.counters["prompt_tokens"]
+    before = bench.scheduler.counters["prefill_tokens"]
     request, heard = bench.add(40, n=3, max_tokens=6)
     bench.finish()
-    assert bench.scheduler.counters["prompt_tokens"] - before == 40
+    assert bench.scheduler.counters["prefill_tokens"] - before == 40
     expected = bench.tokens(40, max_tokens=6)
     assert [sequence.tokens for sequence in request.sequences] == [expected] * 3
     assert set(heard.wait().reasons) == {0, 1, 2}

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from stack import CHAT, Stack, descendants
 
 QUESTION = {"model": CHAT, "messages": [{"role": "user", "content": "Tell me a long story about a ship."}]}
@@ -178,6 +179,16 @@ async def test_pictures_that_are_none_or_not_to_be_fetched_are_400(client: httpx
     )
     assert response.status_code == 400, response.text
     assert "image_url" in response.json()["error"]["param"]
+
+
+@pytest.mark.parametrize("service", ["router", "chat", "multimodal", "vision", "tts", "embed"])
+async def test_every_metric_is_exposed_once_and_well(client: httpx2.AsyncClient, stack: Stack, service: str) -> None:
+    url = stack.url if service == "router" else stack.service_url(service)
+    families = list(text_string_to_metric_families((await client.get(f"{url}/metrics")).text))
+    samples = [(s.name, *sorted(s.labels.items())) for family in families for s in family.samples]
+    assert len(samples) == len(set(samples))
+    names = {sample[0] for sample in samples}
+    assert {"quintet_requests_total", "quintet_e2e_request_latency_seconds_bucket"} <= names
 
 
 async def test_after_all_that_every_service_lives(client: httpx2.AsyncClient) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
@@ -79,7 +79,7 @@ class WorkerCollector(Collector):
         memory = GaugeMetricFamily(
             "quintet_worker_memory_bytes", "Resident memory of the model's process", labels=labels
         )
-        stats: dict[str, GaugeMetricFamily] = {}
+        stats: dict[str, CounterMetricFamily | GaugeMetricFamily] = {}
         for worker in self._workers:
             who = [self._service, worker.spec.id]
             for each in State:
@@ -88,9 +88,8 @@ class WorkerCollector(Collector):
             restarts.add_metric(who, worker.restarts)
             memory.add_metric(who, _resident_bytes(worker.pid))
             for name, value in worker.stats.items():
-                family = stats.setdefault(
-                    name, GaugeMetricFamily(f"quintet_{name}", f"{name} of the engine", labels=labels)
-                )
+                kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+                family = stats.setdefault(name, kind(f"quintet_{name}", f"{name} of the engine", labels=labels))
                 family.add_metric(who, value)
         yield from (state, progress, restarts, memory, *stats.values())
 

@@ -6,7 +6,7 @@ and at less cost, where that one was; so a beginning is cut into chunks, and it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from zlib import crc32
 
 import msgspec
@@ -69,44 +69,51 @@ def conversation_in(body: bytes) -> Conversation | None:
         given = _conversation(body)
     except msgspec.DecodeError:
         return None
-    given_first = [memoryview(each) for each in (given.tools, given.system, given.instructions) if each]
-    said, by_role = _said(given)
     chunks: list[int] = []
     before = key = opening = 0
-    for place, piece in enumerate(given_first + said):
-        for part in (bytes(piece),) if len(piece) <= CHUNK else _parts(piece):
+    for piece, by_user in _pieces(given):
+        whole = memoryview(piece)  # a picture is not copied
+        parts = [bytes(whole)] if len(whole) <= CHUNK else _parts(whole)
+        for part in parts:
             before = hash((before, part))
             chunks.append(before)
-            if not opening:
+        if not opening:
+            for part in parts:
                 key = crc32(part, key)
-        if not opening and place >= len(given_first) and not (by_role and _instructs(piece)):
-            opening = len(chunks)
+            if by_user or (by_user is None and not _instructs(parts)):
+                opening = len(chunks)
         if len(chunks) >= MAX_CHUNKS:
             break
     return Conversation(chunks[:MAX_CHUNKS], opening or len(chunks), key) if chunks else None
 
 
-def _said(body: _Body) -> tuple[list[memoryview], bool]:
-    """What is said, in order and not copied, and whether it is messages that have roles."""
-    pieces = body.messages or body.input
-    if isinstance(pieces, str):
-        return [memoryview(pieces.encode("utf-8", "surrogatepass"))], False
-    if pieces:
-        return [memoryview(piece) for piece in pieces], True
-    return [memoryview(body.prompt)] if body.prompt else [], False
+def _pieces(body: _Body) -> Sequence[tuple[msgspec.Raw | bytes, bool | None]]:
+    """What a model reads, in order, and whether the user says it, None where that depends on the message's role."""
+    pieces: list[tuple[msgspec.Raw | bytes, bool | None]] = []
+    if body.tools or body.system or body.instructions:
+        pieces += [(each, False) for each in (body.tools, body.system, body.instructions) if each]
+    said = body.messages or body.input
+    if isinstance(said, str):
+        pieces.append((said.encode("utf-8", "surrogatepass"), True))
+    elif said:
+        pieces += [(message, None) for message in said]
+    if body.prompt:
+        pieces.append((body.prompt, True))
+    return pieces
 
 
-def _instructs(message: memoryview) -> bool:
-    """Whether a message is the application's own rather than its user's."""
-    ends = bytes(message[:64]) + bytes(message[-64:])
+def _instructs(parts: Sequence[bytes]) -> bool:
+    """Whether a message is the application's own. The role stands at the beginning or the end of its members."""
+    last = parts[0] if len(parts) == 1 else parts[-2] + parts[-1]
+    ends = parts[0][:64] + last[-64:]
     return b'"system"' in ends or b'"developer"' in ends
 
 
-def _parts(piece: memoryview) -> Iterator[bytes]:
-    for start in range(0, min(len(piece), _LONG), CHUNK):
-        yield bytes(piece[start : start + CHUNK])
+def _parts(piece: memoryview) -> list[bytes]:
+    parts = [bytes(piece[start : start + CHUNK]) for start in range(0, min(len(piece), _LONG), CHUNK)]
     if len(piece) > _LONG:
-        yield b"%d:" % len(piece) + piece[-CHUNK:]
+        parts.append(b"%d:" % len(piece) + piece[-CHUNK:])
+    return parts
 
 
 class Holders:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import repeat
 from random import random
 from zlib import crc32
 
@@ -27,6 +26,7 @@ class Balancer:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._load_factor = settings.load_factor
         self._holders = Holders(settings.prefix_chunks)
 
     def hint(self, targets: Sequence[Target], label: str, session: bytes | None, body: bytes) -> Hint | None:
@@ -53,7 +53,7 @@ class Balancer:
             chosen = usable[0] if usable else None
         else:
             total = sum([target.upstream.outstanding for target in usable])
-            limit = self._settings.load_factor * (total + 1) / len(usable) + 1
+            limit = self._load_factor * (total + 1) / len(usable) + 1
             free = [target for target in usable if target.upstream.outstanding < limit]
             if isinstance(hint, int):
                 return _appointed(free, hint)
@@ -73,7 +73,7 @@ class Balancer:
                 break
             holders = [target for target in free if bits >> target.upstream.slot & 1]
             if holders:
-                return min(holders, key=_outstanding)
+                return holders[0] if len(holders) == 1 else min(holders, key=_outstanding)
         return None
 
 
@@ -98,8 +98,12 @@ def retry_seconds(targets: Sequence[Target], now: float) -> float:
 def _usable(targets: Sequence[Target], tried: Sequence[Upstream], now: float) -> Sequence[Target]:
     """The best there are: those that are well; else those that do not answer polls or have just said that they cannot
     now; else those that answer errors. A request that has failed once goes where the last one did not fail."""
-    if not tried and all(map(_well, targets, repeat(now))):  # nearly always
-        return targets
+    if not tried:
+        for each in targets:
+            if not each.upstream.well(now):
+                break
+        else:  # nearly always
+            return targets
     untried = [each for each in targets if each.upstream not in tried and not each.upstream.retired]
     usable = [each for each in untried if each.upstream.breaker.allows(now)]
     well = [each for each in usable if not each.upstream.silent and each.upstream.busy_until <= now]
@@ -116,10 +120,6 @@ def _appointed(targets: Sequence[Target], key: int) -> Target:
 def _mixed(number: int) -> int:
     number = number * 0xBF58476D1CE4E5B9 & _MASK
     return (number ^ number >> 29) * 0x94D049BB133111EB & _MASK
-
-
-def _well(target: Target, now: float) -> bool:
-    return target.upstream.well(now)
 
 
 def _outstanding(target: Target) -> int:

@@ -89,6 +89,12 @@ class BodyReader:
         data = message["body"]
         if message.get("more_body"):
             data = await self._read_on(data)
+        return self.take_json(data)
+
+    def take_json(self, data: bytes) -> Body:
+        """``data``: the whole body. Raises ApiError for one that cannot be passed on."""
+        if len(data) > self._limit:
+            raise too_large(self._limit)
         if b"content-encoding" in self._fields:
             raise ApiError(415, "Compressed request bodies are not accepted.", code="unsupported_content_encoding")
         read_at = monotonic()

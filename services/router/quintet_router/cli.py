@@ -14,9 +14,10 @@ from typing import get_args
 
 import msgspec
 from quintet_common import server
+from quintet_common.addresses import is_loopback
 from quintet_common.models_yml import Balance, Config, ConfigError, RouterSpec
 
-from quintet_router.access.gate import Gate, is_loopback
+from quintet_router.access.gate import Gate
 from quintet_router.access.keyfile import KeyFileError
 from quintet_router.access.keyring import Keyring
 from quintet_router.access.rates import SharedRates

@@ -58,6 +58,16 @@ class Downstream:
         """Let this be the connection's last answer, and say so in its headers."""
         self._cycle.keep_alive = False
 
+    def take_body(self) -> bytes | None:
+        """The request's body, if all of it is here; else None, and ``receive`` waits for it."""
+        cycle = self._cycle
+        if cycle.more_body or cycle.waiting_for_100_continue or cycle.disconnected:
+            return None
+        body = bytes(cycle.body)
+        cycle.body = bytearray()
+        cycle.message_event.clear()
+        return body
+
     def watch(self, on_leave: Callable[[], None]) -> None:
         """Call ``on_leave`` once when the client leaves: for a request that is here wholly, the same as waiting for
         ``receive``, without a coroutine."""

@@ -1,35 +1,32 @@
-"""The hot path: a request's body and model, an upstream for it, and what becomes of every attempt."""
+"""The hot path: an upstream for a request, and what becomes of every attempt."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from time import monotonic
-from urllib.parse import parse_qsl
 
 import msgspec
-from quintet_common.errors import CLIENT_CLOSED_REQUEST, ApiError, bad_request
+from quintet_common.errors import CLIENT_CLOSED_REQUEST, ApiError
 from starlette.types import Receive, Scope, Send
 
-from quintet_router.access.gate import Gate, check_model, no_model
-from quintet_router.access.keyring import Client
-from quintet_router.balance import Balancer, Hint, retry_seconds
-from quintet_router.body import Body, BodyReader, ClientGone, too_large
+from quintet_router.access.gate import Gate
+from quintet_router.balance import Balancer, retry_seconds
+from quintet_router.body import Body, ClientGone, too_large
 from quintet_router.catalog import Target
 from quintet_router.downstream import KEY, Downstream
 from quintet_router.exchange import Exchange, Outcome
 from quintet_router.fleet import Fleet
-from quintet_router.headers import forwarded, request_id, without
+from quintet_router.headers import request_id
+from quintet_router.intake import Intake, Job
 from quintet_router.late_usage import LateUsage
-from quintet_router.lobby import Lobby, NotYet, still_loading
+from quintet_router.lobby import Lobby
 from quintet_router.metrics import Metrics
 from quintet_router.paths import Path
 from quintet_router.queue import Queue
 from quintet_router.recorder import Recorder, Seen
 from quintet_router.replies import send_error, unavailable
-from quintet_router.retries import Attempts, Budgets
 from quintet_router.settings import Settings
 from quintet_router.spans import Spans
 from quintet_router.upstream.breaker import BAD_STATUS, Failure
@@ -39,24 +36,6 @@ from quintet_router.upstream.upstream import Upstream
 log = logging.getLogger("quintet.router")
 _OTHER_REPLICA = frozenset((429, 502, 503))
 _NOT_HERE = frozenset((404,))
-
-
-@dataclass(slots=True)
-class Job:
-    """A request that is ready to be sent to any of ``targets``."""
-
-    path: Path
-    seen: Seen
-    model: str
-    kind: str | None
-    targets: list[Target]
-    body: Body
-    headers: bytes
-    host: bytes
-    """What the client called the router, unless a proxy before us has said so in a header of its own."""
-    scope: Scope
-    attempts: Attempts
-    hint: Hint | None
 
 
 class Proxy:
@@ -76,8 +55,7 @@ class Proxy:
         self._spans = spans
         self._recorder = Recorder(metrics, LateUsage(fleet), spans, settings.access_log)
         self._balancer = Balancer(settings)
-        self._budgets = Budgets(settings)
-        self._session_header = settings.session_header.lower().encode()
+        self._intake = Intake(fleet, settings, self._balancer, self._lobby, spans)
         self._active: dict[Exchange, Job | None] = {}
 
     async def watch(self) -> None:
@@ -102,7 +80,8 @@ class Proxy:
         arrived = monotonic()
         fields = dict(scope["headers"])
         own_id = request_id(fields)
-        exchange = Exchange(send, receive, self._settings, own_id, scope.get("extensions", {}).get(KEY))
+        downstream: Downstream | None = scope.get("extensions", {}).get(KEY)
+        exchange = Exchange(send, receive, self._settings, own_id, downstream)
         seen = Seen(path.label, scope, exchange, arrived)
         if self._spans is not None:
             seen.span = self._spans.start(path.label, fields)
@@ -113,7 +92,7 @@ class Proxy:
                 seen.client = self._gate.identify(fields)
                 exchange.added += await self._gate.enter(seen.client)
                 seen.inside = True
-            job = await self._prepare(path, seen, receive, fields)
+            job = await self._intake.prepare(path, seen, receive, downstream, fields)
             seen.code = await self._forward(job, exchange)
         except ClientGone:
             pass
@@ -134,84 +113,6 @@ class Proxy:
             self._recorder.record(seen)
         if exchange.status and seen.code != exchange.status:
             await self._cut(scope, receive, flush=seen.code != CLIENT_CLOSED_REQUEST)
-
-    # What is asked, and of whom.
-
-    async def _prepare(self, path: Path, seen: Seen, receive: Receive, fields: dict[bytes, bytes]) -> Job:
-        scope, exchange = seen.scope, seen.exchange
-        if path.method == "GET":
-            body = Body(b"", _model_in_query(scope["query_string"]), length=None, read_at=monotonic())
-        else:
-            reader = BodyReader(receive, fields, self._settings.max_body, self._settings.body_timeout)
-            content_type = fields.get(b"content-type", b"")
-            if content_type.lower().startswith(b"multipart/"):
-                body = await self._read_form(reader, path, seen.client, content_type)
-            else:
-                body = await reader.read_json()
-        if body.whole:
-            exchange.listen()
-        try:
-            targets, model, kind = self._find(path, body, seen.client)
-        except NotYet:
-            targets, model, kind = await self._lobby.wait(lambda: self._find(path, body, seen.client), exchange)
-        seen.model = model
-        headers = forwarded(scope["headers"], fields) + b"x-request-id: " + exchange.request_id + b"\r\n"
-        if self._spans is not None:
-            headers = without(b"traceparent", headers) + self._spans.header(seen.span)
-        host = b"" if b"x-forwarded-host" in fields else fields.get(b"host", b"")
-        hint = None
-        if len(targets) > 1 and body.whole:
-            session = fields.get(self._session_header)
-            hint = self._balancer.hint(targets, path.label, session, body.data)
-        attempts = Attempts(self._budgets.of(model))
-        return Job(path, seen, model, kind, targets, body, headers, host, scope, attempts, hint)
-
-    async def _read_form(self, reader: BodyReader, path: Path, client: Client, content_type: bytes) -> Body:
-        settings = self._settings
-        if client.restricted:
-            return await reader.read_form(content_type, settings.max_body, to_end=True)
-        only = self._fleet.catalog.serving(path.kinds)
-        streams = len(only) == 1 and only[0].rename is None and not only[0].upstream.spec.aliases
-        return await reader.read_form(content_type, settings.scan_window if streams else settings.max_body)
-
-    def _find(self, path: Path, body: Body, client: Client) -> tuple[list[Target], str, str | None]:
-        """The upstreams for a request, and the model's id and kind for its labels.
-
-        Raises ApiError 400 and 404, and NotYet for a model that is on its way.
-        """
-        catalog = self._fleet.catalog
-        if body.model:
-            found = catalog.find(body.model)
-            if found is None:
-                raise self._missing(body.model, client)
-        else:
-            if path.ask_all or not body.whole:
-                targets = catalog.serving(path.kinds)
-                if targets:
-                    return targets, "", path.kinds[0]
-            if not path.kinds:
-                raise bad_request("Missing required field: model.", "model", "missing_required_parameter")
-            default = catalog.default(path.kinds)
-            if default is None:
-                raise self._promised("") or _none_of(path)
-            found = default
-        check_model(client, found.id, found.aliases, body.model)
-        if found.kind is not None and path.kinds and found.kind not in path.kinds:
-            raise _wrong_kind(path, found.id, found.kind)
-        if found.loading and self._settings.load_wait:
-            raise still_loading(found)
-        return found.usable, found.id, found.kind
-
-    def _missing(self, name: str, client: Client) -> ApiError:
-        """Why there is no model of this name."""
-        return (self._promised(name) if client.may_use(name) else None) or no_model(client, name)
-
-    def _promised(self, name: str) -> NotYet | None:
-        error = self._fleet.may_come(name or None)
-        if error is None:
-            return None
-        # Other names are whatever a client wrote, which must not become a label of a metric.
-        return NotYet(name if name in self._fleet.expected else "", error)
 
     # Attempts.
 
@@ -375,24 +276,6 @@ def _framing(body: Body) -> bytes:
     if body.length is not None:
         return b"content-length: %d\r\n\r\n" % body.length
     return b"\r\n" if body.whole else b"transfer-encoding: chunked\r\n\r\n"
-
-
-def _model_in_query(query: bytes) -> str | None:
-    if b"model=" not in query:
-        return None
-    return next((value for key, value in parse_qsl(query.decode("latin-1")) if key == "model"), None)
-
-
-def _none_of(path: Path) -> ApiError:
-    kind = path.kinds[0]
-    return ApiError(404, f"No model of kind {kind!r} is served here.", param="model", code="model_not_found")
-
-
-def _wrong_kind(path: Path, model: str, kind: str) -> ApiError:
-    """The services say the same, but one that has no such path could only say that."""
-    wanted = " or ".join(repr(each) for each in path.kinds)
-    message = f"The model {model!r} is of kind {kind!r}; {path.label} needs one of kind {wanted}."
-    return ApiError(404, message, param="model", code="model_not_found")
 
 
 def _nobody(job: Job, now: float) -> ApiError:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import transformers
+from quintet_common.memory import give_back
 from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import LoadError, Report
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
@@ -62,7 +63,7 @@ def load(spec: ModelSpec, max_batch: int, report: Report) -> LoadedModel:
     model = _load_weights(spec, path, config)
     report(0.9, "warming up")
     loaded = _warm_up(spec, model, tokenizer, max_batch)
-    memory.give_back()
+    give_back()
     return loaded
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import re
 from pathlib import Path
 
@@ -33,12 +32,6 @@ def for_cache(device: torch.device, weights: int) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         return int(free * CUDA_SHARE)
     return int(min(max(LEAST, weights // 2), _free() * CPU_SHARE))
-
-
-def give_back() -> None:
-    """Return freed heap memory to the system, where the C library can: loading leaves tens of megabytes behind."""
-    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)
 
 
 def _free() -> int:

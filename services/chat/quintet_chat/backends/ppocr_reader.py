@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import io
 import os
 from collections.abc import Iterator
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageOps
+from quintet_common.memory import give_back
 from rapidocr import RapidOCR
 from rapidocr.main import RapidOCRError
 
@@ -48,14 +47,14 @@ class PaddleReader:
     def lines(self, picture: bytes) -> Iterator[str]:
         pixels, record = self._ocr.preprocess_img(_as_pixels(picture))
         found = _find_lines(self._ocr, pixels, record)
-        _give_back_memory()
+        give_back()  # a picture needs some 300 MB for a moment
         for start in range(0, len(found), LINES_AT_ONCE):
             upright = self._ocr.cls_and_rotate(found[start : start + LINES_AT_ONCE])[0]
             read = self._ocr.recognize_txt(upright)
             for text, score in zip(read.txts, read.scores, strict=True):
                 if text.strip() and score >= MIN_SCORE:
                     yield text.strip()
-        _give_back_memory()
+        give_back()
 
 
 def _find_lines(ocr: Any, pixels: NDArray[np.uint8], record: dict[str, Any]) -> list[NDArray[np.uint8]]:
@@ -91,9 +90,3 @@ def _test_picture() -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
-
-
-def _give_back_memory() -> None:
-    """Return freed memory to the system: a picture needs some 300 MB for a moment, which glibc would keep."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library has no such call
-        ctypes.CDLL(None).malloc_trim(0)

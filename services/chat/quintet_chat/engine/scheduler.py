@@ -13,8 +13,8 @@ from collections import Counter, deque
 from typing import NamedTuple
 
 import torch
+from quintet_common.memory import give_back
 
-from quintet_chat.backends import memory
 from quintet_chat.engine.grammar import Matcher
 from quintet_chat.engine.output import Ended, Item, Output, Reason, Sampled
 from quintet_chat.engine.request import Request, Sequence
@@ -92,7 +92,7 @@ class Scheduler:
                 pass
             if not self._wake.wait(IDLE_SECONDS):
                 self._slots.release()
-                memory.give_back()
+                give_back()
                 self._wake.wait()
 
     @torch.inference_mode()
@@ -226,7 +226,7 @@ class Scheduler:
         sources = list(range(len(batch)))
         for sequence in batch:
             sequence.cached = sequence.length
-            self.counters["prompt_tokens"] += 0 if sequence.tokens else sequence.length
+            self.counters["prefill_tokens"] += 0 if sequence.tokens else sequence.length
             self._running.append(sequence)
         for source, leader in enumerate(list(batch)):
             for sibling in self._fork(leader):
@@ -285,7 +285,7 @@ class Scheduler:
             if reason is not None:
                 self._free(sequence)
             items.append(Sampled(sequence, choice, reason))
-        self.counters["generation_tokens"] += len(batch)
+        self.counters["decode_tokens"] += len(batch)
         self._output.put(items)
 
 

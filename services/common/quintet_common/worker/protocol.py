@@ -88,7 +88,8 @@ class Done(msgspec.Struct, tag=7, array_like=True):
 
 class Stats(msgspec.Struct, tag=8, array_like=True):
     values: dict[str, float]
-    """Gauges by metric name without the ``quintet_`` prefix; ``num_requests_running`` and ``_waiting`` always."""
+    """By metric name without the ``quintet_`` prefix: gauges, and counters, which end in ``_total`` and are not counted
+    by the service too. ``num_requests_running`` and ``num_requests_waiting`` always."""
 
 
 ToWorker = Load | Submit | Cancel

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 from quintet_common.errors import ApiError
+from quintet_common.memory import give_back
 from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import Emit, Report
 
 from quintet_embed.backends.base import Backend, DeviceLost
 from quintet_embed.engine.batches import cut
 from quintet_embed.engine.job import Item, Job, Rows, Tokens, field_of, new_job
-from quintet_embed.engine.memory import give_back
 from quintet_embed.engine.queue import FairQueue
 from quintet_embed.protocol import Request, TokenizeRequest, TokenLists
 

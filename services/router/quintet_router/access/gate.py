@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
 from collections.abc import Sequence
 
+from quintet_common.addresses import is_loopback
 from quintet_common.errors import ApiError, model_not_found
 from starlette.types import Scope
 
@@ -105,13 +105,3 @@ def _is_local(scope: Scope, fields: dict[bytes, bytes]) -> bool:
     host = fields.get(b"host", b"").decode("latin-1").rsplit(":", 1)[0].strip("[]")
     through = any(name in fields for name in _THROUGH_A_PROXY)
     return client is not None and is_loopback(client[0]) and is_loopback(host) and not through
-
-
-def is_loopback(address: str) -> bool:
-    """Whether a host, as somebody wrote it, is this machine alone."""
-    if address == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False

@@ -8,6 +8,7 @@ import threading
 import time
 from typing import Any
 
+from quintet_common import memory
 from quintet_common.errors import ApiError
 from quintet_common.models_yml import ModelSpec
 from quintet_common.threads import cpu_quota
@@ -15,7 +16,6 @@ from quintet_common.worker.host import Emit, Report
 
 from quintet_tts import protocol
 from quintet_tts.backends import Backend, embedded
-from quintet_tts.engine import memory
 from quintet_tts.engine.schedule import Schedule, Task
 from quintet_tts.speech.reshape import SAMPLE_RATE
 from quintet_tts.speech.speaking import Speaking
@@ -40,10 +40,10 @@ class SpeechEngine:
         self._backends: dict[str, Backend]
 
     def load(self, report: Report) -> dict[str, Any]:
-        memory.return_large_arrays()
+        memory.return_large_blocks()
         self._catalogue, self._backends = embedded.load(self._spec, report)
         self._warm_up()
-        memory.trim()
+        memory.give_back()
         for number in range(_threads()):
             threading.Thread(target=self._run, name=f"speak {number}", daemon=True).start()
         voices = self._catalogue.voices
@@ -102,7 +102,7 @@ class SpeechEngine:
         self._schedule.end(task)
         task.emit.done()
         if self._schedule.counts() == (0, 0):
-            memory.trim()
+            memory.give_back()
 
 
 def _threads() -> int:
