@@ -6,7 +6,7 @@ BIN := .venv/bin
 PACKAGES := $(wildcard services/*/quintet*)
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test test-fast lint lock clean bench-router bench-affinity bench-chaos
+.PHONY: help install up test test-fast lint lock clean bench-stack bench-embed bench-router bench-affinity bench-chaos
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -30,6 +30,12 @@ lint: install ## Check style and types
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy $(PACKAGES)
+
+bench-stack: install ## Time to the first token, memory, 32 chat clients at once
+	@$(BIN)/python bench/stack/run.py
+
+bench-embed: install ## Compare embeddings with a plain loop and infinity-emb
+	@$(BIN)/python bench/embed/run.py
 
 bench-router: install ## Compare the router with others; writes docs/benchmarks.md
 	@$(BIN)/python bench/router/run.py --write
