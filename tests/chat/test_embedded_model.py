@@ -16,7 +16,7 @@ from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.process import State, Worker
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-LIMIT_MB = 900
+LIMIT_MB = 1000
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")

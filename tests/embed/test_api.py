@@ -345,7 +345,7 @@ def test_the_api_side_never_imports_torch() -> None:
 def test_the_worker_stays_within_its_memory(service: Service) -> None:
     for _ in range(20):  # what the other tests' texts took is given back once the model is idle
         resident = metric(service, 'quintet_worker_memory_bytes{model="minilm"')
-        if resident < 680e6:
+        if resident < 800e6:
             break
         time.sleep(0.5)
-    assert 100e6 < resident < 680e6
+    assert 100e6 < resident < 800e6
