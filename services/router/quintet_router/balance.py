@@ -100,7 +100,8 @@ def _usable(targets: Sequence[Target], tried: Sequence[Upstream], now: float) ->
     now; else those that answer errors. A request that has failed once goes where the last one did not fail."""
     if not tried:
         for each in targets:
-            if not each.upstream.well(now):
+            upstream = each.upstream
+            if not upstream.breaker.closed or upstream.silent or upstream.retired or upstream.busy_until > now:
                 break
         else:  # nearly always
             return targets

@@ -90,8 +90,10 @@ class Proxy:
             # What ``ask_all`` paths lead to has names that nobody can guess, and browsers open it without a key.
             if self._gate.locked and not path.ask_all:
                 seen.client = self._gate.identify(fields)
-                exchange.added += await self._gate.enter(seen.client)
+                counts = self._gate.enter(seen.client)
                 seen.inside = True
+                if counts:
+                    exchange.added += await self._gate.count(seen.client)
             job = await self._intake.prepare(path, seen, receive, downstream, fields)
             seen.code = await self._forward(job, exchange)
         except ClientGone:

@@ -77,15 +77,15 @@ class Recorder:
         """What a service of ours could not tell on the way it is asked for; a stream of another server that does not
         tell its usage, or was left before it did, is counted in events."""
         exchange, who = seen.exchange, (seen.client.name, seen.model)
-        self._metrics.use(*who, {"requests": 1.0})
         usage = read_usage(exchange.headers, exchange.tail)
         events = {"events": float(exchange.events)} if exchange.events else {}
         is_untold = not usage and (exchange.tells_later or seen.code != exchange.status)
         if seen.service is not None and is_untold:
+            self._metrics.use(*who, {"requests": 1.0})
             self._late.ask(seen.service, exchange.request_id.decode(), events, partial(self._metrics.use, *who))
             return {}
         usage = usage or events
-        self._metrics.use(*who, usage)
+        self._metrics.use(*who, {"requests": 1.0, **usage})
         return usage
 
     def _write_line(self, seen: Seen, seconds: float, first_byte: float | None, usage: dict[str, float]) -> None:

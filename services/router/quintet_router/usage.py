@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Any
+
+import msgspec
 
 WINDOW = 2048
 """Bytes of an answer's end that are looked at. Usage stands last in OpenAI's answers and in their streams."""
@@ -13,21 +16,22 @@ ASK = b"x-quintet-usage: ask\r\n"
 know before it."""
 
 _HEADER = b"x-quintet-usage"
-_PAIR = re.compile(rb"([a-z_]+)=(\d+(?:\.\d+)?)")
+_PAIR = re.compile(r"([a-z_]+)=(\d+(?:\.\d+)?)")
+_MOST = 1e15
+"""A larger number is a mistake."""
 # Text that a model writes cannot forge this: in a JSON string every quotation mark has a backslash before it.
 _USAGE = b'"usage"'
 _OBJECT = re.compile(rb'"usage"\s*:\s*(\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\})')
-_FIELD = re.compile(rb'"([a-z_]+)"\s*:\s*(\d+(?:\.\d+)?)')
 _UNITS = {
-    b"prompt_tokens": "prompt_tokens",
-    b"completion_tokens": "completion_tokens",
-    b"input_tokens": "prompt_tokens",
-    b"output_tokens": "completion_tokens",
-    b"characters": "characters",
-    b"audio_seconds": "audio_seconds",
-    b"images": "images",
-    b"vectors": "vectors",
-    b"scores": "scores",
+    "prompt_tokens": "prompt_tokens",
+    "completion_tokens": "completion_tokens",
+    "input_tokens": "prompt_tokens",
+    "output_tokens": "completion_tokens",
+    "characters": "characters",
+    "audio_seconds": "audio_seconds",
+    "images": "images",
+    "vectors": "vectors",
+    "scores": "scores",
 }
 
 
@@ -38,20 +42,28 @@ def read_usage(headers: Iterable[tuple[bytes, bytes]], tail: bytes) -> dict[str,
     while at >= 0:
         last = _OBJECT.match(tail, at)
         if last is not None:
-            _add(found, _FIELD.findall(last[1]))
+            found = _counts(last[1])
             break
         at = tail.rfind(_USAGE, 0, at)
     for name, value in headers:
         if name == _HEADER:
-            _add(found, _PAIR.findall(value))
+            found |= {
+                _UNITS[unit]: float(amount) for unit, amount in _PAIR.findall(value.decode("latin-1")) if unit in _UNITS
+            }
     if "characters" in found or "images" in found:  # their tokens are only a translation of these
         found.pop("prompt_tokens", None)
         found.pop("completion_tokens", None)
     return found
 
 
-def _add(found: dict[str, float], pairs: Iterable[tuple[bytes, bytes]]) -> None:
-    for name, value in pairs:
-        unit = _UNITS.get(name)
-        if unit is not None:
-            found[unit] = float(value)
+def _counts(usage: bytes) -> dict[str, float]:
+    """The amounts in a JSON object."""
+    try:
+        members: dict[str, Any] = msgspec.json.decode(usage)
+    except msgspec.DecodeError:
+        return {}
+    return {
+        _UNITS[name]: float(value)
+        for name, value in members.items()
+        if name in _UNITS and type(value) in (int, float) and 0 <= value < _MOST
+    }

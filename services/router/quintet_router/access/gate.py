@@ -43,23 +43,24 @@ class Gate:
         """Whose request it is. Raises ApiError 401."""
         return ANYONE if self.keyring is None else self.keyring.find(fields)
 
-    async def enter(self, client: Client) -> Headers:
-        """Let one request in, which has to ``leave`` again; headers for its answer. Raises ApiError 429."""
+    def enter(self, client: Client) -> bool:
+        """Let one request in, which has to ``leave`` again; whether it has to be counted, too. Raises ApiError 429."""
         key = client.key
         assert key is not None
         most = key.concurrent_requests
         if most is not None and client.running >= most:
             raise LimitReached(f"The key {key.name!r} may have {most} requests at once.", 1, [])
         client.running += 1
-        if key.requests_per_minute is None:
-            return []
-        try:
-            rate = await self._rates.hit(key.name, key.requests_per_minute)
-            if rate.wait:
-                raise _too_many(key.name, rate)
-        except BaseException:
-            client.running -= 1
-            raise
+        return key.requests_per_minute is not None
+
+    async def count(self, client: Client) -> Headers:
+        """Count one request of the key's in this minute; headers for its answer. Raises ApiError 429."""
+        key = client.key
+        assert key is not None
+        assert key.requests_per_minute is not None
+        rate = await self._rates.hit(key.name, key.requests_per_minute)
+        if rate.wait:
+            raise _too_many(key.name, rate)
         return rate.headers
 
     def leave(self, client: Client) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from socket import SO_RCVBUF, SOL_SOCKET
 from typing import Any, Protocol
 
 import httptools
@@ -11,6 +12,8 @@ import httptools
 from quintet_router.headers import NOT_RETURNED, Header, named_by_connection
 
 MAX_RESPONSE_HEAD = 256 << 10
+RECEIVE_BUFFER = 512 << 10
+"""Left to itself, the kernel would take in many MiB of an answer for a client that does not read it."""
 
 
 class Listener(Protocol):
@@ -106,6 +109,9 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self._transport: asyncio.Transport = transport
+        endpoint = transport.get_extra_info("socket")
+        if endpoint is not None:
+            endpoint.setsockopt(SOL_SOCKET, SO_RCVBUF, RECEIVE_BUFFER)
 
     def data_received(self, data: bytes) -> None:
         listener = self.listener

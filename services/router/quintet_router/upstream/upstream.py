@@ -65,10 +65,6 @@ class Upstream:
         """Whether it seems to answer nothing at all: one slow poll may be a coincidence."""
         return self.silent > 1
 
-    def well(self, now: float) -> bool:
-        """Whether nothing speaks against a request to it."""
-        return self.breaker.closed and not (self.silent or self.retired) and self.busy_until <= now
-
     @property
     def full(self) -> bool:
         return self.limit is not None and self.outstanding >= self.limit
