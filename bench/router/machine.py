@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sysconfig
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -98,4 +99,8 @@ def describe() -> str:
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
-    return f"{model}, {os.cpu_count()} cores, Linux {platform.release().split('-')[0]}"
+    optimized = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
+    python = (
+        f"Python {platform.python_version()} built {'with' if optimized else 'without'} profile-guided optimization"
+    )
+    return f"{model}, {os.cpu_count()} cores, Linux {platform.release().split('-')[0]}, {python}"

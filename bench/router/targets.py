@@ -23,8 +23,8 @@ class Missing(Exception):
 
 @dataclass(frozen=True)
 class Target:
-    """``start_seconds``: how long it may take until it answers. ``key``: what its clients send. ``passes``: all but
-    the first few are left out for a router so slow that its figures cannot be mistaken."""
+    """``start_seconds``: how long it may take until it answers. ``key``: what its clients send. ``passes``: it is
+    left out of the later ones, to save time."""
 
     name: str
     about: str
@@ -49,11 +49,26 @@ def direct(mocks: list[int]) -> Target:
 
 
 def quintet(mocks: list[int]) -> Target:
+    return _quintet("quintet", "key check, request id, metrics, usage, breaker, prefix affinity", mocks)
+
+
+def quintet_least(mocks: list[int]) -> Target:
+    return _quintet("quintet least", "the same without affinity: power of two choices", mocks, "--balance", "least")
+
+
+def _quintet(name: str, about: str, mocks: list[int], *options: str) -> Target:
     port = free_port()
     upstreams = [word for url in urls(mocks) for word in ("--upstream", url)]
-    command = [sys.executable, "-m", "quintet_router", "--port", str(port), "--log-level", "warning", *upstreams]
-    about = "key check, request id, metrics, power of two choices, breaker, limits"
-    return Target("quintet", about, port, command)
+    keys = CACHE / f"{name}.keys.yml"
+    keys.unlink(missing_ok=True)
+    add = [str(Path(sys.executable).parent / "quintet"), "keys", "add", "bench", "--file", str(keys)]
+    added = subprocess.run(add, capture_output=True, text=True)
+    key = next((word for word in added.stdout.split() if word.startswith("sk-")), None)
+    if key is None:
+        raise Missing(f"quintet keys add made none: {added.stderr.strip()}")
+    command = [sys.executable, "-m", "quintet_router", "--port", str(port), "--keys", str(keys)]
+    command += ["--log-level", "warning", *upstreams, *options]
+    return Target(name, about, port, command, key=key)
 
 
 def nginx(mocks: list[int]) -> Target:
@@ -97,14 +112,14 @@ def sglang(mocks: list[int]) -> Target:
 
 
 def vllm(mocks: list[int]) -> Target:
-    return _rust_router("vllm-router", VLLM, [str(_venv("vllm-router", VLLM) / "vllm-router")], mocks)
+    return _rust_router("vllm-router", VLLM, [str(_venv("vllm-router", VLLM) / "vllm-router")], mocks, passes=2)
 
 
-def _rust_router(name: str, version: str, command: list[str], mocks: list[int]) -> Target:
+def _rust_router(name: str, version: str, command: list[str], mocks: list[int], passes: int | None = None) -> Target:
     port = free_port()
     command += ["--host", "127.0.0.1", "--port", str(port), "--worker-urls", *urls(mocks), "--policy", "round_robin"]
     command += ["--log-level", "error", "--prometheus-port", str(free_port()), "--max-concurrent-requests", "4096"]
-    return Target(name, f"{version.rpartition('=')[2]} (Rust), round robin", port, command)
+    return Target(name, f"{version.rpartition('=')[2]} (Rust), round robin", port, command, passes=passes)
 
 
 def litellm(mocks: list[int]) -> Target:
@@ -164,6 +179,7 @@ ALL: dict[str, Maker] = {
     "direct": direct,
     "nginx": nginx,
     "quintet": quintet,
+    "quintet least": quintet_least,
     "sglang-router": sglang,
     "vllm-router": vllm,
     "litellm": litellm,
