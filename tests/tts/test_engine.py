@@ -51,7 +51,7 @@ class Listener:
 
 @pytest.fixture
 def engine(model: tuple[Catalogue, dict[str, Backend]], monkeypatch: pytest.MonkeyPatch) -> Iterator[SpeechEngine]:
-    monkeypatch.setattr(engine_module.embedded, "load", lambda _spec, _report: model)
+    monkeypatch.setattr(engine_module.loading, "load", lambda _spec, _report: model)
     monkeypatch.setenv("QUINTET_THREADS", "2")
     made = SpeechEngine(msgspec.structs.replace(SPEC, max_batch=4))
     info = made.load(lambda _fraction, _note: None)

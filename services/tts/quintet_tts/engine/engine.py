@@ -15,7 +15,7 @@ from quintet_common.threads import cpu_quota
 from quintet_common.worker.host import Emit, Report
 
 from quintet_tts import protocol
-from quintet_tts.backends import Backend, embedded
+from quintet_tts.backends import Backend, loading
 from quintet_tts.engine.schedule import Schedule, Task
 from quintet_tts.speech.reshape import SAMPLE_RATE
 from quintet_tts.speech.speaking import Speaking
@@ -41,7 +41,7 @@ class SpeechEngine:
 
     def load(self, report: Report) -> dict[str, Any]:
         memory.return_large_blocks()
-        self._catalogue, self._backends = embedded.load(self._spec, report)
+        self._catalogue, self._backends = loading.load(self._spec, report)
         self._warm_up()
         memory.give_back()
         for number in range(_threads()):
