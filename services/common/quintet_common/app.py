@@ -72,8 +72,9 @@ def _models(pool: ModelPool[Any]) -> APIRouter:
 
     @router.get("/models")
     async def list_models() -> dict[str, Any]:
-        """The models of this service, with their state."""
-        return {"object": "list", "data": [model_card(worker) for worker in pool]}
+        """The models of this service, with their state: all are ``stopping`` once the service is about to end."""
+        leaving = {"state": "stopping"} if pool.leaving else {}
+        return {"object": "list", "data": [model_card(worker) | leaving for worker in pool]}
 
     @router.get("/models/{model:path}")
     async def retrieve_model(model: str) -> dict[str, Any]:

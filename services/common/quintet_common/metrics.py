@@ -61,7 +61,7 @@ def record(seen: Observation, seconds: float) -> None:
 
 
 class WorkerCollector(Collector):
-    """Gauges read from the workers at scrape time: state, restarts, memory, and what each engine reports."""
+    """What is read from the workers at scrape time: state, restarts, memory, and what each engine reports."""
 
     def __init__(self, service: str, workers: Iterable[Worker[Any]]) -> None:
         self._service = service
@@ -73,7 +73,7 @@ class WorkerCollector(Collector):
             "quintet_model_state", "1 for the state that the model is in", labels=[*labels, "state"]
         )
         progress = GaugeMetricFamily("quintet_model_load_progress", "How far loading is, 0 to 1", labels=labels)
-        restarts = GaugeMetricFamily(
+        restarts = CounterMetricFamily(
             "quintet_worker_restarts", "Times that the model's process was restarted", labels=labels
         )
         memory = GaugeMetricFamily(

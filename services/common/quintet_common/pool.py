@@ -30,6 +30,8 @@ class ModelPool(Generic[EventT]):
         self._event_type = event_type
         self._workers: dict[str, Worker[EventT]] = {}
         self._specs = specs
+        self.leaving = False
+        """Whether the service is about to end: it still answers, and says that others should be asked."""
 
     def __iter__(self) -> Iterator[Worker[EventT]]:
         return iter(self._workers.values())
@@ -37,6 +39,9 @@ class ModelPool(Generic[EventT]):
     def start(self) -> None:
         for spec in self._specs:
             self._add(spec)
+
+    def leave(self) -> None:
+        self.leaving = True
 
     async def close(self) -> None:
         await asyncio.gather(*(worker.stop() for worker in self))
@@ -72,8 +77,8 @@ class ModelPool(Generic[EventT]):
 
     @property
     def ready(self) -> bool:
-        """Whether every model can answer, now or after being woken."""
-        return all(worker.state in (State.READY, State.IDLE) for worker in self)
+        """Whether every model can answer, now or after being woken, and this will stay so."""
+        return not self.leaving and all(worker.state in (State.READY, State.IDLE) for worker in self)
 
     def _add(self, spec: ModelSpec) -> None:
         worker: Worker[EventT] = Worker(spec, self._factory, self._event_type)

@@ -63,6 +63,9 @@ def main(service: str, kinds: set[str], create: Callable[[list[ModelSpec]], Fast
     parser.add_argument("config", nargs="?", default="models.yml", help="what is served (default: models.yml)")
     parser.add_argument("--only", action="append", choices=sorted(kinds), help="leave its other kinds of models out")
     listen_arguments(parser)
+    add = parser.add_argument
+    add("--drain-delay", type=float, default=0, metavar="SECONDS", help="after SIGTERM, not ready but open for so long")
+    add("--grace", type=float, default=DRAIN_SECONDS, metavar="SECONDS", help="then open requests have so long to end")
     options = parser.parse_args()
     kinds = kinds & set(options.only or kinds)
     try:
@@ -79,7 +82,7 @@ def main(service: str, kinds: set[str], create: Callable[[list[ModelSpec]], Fast
         else:
             await pool.apply(config.of_kinds(kinds))
 
-    run(app, options, reload)
+    run(app, options, reload, drain=Drain(options.drain_delay, options.grace, pool.leave))
 
 
 def run(

@@ -73,8 +73,8 @@ class EmbedEngine:
         return {
             "num_requests_running": running,
             "num_requests_waiting": waiting,
-            "batches": self._batches,
-            "batch_texts": self._texts,
+            "batches_total": self._batches,
+            "batch_texts_total": self._texts,
         }
 
     # The tokeniser thread

@@ -1,0 +1,60 @@
+"""A service as a process: what it says between SIGTERM and its end."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+SERVICE = """
+from quintet_common.app import create_app
+from quintet_common.pool import ModelPool
+from quintet_common.server import main
+main("test", {"chat"}, lambda specs: create_app("test", ModelPool(specs, "echo_engine:create_engine", dict), []))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    (tmp_path / "models.yml").write_text("models: [{id: echo, kind: chat, path: 'embedded:echo'}]\n")
+    return tmp_path
+
+
+@pytest.fixture
+def service(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], httpx2.Client]]:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        options = ["--fd", str(listening.fileno()), "--drain-delay", "1", "--grace", "1"]
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        process = subprocess.Popen(
+            [sys.executable, "-c", SERVICE, "models.yml", *options], cwd=folder, pass_fds=[listening.fileno()]
+        )
+    try:
+        with httpx2.Client(base_url=url, timeout=30) as client:
+            yield process, client
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_after_sigterm_it_answers_on_and_says_that_it_leaves(
+    service: tuple[subprocess.Popen[bytes], httpx2.Client],
+) -> None:
+    process, client = service
+    deadline = time.monotonic() + 60
+    while client.get("/ready").status_code != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    while client.get("/ready").status_code == 200:
+        time.sleep(0.05)
+    assert [card["state"] for card in client.get("/v1/models").json()["data"]] == ["stopping"]
+    assert client.get("/health").status_code == 200
+    assert process.wait(10) is not None
