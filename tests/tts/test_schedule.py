@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, cast
+from unittest.mock import Mock
 
 import pytest
 from quintet_common.errors import ApiError
@@ -10,7 +11,7 @@ from quintet_tts.engine.schedule import Schedule, Task
 
 
 def task(request_id: int) -> Task:
-    return Task(request_id, cast(Any, None), cast(Any, None))
+    return Task(request_id, Mock(), cast(Any, None))
 
 
 def test_the_listener_who_would_run_dry_first_is_served_first() -> None:
@@ -62,6 +63,7 @@ def test_one_that_is_being_stepped_is_ended_by_its_thread() -> None:
     schedule.add(task(1))
     taken = schedule.take()
     assert schedule.cancel(1) is None
+    assert cast(Mock, taken.speaking).stop.call_count == 1
     assert schedule.give_back(taken) is False
 
 

@@ -24,6 +24,8 @@ class Speak(msgspec.Struct, kw_only=True, tag="speak"):
     speed: float = 1.0
     """0.25 to 4; 1 is the voice's own pace."""
     seed: int | None = None
+    instructions: str | None = None
+    """How to speak, for models that can be told."""
 
 
 class ListVoices(msgspec.Struct, tag="voices"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import BaseModel, Field, field_validator
-from quintet_common.errors import bad_request
 
 from quintet_tts.protocol import Format, Speak
 
@@ -27,7 +26,7 @@ class SpeechRequest(BaseModel):
     voice: str | VoiceId | None = None
     """A voice of ``/v1/audio/voices``; without it the language of the text chooses."""
     instructions: str | None = None
-    """How to speak. No model here can follow it, so that only an empty one is accepted."""
+    """How to speak, in words. A model that cannot follow them refuses."""
     response_format: Format | None = None
     """mp3 by default; wav on the path without ``/v1``."""
     speed: float | None = Field(default=None, ge=0.25, le=4, strict=True)
@@ -45,17 +44,12 @@ class SpeechRequest(BaseModel):
         return value
 
     def as_work(self, default_format: Format) -> Speak:
-        """What the worker is asked. Raises ApiError 400 for what no model here can do."""
-        if self.instructions and self.instructions.strip():
-            raise bad_request(
-                "The models of this service cannot follow instructions; leave the field out.",
-                "instructions",
-                "unsupported_parameter",
-            )
+        """What the worker is asked."""
         return Speak(
             text=self.input,
             voice=self.voice.id if isinstance(self.voice, VoiceId) else self.voice,
             format=self.response_format or default_format,
             speed=1.0 if self.speed is None else self.speed,
             seed=self.seed,
+            instructions=(self.instructions or "").strip() or None,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from quintet_tts.speech.reshape import Samples
 from quintet_tts.voices import Voice
@@ -27,3 +27,28 @@ class Backend(Protocol):
 
         The same ``seed`` gives the same sound, None a sound of its own each time. Raises ApiError.
         """
+
+
+@runtime_checkable
+class Instructable(Protocol):
+    """A backend that can be told in words how to speak."""
+
+    def instructed(
+        self, text: str, voice: Voice, speed: float, seed: list[int] | None, instructions: str
+    ) -> Iterator[Samples]:
+        """As ``synthesize``, in the manner that ``instructions`` describe."""
+
+
+@runtime_checkable
+class Batching(Protocol):
+    """A backend whose steps serve several sentences at once, so that more of them than there are CPUs should run."""
+
+    threads: int
+    """Sentences that it speaks together."""
+
+
+@runtime_checkable
+class Stoppable(Protocol):
+    """A synthesis that can be ended from another thread, while it works on its next chunk."""
+
+    def stop(self) -> None: ...

@@ -15,7 +15,7 @@ from quintet_common.threads import cpu_quota
 from quintet_common.worker.host import Emit, Report
 
 from quintet_tts import protocol
-from quintet_tts.backends import Backend, loading
+from quintet_tts.backends import Backend, Batching, loading
 from quintet_tts.engine.schedule import Schedule, Task
 from quintet_tts.speech.reshape import SAMPLE_RATE
 from quintet_tts.speech.speaking import Speaking
@@ -44,7 +44,7 @@ class SpeechEngine:
         self._catalogue, self._backends = loading.load(self._spec, report)
         self._warm_up()
         memory.give_back()
-        for number in range(_threads()):
+        for number in range(_threads(self._backends)):
             threading.Thread(target=self._run, name=f"speak {number}", daemon=True).start()
         voices = self._catalogue.voices
         engines = sorted({voice.engine for voice in voices if voice.available})
@@ -105,5 +105,6 @@ class SpeechEngine:
             memory.give_back()
 
 
-def _threads() -> int:
-    return max(1, min(MAX_THREADS, int(os.environ.get("QUINTET_THREADS", cpu_quota()))))
+def _threads(backends: dict[str, Backend]) -> int:
+    wanted = [backend.threads for backend in backends.values() if isinstance(backend, Batching)]
+    return max(1, *wanted, min(MAX_THREADS, int(os.environ.get("QUINTET_THREADS", cpu_quota()))))

@@ -86,7 +86,7 @@ class Schedule:
             self._admit()
 
     def cancel(self, request_id: int) -> Task | None:
-        """The task if it may be ended at once; None if it is unknown or its thread will see to it."""
+        """The task if it may be ended at once; None if it is unknown or its thread, told to stop, will see to it."""
         with self._changed:
             task = self._tasks.get(request_id)
             if task is None or task.cancelled:
@@ -97,6 +97,7 @@ class Schedule:
             elif task in self._ready:
                 self._ready.remove(task)
             else:
+                task.speaking.stop()
                 return None
             return task
 

@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator
 
 from quintet_common.errors import ApiError, bad_request
 
-from quintet_tts.backends import Backend
+from quintet_tts.backends import Backend, Instructable, Stoppable
 from quintet_tts.protocol import Audio, Speak
 from quintet_tts.speech.encoders import Encoder, create_encoder
 from quintet_tts.speech.joins import joined, pause_after
@@ -19,9 +19,11 @@ from quintet_tts.voices import Catalogue, Voice
 
 
 class Speaking:
-    """Iterate to speak; each step takes about one sentence's time. ``close`` ends it between two steps.
+    """Iterate to speak; each step takes about one sentence's time. ``close`` ends it between two steps, ``stop`` (from
+    another thread) within one where the engine can do that.
 
-    Raises ApiError 400 at once for a text without a letter or a digit and for a voice that cannot speak it.
+    Raises ApiError 400 at once for a text without a letter or a digit, for a voice that cannot speak it, and for
+    instructions that it cannot follow.
     """
 
     def __init__(self, request: Speak, catalogue: Catalogue, backends: dict[str, Backend]) -> None:
@@ -32,6 +34,10 @@ class Speaking:
         pieces = split(text)
         self._backends = backends
         self._parts = self._parts_of(pieces, catalogue.speakers(request.voice, pieces))
+        if request.instructions is not None:
+            self._check_instructions()
+        self._stopped = False
+        self._synthesis: Iterator[Samples] | None = None
         self._chunks = self._speak()
 
     @property
@@ -46,6 +52,21 @@ class Speaking:
 
     def close(self) -> None:
         self._chunks.close()
+
+    def stop(self) -> None:
+        """Nobody listens any more. What comes of the step that is under way is of no use."""
+        self._stopped = True
+        if isinstance(self._synthesis, Stoppable):
+            self._synthesis.stop()
+
+    def _check_instructions(self) -> None:
+        deaf = [engine for engine in self.engines if not isinstance(self._backends[engine], Instructable)]
+        if deaf:
+            raise bad_request(
+                f"This model cannot follow instructions ({', '.join(deaf)} speaks); leave the field out.",
+                "instructions",
+                "unsupported_parameter",
+            )
 
     def _parts_of(self, pieces: list[str], voices: list[Voice]) -> list[tuple[str, Voice]]:
         """Each piece with its voice; after the first, short ones of an engine that is slow to begin become one."""
@@ -72,13 +93,15 @@ class Speaking:
         heard = False
         clock = time.perf_counter()
         for index, (piece, voice) in enumerate(self._parts):
+            if self._stopped:
+                return
             characters += len(piece)
             for samples in self._sound(index, piece, voice):
                 data = encoder.encode(samples)
                 yield Audio(data, samples.size / SAMPLE_RATE, characters, time.perf_counter() - clock)
                 # The time between two steps is other requests' time.
                 heard, characters, clock = True, 0, time.perf_counter()
-        if not heard:
+        if not heard and not self._stopped:
             raise ApiError(400, "The voice has no sound for this input.", param="input", code="invalid_value")
         yield Audio(encoder.finish(), 0, characters, time.perf_counter() - clock)
 
@@ -87,5 +110,11 @@ class Speaking:
         native = min(max(speed, backend.min_speed), backend.max_speed)
         # A seed of its own for each piece: the sound depends neither on other requests nor on the thread.
         seed = None if self._request.seed is None else [self._request.seed, index]
-        chunks = backend.synthesize(spoken(piece), voice, native, seed)
+        if self._request.instructions is not None and isinstance(backend, Instructable):
+            chunks = backend.instructed(spoken(piece), voice, native, seed, self._request.instructions)
+        else:
+            chunks = backend.synthesize(spoken(piece), voice, native, seed)
+        self._synthesis = chunks
+        if self._stopped:  # between the two lines above, too
+            return
         yield from joined(reshape(chunks, backend.sample_rate, speed / native), pause_after(piece) / speed)
