@@ -150,6 +150,7 @@ def test_defaults_for_sampling_come_from_the_generation_config(tmp_path: Path) -
         ("{{ '<tool_call>' }}{{ tools }}", "hermes"),
         ("[AVAILABLE_TOOLS] [TOOL_CALLS]", "mistral"),
         ("<|user|><|observation|>", "glm4"),
+        ("<|{{ item['role'] }}|>{{ item['metadata'] }}", "glm4"),
         ("Environment: ipython <|python_tag|>", "llama3"),
         ("<tool_call><function=f><parameter=x>", None),
         (TEMPLATE, None),

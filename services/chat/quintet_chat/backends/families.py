@@ -4,7 +4,7 @@ from __future__ import annotations
 
 _MARKS = {
     "mistral": ("[TOOL_CALLS]",),
-    "glm4": ("<|observation|>",),
+    "glm4": ("<|observation|>", "item['metadata']"),
     "llama3": ("<|python_tag|>", "Environment: ipython"),
     "hermes": ("<tool_call>",),
 }

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from huggingface_hub import snapshot_download
 from quintet_common.memory import give_back
 from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import LoadError, Report
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.hub import cached_file
 
-from quintet_chat.backends import embedded, families, memory
+from quintet_chat.backends import chatglm, embedded, families, memory, templates
 from quintet_chat.engine.runner import Runner, UnsupportedModel
 
 log = logging.getLogger("quintet.chat")
@@ -56,11 +60,17 @@ def load(spec: ModelSpec, max_batch: int, report: Report) -> LoadedModel:
     transformers.utils.logging.disable_progress_bar()
     path = _path(spec, report)
     report(0.42, "reading the configuration")
-    config = _attempt(spec, "its configuration cannot be read", lambda: AutoConfig.from_pretrained(path))
+    original = _original(spec, path)
+    read: Any = original.config if original else partial(AutoConfig.from_pretrained, path)
+    config = _attempt(spec, "its configuration cannot be read", read)
     report(0.45, "loading the tokenizer")
-    tokenizer = _attempt(spec, "its tokenizer cannot be loaded", lambda: AutoTokenizer.from_pretrained(path))
+    read = original.tokenizer if original else partial(AutoTokenizer.from_pretrained, path)
+    tokenizer = _attempt(spec, "its tokenizer cannot be loaded", read)
+    if isinstance(tokenizer.chat_template, str):
+        tokenizer.chat_template = templates.in_openai_form(tokenizer.chat_template)
     report(0.55, "loading the weights")
-    model = _load_weights(spec, path, config)
+    read = partial(original.model, config) if original else partial(AutoModelForCausalLM.from_pretrained, path)
+    model = _load_weights(spec, config, read)
     report(0.9, "warming up")
     loaded = _warm_up(spec, model, tokenizer, max_batch)
     give_back()
@@ -77,7 +87,18 @@ def _path(spec: ModelSpec, report: Report) -> str:
     return spec.path
 
 
-def _attempt(spec: ModelSpec, what: str, do: Any) -> Any:
+def _original(spec: ModelSpec, path: str) -> chatglm.ChatGlm | None:
+    """The model at ``path`` when its layout is one that we convert, and transformers does not know."""
+    if Path(path).is_dir():
+        return chatglm.find(spec.id, Path(path))
+    file = _attempt(spec, "its configuration cannot be read", partial(cached_file, path, "config.json"))
+    if chatglm.find(spec.id, Path(file).parent) is None:
+        return None
+    fetch = partial(snapshot_download, path, allow_patterns=chatglm.FILES)
+    return chatglm.find(spec.id, Path(_attempt(spec, "its files cannot be fetched", fetch)))
+
+
+def _attempt(spec: ModelSpec, what: str, do: Callable[[], Any]) -> Any:
     """``do()``, with any failure as a LoadError that says ``what`` went wrong."""
     try:
         return do()
@@ -87,7 +108,7 @@ def _attempt(spec: ModelSpec, what: str, do: Any) -> Any:
         raise LoadError(f"{spec.id}: {what}: {reason}") from None
 
 
-def _load_weights(spec: ModelSpec, path: str, config: Any) -> Any:
+def _load_weights(spec: ModelSpec, config: Any, from_pretrained: Callable[..., Any]) -> Any:
     if type(config) not in AutoModelForCausalLM._model_mapping:
         raise LoadError(f"{spec.id}: {config.model_type!r} is no architecture of a text model that can be loaded.")
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if spec.device == "auto" else spec.device)
@@ -98,9 +119,7 @@ def _load_weights(spec: ModelSpec, path: str, config: Any) -> Any:
         arguments["device_map"] = device
     if "device_map" in arguments and importlib.util.find_spec("accelerate") is None:
         raise LoadError(f"{spec.id}: the package 'accelerate' is needed to place a model on devices.")
-    model, seen = _attempt(
-        spec, "its weights cannot be loaded", lambda: AutoModelForCausalLM.from_pretrained(path, **arguments)
-    )
+    model, seen = _attempt(spec, "its weights cannot be loaded", partial(from_pretrained, **arguments))
     if "disk" in getattr(model, "hf_device_map", {}).values():
         raise LoadError(f"{spec.id}: it does not fit into the memory that models.yml grants it.")
     if missing := sorted(seen["missing_keys"]):
