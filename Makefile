@@ -6,7 +6,8 @@ BIN := .venv/bin
 PACKAGES := $(wildcard services/*/quintet*)
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test test-fast lint lock clean bench-stack bench-embed bench-router bench-affinity bench-chaos
+.PHONY: help install up test test-fast lint lock clean bench-stack bench-embed bench-router \
+	bench-affinity bench-chaos gpu-check
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -42,6 +43,9 @@ bench-router: install ## Compare the router with others; writes docs/benchmarks.
 
 bench-affinity: install ## Simulate how conversations keep to their replicas; writes docs/benchmarks.md
 	@$(BIN)/python bench/affinity/run.py --write
+
+gpu-check: install ## Correctness and speed on this machine's GPU: make gpu-check [ARGS='--only chat']
+	@$(BIN)/python bench/gpu/run.py $(ARGS)
 
 bench-chaos: install ## Kill, freeze and confuse the router's replicas for three minutes
 	@$(BIN)/python bench/chaos/run.py

@@ -1,0 +1,215 @@
+"""Chat: our engine against transformers' own continuous batching and plain batched ``generate()``.
+
+Correctness in float32, token for token against ``generate()``; speed in the device's usual type, as generated tokens
+per second at several numbers of sequences.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import random
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from check import Setup, Table
+from quintet_chat.engine.engine import ChatEngine
+from quintet_chat.protocol import Generate, Sampling, TokenLogprob
+from quintet_common.errors import ApiError
+from quintet_common.models_yml import ModelSpec
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+QWEN2 = {
+    "0.5B": {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
+             "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True},
+    "7B": {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
+           "num_key_value_heads": 4, "vocab_size": 152064},
+    "tiny": {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+             "num_key_value_heads": 2, "vocab_size": 320},
+}  # fmt: skip
+PROMPT_TOKENS, NEW_TOKENS = 128, 128
+
+
+def check(setup: Setup) -> Iterator[Table]:
+    """A table of correctness and one of speed for each size of model."""
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    logging.getLogger("ContinuousBatchingLogger").setLevel(logging.ERROR)
+    sizes = ["tiny"] if setup.tiny else ["0.5B", "7B"]
+    with tempfile.TemporaryDirectory() as folder:
+        for size in sizes:
+            path = save_model(setup, Path(folder) / size, QWEN2[size])
+            if size != "7B":
+                yield correctness(setup, size, path)
+                setup.free()
+            yield speed(setup, size, path)
+            setup.free()
+
+
+def save_model(setup: Setup, path: Path, shape: dict[str, Any]) -> Path:
+    """A Qwen2 of that shape with random weights, and a tokenizer of bytes, as a directory."""
+    torch.manual_seed(0)
+    config = transformers.Qwen2Config(**shape, max_position_embeddings=8192, eos_token_id=0, bos_token_id=0)
+    with setup.device:
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(path)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = Tokenizer(models.BPE({"<end>": 0, **{char: i + 1 for i, char in enumerate(alphabet)}}, []))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<end>").save_pretrained(path)
+    return path
+
+
+def prompts(count: int, vocabulary: int, longest: int = PROMPT_TOKENS) -> list[list[int]]:
+    """Random prompts of ``longest`` tokens and less, down to half."""
+    chooser = random.Random(count)
+    lengths = [longest - i % (longest // 2) for i in range(count)]
+    return [[chooser.randrange(1, min(vocabulary, 256)) for _ in range(length)] for length in lengths]
+
+
+class Ended:
+    """Takes the place of the worker's Emit: keeps the token texts of one request and when it ended."""
+
+    def __init__(self) -> None:
+        self.texts: list[TokenLogprob] = []
+        self.tokens = 0
+        self.error: ApiError | None = None
+        self.event = threading.Event()
+
+    def __call__(self, event: Any) -> None:
+        self.texts += getattr(event, "logprobs", [])
+        self.tokens += getattr(event, "tokens", 0)
+
+    def done(self) -> None:
+        self.event.set()
+
+    def fail(self, error: ApiError) -> None:
+        self.error = error
+        self.event.set()
+
+
+class Ours:
+    """Our engine, in this process, on requests without HTTP."""
+
+    def __init__(self, setup: Setup, path: Path, dtype: torch.dtype) -> None:
+        name = str(dtype).removeprefix("torch.")
+        self._engine = ChatEngine(
+            ModelSpec(id="m", kind="chat", path=str(path), dtype=name, device=str(setup.device), max_batch=128)
+        )
+        self.info = self._engine.load(lambda _fraction, _note: None)
+        self._ids = itertools.count(1)
+
+    def __call__(self, inputs: list[list[int]], new: int, logprobs: int | None = None) -> list[Ended]:
+        heard = []
+        sampling = Sampling(temperature=0.0, max_tokens=new, ignore_eos=True, logprobs=logprobs)
+        for prompt in inputs:
+            heard.append(Ended())
+            self._engine.submit(next(self._ids), Generate(prompt=prompt, sampling=sampling), heard[-1])  # type: ignore[arg-type]
+        for each in heard:
+            each.event.wait()
+            if each.error:
+                raise each.error
+        return heard
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+def load(setup: Setup, path: Path, dtype: torch.dtype) -> Any:
+    model = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=dtype, device_map=setup.device)
+    model.generation_config.eos_token_id = None
+    return model.eval()
+
+
+def generate(setup: Setup, model: Any, inputs: list[list[int]], new: int) -> list[list[int]]:
+    """Plain batched ``generate()``: greedy, padded on the left, every answer ``new`` tokens long."""
+    longest = max(map(len, inputs))
+    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in inputs], device=setup.device)
+    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in inputs], device=setup.device)
+    out = model.generate(ids, attention_mask=mask, max_new_tokens=new, do_sample=False, pad_token_id=0)
+    tokens: list[list[int]] = out[:, longest:].tolist()
+    return tokens
+
+
+def correctness(setup: Setup, size: str, path: Path) -> Table:
+    """Greedy tokens of prompts of several lengths, one after the other and together, against ``generate()``."""
+    table = Table(f"chat: Qwen2-{size}, float32, greedy tokens as generate() has them", ["case", "answers", "equal"])
+    torch.backends.cuda.matmul.allow_tf32 = False
+    inputs = prompts(12, 256) + [prompt * 3 for prompt in prompts(2, 256)]
+    new = 16 if setup.tiny else 64
+    model = load(setup, path, torch.float32)
+    expected = [generate(setup, model, [prompt], new)[0] for prompt in inputs]
+    del model
+    setup.free()
+    engine = Ours(setup, path, torch.float32)
+    text = engine._engine._output._token_text
+    wanted = [[text(token)[0] for token in answer] for answer in expected]
+    cases = {
+        "alone": lambda: [engine([prompt], new, 0)[0] for prompt in inputs],
+        "together, prompts seen before": lambda: engine(inputs, new, 0),
+        "together, twice over": lambda: engine(inputs + inputs, new, 0),
+    }
+    for case, answer in cases.items():
+        said = [[logprob.token for logprob in ended.texts] for ended in answer()]
+        equal = sum(mine == theirs for mine, theirs in zip(said, wanted * 2, strict=False))
+        verdict = table.verdict(equal == len(said), f"{case}: {len(said) - equal} of {len(said)} answers differ")
+        table.add(case, len(said), f"{equal} {verdict}")
+    engine.close()
+    return table
+
+
+def speed(setup: Setup, size: str, path: Path) -> Table:
+    """Generated tokens per second, prefill included, best of two rounds after one to warm up."""
+    counts = [1, 4] if setup.tiny else [1, 8, 32, 128]
+    new = 8 if setup.tiny else NEW_TOKENS
+    name = str(setup.dtype).removeprefix("torch.")
+    table = Table(
+        f"chat: Qwen2-{size}, {name}, generated tokens per second ({PROMPT_TOKENS} tokens in, {new} out)",
+        ["sequences", "quintet", "transformers continuous batching", "batched generate()", "quintet / continuous"],
+    )
+    inputs = {count: prompts(count, 256) for count in counts}
+    engine: Any = Ours(setup, path, setup.dtype)
+    ours = {n: best(setup, n, new, lambda n=n: engine(inputs[n], new)) for n in counts}  # type: ignore[misc]
+    engine.close()
+    engine = None
+    setup.free()
+    model = load(setup, path, setup.dtype)
+    plain = {n: best(setup, n, new, lambda n=n: generate(setup, model, inputs[n], new)) for n in counts}  # type: ignore[misc]
+    # Its manager is made once, for the first batch; the largest comes first, so that the others fit.
+    theirs = {n: best(setup, n, new, lambda n=n: continuous(model, inputs[n], new)) for n in counts[::-1]}  # type: ignore[misc]
+    for n in counts:
+        ratio = f"{ours[n] / theirs[n]:.2f}" if theirs[n] else "-"
+        table.add(n, f"{ours[n]:.0f}", f"{theirs[n]:.0f}" if theirs[n] else "failed", f"{plain[n]:.0f}", ratio)
+    return table
+
+
+def best(setup: Setup, count: int, new: int, do: Any) -> float:
+    """Tokens per second of the better of two runs, after one that warms up; 0 when it fails."""
+    try:
+        do()
+        return max(count * new / setup.timed(do)[0] for _ in range(2))
+    except Exception as error:  # a peer that fails is a result, not the end of the table
+        print(f"{type(error).__name__}: {error}")
+        return 0.0
+
+
+def continuous(model: Any, inputs: list[list[int]], new: int) -> None:
+    """transformers' continuous batching, what ``transformers serve --continuous-batching`` runs on."""
+    generation = transformers.GenerationConfig(max_new_tokens=new, do_sample=False, eos_token_id=-1, pad_token_id=0)
+    limits: dict[str, Any] = {}
+    if model.device.type == "cpu":
+        limits["continuous_batching_config"] = transformers.ContinuousBatchingConfig(
+            num_blocks=64, max_batch_tokens=256
+        )
+    outputs = model.generate_batch(
+        inputs, generation_config=generation, progress_bar=False, persistent_manager=True, **limits
+    )
+    short = [len(output.generated_tokens) for output in outputs.values() if len(output.generated_tokens) != new]
+    if short or len(outputs) != len(inputs):
+        raise RuntimeError(f"{len(outputs)} of {len(inputs)} answers, {len(short)} of them of the wrong length")
