@@ -10,7 +10,7 @@ from openai.types.audio.speech_create_params import Voice as OpenAIVoice
 from quintet_common.errors import ApiError
 from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import LoadError
-from quintet_tts.backends import embedded
+from quintet_tts.backends import embedded, loading
 from quintet_tts.voices import Catalogue, Engine
 
 COSYVOICE = {"中文女", "中文男", "日语男", "粤语女", "英文女", "英文男", "韩语女"}
@@ -89,4 +89,4 @@ def test_a_voice_whose_engine_is_missing_says_what_to_install(catalogue: Catalog
 def test_a_model_that_is_not_known_is_refused_for_good() -> None:
     spec = ModelSpec(id="x", kind="tts", path="embedded:parrot")
     with pytest.raises(LoadError, match="parrot"):
-        embedded.load(spec, lambda _fraction, _note: None)
+        loading.load(spec, lambda _fraction, _note: None)

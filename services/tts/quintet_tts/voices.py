@@ -17,6 +17,8 @@ class Engine(StrEnum):
 
     HIBARI = "hibari"
     ESPEAK = "espeak-ng"
+    KOKORO = "kokoro"
+    PIPER = "piper"
 
 
 class Voice(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,7 +32,8 @@ class Voice(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     language: str
     """BCP 47, of the accent."""
-    gender: Literal["female", "male"]
+    gender: Literal["female", "male"] | None
+    """None when the voice does not say."""
     engine: str
     available: bool = True
     alias_of: str | None = None

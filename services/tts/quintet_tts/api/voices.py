@@ -46,9 +46,8 @@ def _entry(model: str, voice: Voice) -> dict[str, Any]:
         "name": voice.name,
         "model": model,
         "language": voice.language,
-        "gender": voice.gender,
         "engine": voice.engine,
         "available": voice.available,
     }
-    optional = {"alias_of": voice.alias_of, "note": voice.note}
+    optional = {"gender": voice.gender, "alias_of": voice.alias_of, "note": voice.note}
     return entry | {key: value for key, value in optional.items() if value is not None}

@@ -109,15 +109,23 @@ def _read(process: subprocess.Popen[bytes], text: str) -> Iterator[Samples]:
         yield np.frombuffer(data[: len(data) & ~1], "<i2").astype(np.float32) / np.float32(32768)
 
 
+def library_command() -> list[str] | None:
+    """The command that runs the library of the wheel; None without the wheel."""
+    loader = importlib.util.find_spec("espeakng_loader")
+    if loader is None or loader.origin is None:
+        return None
+    folder = Path(loader.origin).parent
+    library = next(folder.glob("*espeak-ng.so"), None) or next(folder.glob("*espeak-ng.d*"), None)
+    if library is None:
+        return None
+    program = str(Path(__file__).with_name("espeak_program.py"))
+    return [sys.executable, "-I", "-S", program, str(library), str(folder / "espeak-ng-data")]
+
+
 def _find() -> tuple[list[str], tuple[int, int]]:
     """The command that speaks and its version; the wheel first, whose version is known. Empty when there is neither."""
-    loader = importlib.util.find_spec("espeakng_loader")
-    if loader is not None and loader.origin is not None:
-        folder = Path(loader.origin).parent
-        library = next(folder.glob("*espeak-ng.so"), None) or next(folder.glob("*espeak-ng.d*"), None)
-        if library is not None:
-            program = str(Path(__file__).with_name("espeak_program.py"))
-            return [sys.executable, "-I", "-S", program, str(library), str(folder / "espeak-ng-data")], (1, 52)
+    if command := library_command():
+        return command, (1, 52)
     program_path = shutil.which("espeak-ng")
     if program_path is None:
         return [], (0, 0)

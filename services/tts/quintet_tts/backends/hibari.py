@@ -6,10 +6,10 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-import onnxruntime
 from hibari import Hibari
 from quintet_common.worker.host import Report
 
+from quintet_tts.backends.onnx import session
 from quintet_tts.speech.reshape import Samples
 from quintet_tts.voices import Engine, Voice
 
@@ -30,7 +30,7 @@ class HibariBackend:
     def __init__(self, report: Report) -> None:
         report(0.1, "loading the voice")
         self._model = Hibari(threads=1)
-        self._model.sess = _session(self._model.model_path)
+        self._model.sess = session(self._model.model_path)
         report(0.4, "loading the pronunciation dictionary")
         _ = self._model.g2p
         report(0.9, "warming up")
@@ -60,12 +60,3 @@ def _is_odd_digit(character: str) -> bool:
 def _digit_by_digit(number: re.Match[str]) -> str:
     digits = number[0].replace(",", "")
     return number[0] if len(digits) <= _LARGEST_NUMBER else " ".join(digits)
-
-
-def _session(path: str) -> onnxruntime.InferenceSession:
-    """A session that gives its memory back after each sentence; the default keeps the peak of every thread."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.enable_cpu_mem_arena = False
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

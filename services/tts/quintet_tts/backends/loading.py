@@ -2,18 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import LoadError, Report
 
-from quintet_tts.backends import Backend, embedded
+from quintet_tts.backends import Backend
 from quintet_tts.voices import Catalogue
 
-Loaded = tuple[Catalogue, dict[str, Backend]]
+Loaded = tuple[Catalogue, Mapping[str, Backend]]
 """The voices of a model, and the engine behind each by its name in ``Voice.engine``."""
+
+_EMBEDDED = {"hibari": "hibari", "kokoro": "kokoro"}
 
 
 def load(spec: ModelSpec, report: Report) -> Loaded:
     """Load the model of ``spec``. Raises LoadError."""
-    if spec.embedded == "hibari":
+    engine = _engine_of(spec)
+    if engine == "hibari":
+        from quintet_tts.backends import embedded
+
         return embedded.load(spec, report)
-    raise LoadError(f"{spec.path!r} is not a speech model that this version can load; there is 'embedded:hibari'.")
+    if engine == "kokoro":
+        from quintet_tts.backends import kokoro
+
+        return kokoro.load(spec, report)
+    if engine == "piper":
+        from quintet_tts.backends import piper
+
+        return piper.load(spec, report)
+    raise LoadError(
+        f"{spec.path!r} is not a speech model that this version can load. There are 'embedded:hibari' and "
+        "'embedded:kokoro', voices of Piper and folders of Kokoro."
+    )
+
+
+def _engine_of(spec: ModelSpec) -> str | None:
+    """The engine's name; None when neither the spec nor the folder tells it."""
+    if spec.embedded is not None:
+        return _EMBEDDED.get(spec.embedded)
+    if spec.engine != "auto":
+        return spec.engine
+    from quintet_tts.backends import kokoro, piper
+
+    path = Path(spec.path)
+    return "piper" if piper.find(path) else "kokoro" if kokoro.is_folder(path) else None

@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from quintet_common import memory
@@ -37,7 +38,7 @@ class SpeechEngine:
         self._spec = spec
         self._schedule = Schedule(spec.max_batch or STREAMS, spec.max_waiting)
         self._catalogue: Catalogue
-        self._backends: dict[str, Backend]
+        self._backends: Mapping[str, Backend]
 
     def load(self, report: Report) -> dict[str, Any]:
         memory.return_large_blocks()
@@ -105,6 +106,6 @@ class SpeechEngine:
             memory.give_back()
 
 
-def _threads(backends: dict[str, Backend]) -> int:
+def _threads(backends: Mapping[str, Backend]) -> int:
     wanted = [backend.threads for backend in backends.values() if isinstance(backend, Batching)]
     return max(1, *wanted, min(MAX_THREADS, int(os.environ.get("QUINTET_THREADS", cpu_quota()))))

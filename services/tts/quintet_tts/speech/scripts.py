@@ -27,6 +27,18 @@ _NAMED = {
     Script.KANA: re.compile(f"[{KANA}]"),
     Script.HANGUL: re.compile(f"[{HANGUL}]"),
 }
+_HAN_ONLY = frozenset({Script.HAN})
+_OTHERS = (
+    "am ar as ba be bg bn chr cv el fa gu he hi hy ka kk kn kok ky mk ml mr my ne or pa ru sd si sr ta te th tt uk ur"
+)
+_WRITTEN_IN = dict.fromkeys(_OTHERS.split(), frozenset({Script.OTHER})) | {
+    "zh": _HAN_ONLY,
+    "cmn": _HAN_ONLY,
+    "yue": _HAN_ONLY,
+    "ja": frozenset({Script.HAN, Script.KANA}),
+    "ko": frozenset({Script.HANGUL}),
+}
+"""By the first part of a language's name, as BCP 47 and espeak-ng write it; any other language is written in Latin."""
 _OTHER = re.compile(rf"[^\W\d_{_LATIN}{HAN}{KANA}{HANGUL}\u02b0-\u02ff\u00b5]")
 _SPEAKABLE = re.compile(r"[^\W_]")
 
@@ -37,6 +49,11 @@ def scripts_in(text: str) -> frozenset[Script]:
     if _OTHER.search(text):
         found.add(Script.OTHER)
     return frozenset(found)
+
+
+def scripts_of_language(language: str) -> frozenset[Script]:
+    """What a voice of a language reads: its own writing, and Latin, whose words are in texts of every language."""
+    return _WRITTEN_IN.get(re.split(r"[-_]", language)[0].lower(), frozenset()) | {Script.LATIN}
 
 
 def speakable(text: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 
 from quintet_common.errors import ApiError, bad_request
 
@@ -26,7 +26,7 @@ class Speaking:
     instructions that it cannot follow.
     """
 
-    def __init__(self, request: Speak, catalogue: Catalogue, backends: dict[str, Backend]) -> None:
+    def __init__(self, request: Speak, catalogue: Catalogue, backends: Mapping[str, Backend]) -> None:
         text = cleaned(request.text)
         if not speakable(text):
             raise bad_request("The input has nothing to speak: no letter and no digit.", "input", "invalid_value")
