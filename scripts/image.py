@@ -1,7 +1,7 @@
 """Install into the environment of a container image. Run by the Dockerfiles while they are built, not by hand.
 
     python3 scripts/image.py tools              the installer, into .venv beside scripts/: no image keeps it
-    python3 scripts/image.py torch              torch in the build of TORCH_BACKEND, and what all its users have in common
+    python3 scripts/image.py torch              torch in the build of TORCH_BACKEND, and what its users share
     python3 scripts/image.py locked FILE        every package of a requirements.lock
     python3 scripts/image.py own FOLDER ...     Quintet's own packages
 
