@@ -24,7 +24,9 @@ class EchoEngine:
     def __init__(self, spec: ModelSpec) -> None:
         self._spec = spec
         self._cancelled: set[int] = set()
+        self._held: set[int] = set()
         self._running = 0
+        self._sent = 0
         self._ended = 0
 
     def load(self, report: Report) -> dict[str, Any]:
@@ -45,16 +47,27 @@ class EchoEngine:
     def cancel(self, request_id: int) -> None:
         self._cancelled.add(request_id)
 
+    def hold(self, request_id: int, held: bool) -> None:
+        (self._held.add if held else self._held.discard)(request_id)
+
     def stats(self) -> dict[str, float]:
-        return {"num_requests_running": self._running, "num_requests_waiting": 0, "ended": self._ended}
+        return {
+            "num_requests_running": self._running,
+            "num_requests_waiting": 0,
+            "ended": self._ended,
+            "sent": self._sent,
+        }
 
     def _run(self, request_id: int, request: Request, emit: Emit) -> None:
         for word in request.text.split():
             if word == "crash":
                 raise RuntimeError("asked to")
+            while request_id in self._held and request_id not in self._cancelled:
+                time.sleep(0.001)
             if request_id in self._cancelled:
                 break
             emit({"word": word})
+            self._sent += 1
             time.sleep(request.delay)
         self._running -= 1
         self._ended += 1

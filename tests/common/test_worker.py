@@ -111,6 +111,28 @@ async def test_leaving_a_job_early_cancels_it_in_the_worker(start: Any) -> None:
     assert worker.in_flight == 0
 
 
+async def test_an_engine_rests_while_its_client_does_not_read(start: Any) -> None:
+    worker = start()
+    await until(worker, State.READY)
+    async with await worker.submit({"text": "word " * 1000, "delay": 0.001}, max_ahead=4) as job:
+        for taken in (1, 200):
+            for _ in range(taken):
+                await anext(job)
+            await eventually(lambda: job._held)
+            await asyncio.sleep(1.2)  # the worker tells its gauges once a second
+            assert worker.stats["sent"] < 201 + 4 + 50  # those on their way when it is told to rest
+        assert [event async for event in job] == [{"word": "word"}] * 799
+    assert await words(worker, "one two three") == ["one", "two", "three"]
+
+
+async def test_a_client_who_left_while_the_engine_rested_is_no_longer_worked_for(start: Any) -> None:
+    worker = start()
+    await until(worker, State.READY)
+    async with await worker.submit({"text": "word " * 1000, "delay": 0.001}, max_ahead=2) as job:
+        await eventually(lambda: job._held)
+    await eventually(lambda: worker.stats.get("ended") == 1)
+
+
 @pytest.mark.parametrize("how", ["crash", "kill"])
 async def test_a_dead_worker_fails_its_requests_and_comes_back(start: Any, how: str) -> None:
     worker = start()

@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -87,6 +87,13 @@ class Engine(Protocol[RequestT_contra]):
     def stats(self) -> dict[str, float]: ...
 
 
+@runtime_checkable
+class Holding(Protocol):
+    """An engine that can let a request rest while its client does not read. Called as ``cancel`` is."""
+
+    def hold(self, request_id: int, held: bool) -> None: ...
+
+
 class Host(Generic[RequestT]):
     """Joins one engine to the service at the other end of ``sock``."""
 
@@ -123,8 +130,11 @@ class Host(Generic[RequestT]):
             threading.Thread(target=self._load, args=(spec,), name="load", daemon=True).start()
         elif isinstance(message, protocol.Submit):
             self._submit(message)
-        elif self._engine is not None:
-            self._engine.cancel(message.id)
+        elif isinstance(message, protocol.Cancel):
+            if self._engine is not None:
+                self._engine.cancel(message.id)
+        elif isinstance(self._engine, Holding):
+            self._engine.hold(message.id, message.held)
 
     def _load(self, spec: ModelSpec) -> None:
         def report(fraction: float, note: str) -> None:

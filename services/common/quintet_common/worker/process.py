@@ -42,17 +42,26 @@ class State(enum.StrEnum):
 class Job(Generic[EventT]):
     """One request in a worker: iterate its events inside ``async with``; leaving early cancels it.
 
-    Iteration raises ApiError when the request failed, 503 when the worker died.
+    Iteration raises ApiError when the request failed, 503 when the worker died. With ``max_ahead`` the engine is told
+    to rest while so many events wait to be iterated.
     """
 
-    def __init__(self, worker: Worker[EventT], job_id: int) -> None:
+    def __init__(self, worker: Worker[EventT], job_id: int, max_ahead: int | None = None) -> None:
         self._worker = worker
         self._id = job_id
+        self._max_ahead = max_ahead
+        self._held = False
         self._events: asyncio.Queue[EventT | protocol.Done] = asyncio.Queue()
         self.finished = False
 
     def put(self, event: EventT | protocol.Done) -> None:
         self._events.put_nowait(event)
+        if self._max_ahead is not None and not self._held and self._events.qsize() >= self._max_ahead:
+            self._hold(True)
+
+    def _hold(self, held: bool) -> None:
+        self._held = held
+        self._worker.hold(self._id, held)
 
     async def __aenter__(self) -> Self:
         return self
@@ -67,6 +76,8 @@ class Job(Generic[EventT]):
         if self.finished:
             raise StopAsyncIteration
         event = await self._events.get()
+        if self._held and self._events.empty():
+            self._hold(False)
         if not isinstance(event, protocol.Done):
             return event
         self.finished = True
@@ -138,8 +149,10 @@ class Worker(Generic[EventT]):
 
     # Requests
 
-    async def submit(self, request: Any) -> Job[EventT]:
+    async def submit(self, request: Any, max_ahead: int | None = None) -> Job[EventT]:
         """Hand a request to the model. One that was unloaded, or that has died, is waited for; a first start is not.
+
+        ``max_ahead`` is how many events may wait for a client that does not keep up; None for requests of few events.
 
         Raises ApiError 503 when there is none.
         """
@@ -159,7 +172,7 @@ class Worker(Generic[EventT]):
         except OverflowError:
             raise ApiError(400, "The request has a number of more than 64 bits.") from None
         self._next_id += 1
-        job: Job[EventT] = Job(self, self._next_id)
+        job: Job[EventT] = Job(self, self._next_id, max_ahead)
         self._jobs[self._next_id] = job
         self._connection.send(protocol.Submit(self._next_id, body))
         return job
@@ -170,6 +183,11 @@ class Worker(Generic[EventT]):
         self._last_used = time.monotonic()
         if job is not None and self._connection is not None:
             self._connection.send(protocol.Cancel(job_id))
+
+    def hold(self, job_id: int, held: bool) -> None:
+        """Let a job that still runs rest, or go on."""
+        if job_id in self._jobs and self._connection is not None:
+            self._connection.send(protocol.Hold(job_id, held))
 
     @property
     def in_flight(self) -> int:

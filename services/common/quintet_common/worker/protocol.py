@@ -1,6 +1,6 @@
 """The messages between a service and a worker, and their framing: a little-endian uint32 length, then msgpack.
 
-service -> worker   Load once, then Submit and Cancel
+service -> worker   Load once, then Submit, Cancel and Hold
 worker -> service   Progress while loading, Ready or Failed; per request any number of Events, exactly one Done; Stats
 
 Bodies are msgpack of the service's own types, so that this module knows none of them.
@@ -32,6 +32,13 @@ class Submit(msgspec.Struct, tag=1, array_like=True):
 
 class Cancel(msgspec.Struct, tag=2, array_like=True):
     id: int
+
+
+class Hold(msgspec.Struct, tag=9, array_like=True):
+    """The client of a request does not keep up, or does again: until then it needs no further events."""
+
+    id: int
+    held: bool
 
 
 class Progress(msgspec.Struct, tag=3, array_like=True):
@@ -92,7 +99,7 @@ class Stats(msgspec.Struct, tag=8, array_like=True):
     by the service too. ``num_requests_running`` and ``num_requests_waiting`` always."""
 
 
-ToWorker = Load | Submit | Cancel
+ToWorker = Load | Submit | Cancel | Hold
 FromWorker = Progress | Ready | Failed | Event | Done | Stats
 
 _encoder = msgspec.msgpack.Encoder()
