@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import time
 import wave
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -92,7 +93,7 @@ def test_pace(client: openai.OpenAI) -> None:
         ({"voice": "heart", "input": "你好"}, "voice", "中文女"),
         ({"input": ""}, "input", "empty"),
         ({"input": "?! …"}, "input", "nothing to speak"),
-        ({"input": "x" * 100_000}, "input", str(MAX_CHARACTERS)),
+        ({"input": "x" * (MAX_CHARACTERS + 1)}, "input", str(MAX_CHARACTERS)),
         ({"input": ["a"]}, "input", ""),
         ({"input": None}, "input", ""),
         ({"speed": 0.2}, "speed", "0.25"),
@@ -154,6 +155,22 @@ def test_the_bare_path_answers_with_a_wav_that_knows_its_length(origin: str) -> 
     assert length == pytest.approx(seconds(answer.content, "wav"))
 
 
+def test_a_text_too_long_for_a_whole_wav_is_sent_to_where_sound_streams(http: httpx2.Client) -> None:
+    answer = http.post("/audio/speech", json={"input": "x" * 20_001})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "input")
+    assert "/v1" in answer.json()["error"]["message"]
+
+
+def test_a_hundred_thousand_characters_begin_to_sound_at_once(http: httpx2.Client) -> None:
+    text = "It was a fine day. 天气很好。 いいてんき。 날씨가 좋다. " * 2_500
+    assert len(text.encode()) > 100_000
+    with http.stream("POST", "/v1/audio/speech", json={"input": text, "voice": "alloy"}) as answer:
+        assert answer.status_code == 200
+        begun = time.monotonic()
+        assert next(answer.iter_raw())
+        assert time.monotonic() - begun < 5
+
+
 def test_a_streamed_wav_can_be_opened(client: openai.OpenAI) -> None:
     answer = client.audio.speech.create(model="tts-1", voice="heart", input="Hello.", response_format="wav")
     with wave.open(io.BytesIO(answer.content)) as wav:
@@ -164,7 +181,7 @@ def test_a_streamed_wav_can_be_opened(client: openai.OpenAI) -> None:
 @pytest.mark.parametrize("path", ["/v1/audio/voices", "/audio/voices", "/v1/audio/voices?model=tts-1"])
 def test_voices(http: httpx2.Client, path: str) -> None:
     voices = {voice["id"]: voice for voice in http.get(path).json()["voices"]}
-    assert len(voices) == 21
+    assert len(voices) == 25
     assert voices["heart"]["engine"] == "hibari"
     assert voices["alloy"]["alias_of"] == "heart"
     assert voices["中文女"] == {
@@ -185,7 +202,7 @@ def test_voices_of_an_unknown_model(http: httpx2.Client) -> None:
 
 def test_the_model_says_what_it_is(client: openai.OpenAI) -> None:
     card = client.models.retrieve("hibari").model_dump()
-    assert (card["engine"], card["sample_rate"], card["voices"]) == ("espeak-ng+hibari", 24000, 21)
+    assert (card["engine"], card["sample_rate"], card["voices"]) == ("espeak-ng+hibari", 24000, 25)
 
 
 def test_metrics(http: httpx2.Client) -> None:

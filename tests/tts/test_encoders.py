@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gc
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
 from quintet_tts.protocol import Format
 from quintet_tts.speech.encoders import create_encoder
-from quintet_tts.wav import HEADER_BYTES, with_exact_sizes
+from quintet_tts.wav import HEADER_BYTES, fill_in_sizes
 from tts.sound import SAMPLE_RATE, decode, loudness, pitch, seconds, tone
 
 FORMATS: list[Format] = ["mp3", "opus", "aac", "flac", "wav", "pcm"]
@@ -58,7 +59,9 @@ def test_pcm_is_int16_at_24_khz_and_nothing_else() -> None:
 def test_a_streamed_wav_says_that_its_length_is_unknown_and_a_whole_one_says_it() -> None:
     data = encode("wav", duration=1.0)
     assert data[4:8] == data[40:44] == b"\xff\xff\xff\xff"
-    whole = with_exact_sizes(bytearray(data))
+    file = io.BytesIO(data)
+    fill_in_sizes(file)
+    whole = file.getvalue()
     assert int.from_bytes(whole[40:44], "little") == 2 * SAMPLE_RATE == len(whole) - HEADER_BYTES
     assert int.from_bytes(whole[4:8], "little") == len(whole) - 8
 

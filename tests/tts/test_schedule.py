@@ -67,5 +67,45 @@ def test_one_that_is_being_stepped_is_ended_by_its_thread() -> None:
     assert schedule.give_back(taken) is False
 
 
+def test_one_whose_client_does_not_read_gives_its_place_to_the_next() -> None:
+    schedule = Schedule(streams=1, max_waiting=3)
+    slow, next_one, last = task(1), task(2), task(3)
+    for each in (slow, next_one, last):
+        schedule.add(each)
+    schedule.hold(1, True)
+    assert schedule.counts() == (1, 2)
+    assert schedule.take() is next_one
+    schedule.hold(1, False)
+    schedule.end(next_one)
+    assert schedule.take() is slow  # before those who came later
+    schedule.hold(1, True)  # while it is being stepped
+    assert schedule.give_back(slow)
+    assert schedule.take() is last
+
+
+def test_those_who_rest_count_as_waiting_and_can_be_cancelled() -> None:
+    schedule = Schedule(streams=1, max_waiting=2)
+    for number in (1, 2):
+        schedule.add(task(number))
+        schedule.hold(number, True)
+    assert schedule.counts() == (0, 2)
+    with pytest.raises(ApiError, match="waiting already"):
+        schedule.add(task(3))
+    resting = schedule.cancel(1)
+    assert resting is not None
+    schedule.end(resting)
+    assert schedule.counts() == (0, 1)
+    schedule.hold(99, True)
+
+
+def test_those_who_have_rested_for_long_are_named() -> None:
+    schedule = Schedule(streams=2, max_waiting=2)
+    schedule.add(task(1))
+    schedule.add(task(2))
+    schedule.hold(1, True)
+    assert schedule.abandoned(60) == []
+    assert schedule.abandoned(-1) == [1]
+
+
 def test_cancelling_what_is_not_there_does_nothing() -> None:
     assert Schedule(streams=1, max_waiting=1).cancel(5) is None

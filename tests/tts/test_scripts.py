@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from quintet_tts.speech.scripts import Script, scripts_in, speakable
+from quintet_tts.speech.scripts import Script, scripts_in, scripts_of_language, speakable
 from quintet_tts.speech.text import cleaned, spoken
 
 
@@ -16,7 +16,10 @@ from quintet_tts.speech.text import cleaned, spoken
         ("你好，世界", {Script.HAN}),
         ("カタカナ と ひらがな", {Script.KANA}),
         ("안녕 GPU", {Script.HANGUL, Script.LATIN}),
-        ("привет", {Script.OTHER}),
+        ("привет", {Script.CYRILLIC}),
+        ("Καλημέρα", {Script.GREEK}),
+        ("السلام عليكم", {Script.ARABIC}),
+        ("नमस्ते", {Script.DEVANAGARI}),
         ("สวัสดี", {Script.OTHER}),
         ("12 + 30 % — …", set()),
         ("𠮷", {Script.HAN}),
@@ -24,6 +27,21 @@ from quintet_tts.speech.text import cleaned, spoken
 )
 def test_scripts(text: str, scripts: set[Script]) -> None:
     assert scripts_in(text) == scripts
+
+
+@pytest.mark.parametrize(
+    ("language", "scripts"),
+    [
+        ("en-us", {Script.LATIN}),
+        ("xx", {Script.LATIN}),
+        ("cmn", {Script.HAN, Script.LATIN}),
+        ("ja-JP", {Script.HAN, Script.KANA, Script.LATIN}),
+        ("uk", {Script.CYRILLIC, Script.LATIN}),
+        ("th", {Script.OTHER, Script.LATIN}),
+    ],
+)
+def test_what_a_voice_of_a_language_reads(language: str, scripts: set[Script]) -> None:
+    assert scripts_of_language(language) == scripts
 
 
 @given(st.text())

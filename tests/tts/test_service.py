@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import signal
 import socket
@@ -58,6 +60,53 @@ def test_a_client_who_leaves_stops_costing(http: httpx2.Client, path: str) -> No
     time.sleep(1.2)  # the worker tells its gauges once a second
     assert eventually(lambda: gauge(http, "num_requests_running") == 0)
     assert gauge(http, "characters_total") - before < 15_000
+
+
+def test_a_client_who_does_not_read_makes_the_engine_rest(http: httpx2.Client, origin: str) -> None:
+    """An hour of sound is not made, and kept in memory, for one who takes none of it; nor are others kept waiting."""
+    spoken = counter(http, "audio_seconds_total")
+    with socket.create_connection(("127.0.0.1", int(origin.rsplit(":", 1)[1]))) as lazy:
+        lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        body = json.dumps({"input": STORY * 8, "voice": "heart", "response_format": "pcm", "speed": 0.5}).encode()
+        head = f"host: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+        lazy.sendall(b"POST /v1/audio/speech HTTP/1.1\r\n" + head.encode() + body)
+        assert eventually(lambda: gauge(http, "num_requests_waiting") == 1, 30)  # it rests
+        made = counter(http, "audio_seconds_total")
+        assert made - spoken < 600  # what the sockets' buffers hold is some minutes of sound
+        assert http.post("/v1/audio/speech", json={"input": "And me?"}).status_code == 200
+        assert counter(http, "audio_seconds_total") - made < 10
+        taken = 0
+        while taken < 2 << 20:  # now it reads, and the engine goes on
+            taken += len(lazy.recv(1 << 18))
+        assert eventually(lambda: counter(http, "audio_seconds_total") > made + 10)
+    assert eventually(lambda: gauge(http, "num_requests_waiting") == gauge(http, "num_requests_running") == 0)
+
+
+def counter(http: httpx2.Client, name: str) -> float:
+    lines = http.get("/metrics").text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(f"quintet_{name}{{"))
+
+
+def test_sixty_four_at_once_of_whom_a_third_leaves(http: httpx2.Client, origin: str) -> None:
+    expected = http.post("/v1/audio/speech", json={"input": "All of us. Every one.", "seed": 1}).content
+
+    async def client(number: int) -> bytes | None:
+        async with httpx2.AsyncClient(base_url=origin, timeout=60) as many:
+            leaves = number % 3 == 0
+            body = {"input": STORY[:3000] if leaves else "All of us. Every one.", "seed": 1}
+            async with many.stream("POST", "/v1/audio/speech", json=body) as answer:
+                assert answer.status_code == 200
+                if leaves:
+                    await anext(answer.aiter_raw())
+                    return None
+                return await answer.aread()
+
+    async def all_of_them() -> list[bytes | None]:
+        return await asyncio.gather(*(client(number) for number in range(64)))
+
+    heard = asyncio.run(all_of_them())
+    assert [sound for sound in heard if sound is not None] == [expected] * 42
+    assert eventually(lambda: gauge(http, "num_requests_running") == 0)
 
 
 def test_a_worker_that_dies_cuts_the_stream_and_comes_back(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from quintet_common.errors import ApiError
 from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import LoadError
 from quintet_tts.backends import embedded, loading
+from quintet_tts.speech.scripts import Script
 from quintet_tts.voices import Catalogue, Engine
 
 COSYVOICE = {"中文女", "中文男", "日语男", "粤语女", "英文女", "英文男", "韩语女"}
@@ -27,7 +28,7 @@ def speakers(catalogue: Catalogue, voice: str | None, *pieces: str) -> list[str]
 
 def test_every_name_that_peoples_code_has_is_a_voice(catalogue: Catalogue) -> None:
     openai_names = set(OpenAIVoice.__args__[1].__args__)  # type: ignore[attr-defined]
-    assert {voice.id for voice in catalogue.voices} == COSYVOICE | openai_names | {"heart"}
+    assert {voice.id for voice in catalogue.voices} == COSYVOICE | openai_names | {"heart", "ru", "el", "ar", "hi"}
 
 
 def test_a_borrowed_name_says_who_really_speaks(catalogue: Catalogue) -> None:
@@ -49,6 +50,8 @@ def test_a_borrowed_name_says_who_really_speaks(catalogue: Catalogue) -> None:
         ("英文女", ["Hello."], ["heart"]),
         ("heart", ["123"], ["heart"]),
         ("粤语女", ["你好。", "Hello."], ["粤语女", "粤语女"]),
+        (None, ["天气好。", "いい。"], ["中文女", "日语男"]),
+        (None, ["Привет, GPU.", "Καλημέρα.", "السلام عليكم.", "नमस्ते।"], ["ru", "el", "ar", "hi"]),
     ],
 )
 def test_who_speaks(catalogue: Catalogue, voice: str | None, pieces: list[str], chosen: list[str]) -> None:
@@ -63,7 +66,7 @@ def test_who_speaks(catalogue: Catalogue, voice: str | None, pieces: list[str], 
         ("英文男", "你好", "voice_cannot_read", "Chinese (Han)"),
         ("日语男", "日本", "voice_cannot_read", "Chinese (Han)"),
         (None, "日本はいい", "voice_cannot_read", "日语男"),
-        (None, "привет", "voice_cannot_read", "No voice of this model can"),
+        (None, "สวัสดี", "voice_cannot_read", "No voice of this model can"),
     ],
 )
 def test_what_is_refused(catalogue: Catalogue, voice: str | None, piece: str, code: str, said: str) -> None:
@@ -71,6 +74,22 @@ def test_what_is_refused(catalogue: Catalogue, voice: str | None, piece: str, co
         speakers(catalogue, voice, piece)
     assert (caught.value.status, caught.value.param, caught.value.code) == (400, "voice", code)
     assert said in caught.value.message
+
+
+def test_a_sentence_in_several_writings_is_cut_between_words(catalogue: Catalogue) -> None:
+    sentence = "Hello 你好 안녕 GPU. "
+    assert catalogue.cut(None, ["One two. ", sentence]) == ["One two. ", "Hello 你好 ", "안녕 GPU. "]
+    assert speakers(catalogue, None, *catalogue.cut(None, [sentence])) == ["中文女", "韩语女"]
+    assert catalogue.cut("heart", [sentence]) == [sentence]
+    assert catalogue.cut("alloy", ["สวัสดี안녕"]) == ["สวัสดี안녕"]
+
+
+def test_japanese_with_kanji_is_for_a_voice_that_reads_them(catalogue: Catalogue) -> None:
+    able = [
+        msgspec.structs.replace(voice, scripts=voice.scripts | {Script.HAN}) if voice.id == "日语男" else voice
+        for voice in catalogue.voices
+    ]
+    assert speakers(Catalogue(able, "heart", embedded._BY_SCRIPT), None, "天气好。", "いい。") == ["日语男", "日语男"]
 
 
 def test_a_voice_whose_engine_is_missing_says_what_to_install(catalogue: Catalogue) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Literal
@@ -19,6 +20,11 @@ class Engine(StrEnum):
     ESPEAK = "espeak-ng"
     KOKORO = "kokoro"
     PIPER = "piper"
+
+
+_BY_TELLING = [script for script in Script if script not in (Script.HAN, Script.LATIN)] + [Script.HAN]
+"""The scripts in the order in which they decide on a sentence's voice: Latin words are in sentences of every language,
+Han characters in Japanese and Korean ones."""
 
 
 class Voice(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +60,25 @@ class Catalogue:
         self._default = default
         self._by_script = by_script
 
+    def cut(self, voice_id: str | None, pieces: Sequence[str]) -> list[str]:
+        """``pieces``, those in several writings that no one voice reads cut between words, so that each is spoken by
+        its own voice. Pieces for a voice that was asked for by itself stay whole. Raises ApiError 400."""
+        if voice_id is not None and not self._find(voice_id).follows_text:
+            return list(pieces)
+        return [part for piece in pieces for part in ([piece] if self._reads(scripts_in(piece)) else self._runs(piece))]
+
+    def _reads(self, scripts: frozenset[Script]) -> bool:
+        return any(scripts <= voice.scripts for voice in self.voices if voice.alias_of is None)
+
+    def _runs(self, piece: str) -> list[str]:
+        runs: list[str] = []
+        for word in re.findall(r"\S+\s*|\s+", piece):
+            if runs and self._reads(scripts_in(runs[-1] + word)):
+                runs[-1] += word
+            else:
+                runs.append(word)
+        return runs
+
     def speakers(self, voice_id: str | None, pieces: Sequence[str]) -> list[Voice]:
         """The voice that speaks each piece.
 
@@ -88,11 +113,14 @@ class Catalogue:
         return voice if voice.alias_of is None else self._by_id[voice.alias_of]
 
     def _for_scripts(self, scripts: frozenset[Script], japanese: bool) -> Voice:
-        """The voice for a sentence's scripts. In a Japanese text Han characters are Japanese too."""
-        for script in (Script.HANGUL, Script.KANA, Script.HAN):
+        """The voice for a sentence's scripts. In a Japanese text Han is Japanese, if its voice reads it."""
+        for script in _BY_TELLING:
             if script in scripts:
-                reads_as = Script.KANA if japanese and script is Script.HAN else script
-                return self._by_id[self._by_script.get(reads_as, self._default)]
+                voice = self._by_id[self._by_script.get(script, self._default)]
+                if japanese and script is Script.HAN:
+                    reader = self._by_id[self._by_script.get(Script.KANA, self._default)]
+                    return reader if Script.HAN in reader.scripts else voice
+                return voice
         return self._by_id[self._default]
 
     def _check(self, voice: Voice, scripts: frozenset[Script], piece: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+from io import SEEK_END
+from typing import IO
 
 HEADER_BYTES = 44
 UNKNOWN = 0xFFFFFFFF
@@ -16,8 +18,9 @@ def wav_header(rate: int) -> bytes:
     return head + form + struct.pack("<4sI", b"data", UNKNOWN)
 
 
-def with_exact_sizes(wav: bytearray) -> bytearray:
-    """A whole file that began with ``wav_header``, with its sizes filled in, in place."""
-    struct.pack_into("<I", wav, 4, len(wav) - 8)
-    struct.pack_into("<I", wav, HEADER_BYTES - 4, len(wav) - HEADER_BYTES)
-    return wav
+def fill_in_sizes(wav: IO[bytes]) -> None:
+    """Make the header of a whole file that began with ``wav_header`` true."""
+    length = wav.seek(0, SEEK_END)
+    for place, before in ((4, 8), (HEADER_BYTES - 4, HEADER_BYTES)):
+        wav.seek(place)
+        wav.write(struct.pack("<I", length - before))

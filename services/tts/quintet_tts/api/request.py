@@ -8,8 +8,11 @@ from pydantic import BaseModel, Field, field_validator
 
 from quintet_tts.protocol import Format, Speak
 
-MAX_CHARACTERS = 20_000
-"""Of one input: about twenty minutes of sound. OpenAI's own limit is 4096."""
+MAX_CHARACTERS = 200_000
+"""Of one input: more than three hours of sound. OpenAI's own limit is 4096."""
+
+MAX_WHOLE_CHARACTERS = 20_000
+"""Of one whose sound is kept until it is whole: about twenty minutes."""
 
 
 class VoiceId(BaseModel):

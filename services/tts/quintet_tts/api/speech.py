@@ -5,19 +5,23 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from io import SEEK_END
+from tempfile import SpooledTemporaryFile
+from typing import IO
 
 from fastapi import APIRouter, Request, Response
 from quintet_common import sse
 from quintet_common.dialect import Dialect, RequestDialect
 from quintet_common.disconnect import StreamResponse, or_disconnect
+from quintet_common.errors import bad_request
 from quintet_common.observation import Observation, observation_of
 from quintet_common.pool import ModelPool
 from quintet_common.worker.process import Worker
 
-from quintet_tts.api.request import SpeechRequest
+from quintet_tts.api.request import MAX_WHOLE_CHARACTERS, SpeechRequest
 from quintet_tts.metrics import SpeechMeter
 from quintet_tts.protocol import Audio, Event, Format, Speak, Started
-from quintet_tts.wav import with_exact_sizes
+from quintet_tts.wav import fill_in_sizes
 
 router = APIRouter()
 
@@ -31,6 +35,12 @@ MEDIA_TYPES: dict[Format, str] = {
 }
 TOKENS_PER_SECOND = 20
 """Of sound, in ``usage``: what OpenAI's own speech models count."""
+
+_IN_MEMORY = 4 << 20
+"""Bytes of a WAV that is made whole, before it goes to disk."""
+
+MAX_AHEAD = 4
+"""Pieces of sound, of a sentence at most, that may wait for a client who does not keep up. Then the engine rests."""
 
 ENGINE_HEADER = "x-quintet-engine"
 """Which engines speak this answer, so that nobody takes one for another."""
@@ -57,8 +67,8 @@ async def create_speech(body: SpeechRequest, request: Request, dialect: RequestD
     sound = _sound(worker, work, meter, seen)
     if zlai and work.format == "wav" and body.stream_format != "sse":
         # Clients of this dialect save a file and open it by its header, which therefore has to be true.
-        whole = await or_disconnect(request, _whole(sound))
-        return Response(whole, media_type="audio/wav", headers={ENGINE_HEADER: meter.engines})
+        _check_whole(work)
+        return _file_response(await or_disconnect(request, _whole(sound)), meter.engines)
     # Until there is sound, whatever goes wrong is still answered with its status.
     first = await or_disconnect(request, anext(sound))
     headers = {ENGINE_HEADER: meter.engines}
@@ -73,7 +83,7 @@ async def _sound(
     worker: Worker[Event], work: Speak, meter: SpeechMeter, seen: Observation
 ) -> AsyncGenerator[bytes, None]:
     """What the worker sends, counted. Closing it cancels the work."""
-    async with await worker.submit(work) as job:
+    async with await worker.submit(work, MAX_AHEAD) as job:
         async for event in job:
             if isinstance(event, Started):
                 meter.started(event)
@@ -94,12 +104,38 @@ async def _after(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncIterat
             yield data
 
 
-async def _whole(sound: AsyncGenerator[bytes, None]) -> bytes:
-    data = bytearray()
+def _check_whole(work: Speak) -> None:
+    """Raises ApiError 400 for a text that is too long to be answered with one whole file."""
+    if len(work.text) > MAX_WHOLE_CHARACTERS:
+        message = (
+            f"input has {len(work.text)} characters; a WAV that is made whole can speak {MAX_WHOLE_CHARACTERS}. "
+            "Ask for another response_format, or on the path with /v1, where sound is sent as it is made."
+        )
+        raise bad_request(message, "input", "string_above_max_length")
+
+
+async def _whole(sound: AsyncGenerator[bytes, None]) -> IO[bytes]:
+    """A WAV file with its sizes filled in; on disk once it is large."""
+    file: IO[bytes] = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115  closed by who reads it
     async with aclosing(sound):
         async for piece in sound:
-            data += piece
-    return bytes(with_exact_sizes(data))
+            file.write(piece)
+    fill_in_sizes(file)
+    return file
+
+
+def _file_response(file: IO[bytes], engines: str) -> Response:
+    length = file.seek(0, SEEK_END)
+    file.seek(0)
+    response = StreamResponse(_read(file), "audio/wav", {ENGINE_HEADER: engines})
+    response.headers["content-length"] = str(length)
+    return response
+
+
+async def _read(file: IO[bytes]) -> AsyncIterator[bytes]:
+    with file:
+        while data := file.read(1 << 18):
+            yield data
 
 
 async def _events(sound: AsyncIterator[bytes], meter: SpeechMeter) -> AsyncIterator[bytes]:

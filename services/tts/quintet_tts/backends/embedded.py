@@ -28,7 +28,15 @@ OPENAI_VOICES = [
 """As in OpenAI's reference."""
 
 KOKORO_MAN = "jm_kumo"
-_BY_SCRIPT = {Script.HAN: "中文女", Script.KANA: "日语男", Script.HANGUL: "韩语女"}
+_BY_SCRIPT = {
+    Script.HAN: "中文女",
+    Script.KANA: "日语男",
+    Script.HANGUL: "韩语女",
+    Script.CYRILLIC: "ru",
+    Script.GREEK: "el",
+    Script.ARABIC: "ar",
+    Script.DEVANAGARI: "hi",
+}
 _NOT_COSYVOICE = "Not CosyVoice, whose name this is."
 
 
@@ -88,7 +96,7 @@ def _catalogue(hibari: list[Voice], others: list[Voice]) -> Catalogue:
     alias = msgspec.structs.replace(heart, alias_of=heart.id)
     woman = msgspec.structs.replace(alias, id="英文女", name="English woman", note=_NOT_COSYVOICE)
     names = {voice.engine: None for voice in others if voice.available and voice.scripts != heart.scripts}
-    note = "Not OpenAI's voice of this name. Chinese, Japanese and Korean sentences are spoken by "
+    note = "Not OpenAI's voice of this name. Sentences that are not in Latin letters are spoken by "
     note += f"{' and '.join(names) or Engine.ESPEAK}."
     readable = frozenset().union(*(voice.scripts for voice in others)) | heart.scripts
     openai = [

@@ -39,6 +39,10 @@ _TABLE: list[tuple[str, str, str, str, set[Script], str]] = [
     ("日语男", "Japanese man", "ja-JP", "ja", {Script.KANA, _LATIN}, f"{_NOTE} Reads kana, no kanji."),
     ("韩语女", "Korean woman", "ko-KR", "ko+f3", {Script.HANGUL, _LATIN}, _NOTE),
     ("英文男", "English man", "en-US", "en-us", {_LATIN}, _NOTE),
+    ("ru", "Russian man", "ru-RU", "ru", {Script.CYRILLIC, _LATIN}, "Robotic."),
+    ("el", "Greek man", "el-GR", "el", {Script.GREEK, _LATIN}, "Robotic."),
+    ("ar", "Arab man", "ar", "ar", {Script.ARABIC, _LATIN}, "Robotic."),
+    ("hi", "Hindi man", "hi-IN", "hi", {Script.DEVANAGARI, _LATIN}, "Robotic."),
 ]
 
 

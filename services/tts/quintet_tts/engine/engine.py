@@ -31,6 +31,10 @@ MAX_THREADS = 4
 """Each speaks over a hundred times faster than a listener hears; more would only hold more memory."""
 
 
+PATIENCE = 600.0
+"""Seconds for which a client may take nothing before its request is ended."""
+
+
 class SpeechEngine:
     request_type: Any = protocol.Request
 
@@ -62,7 +66,14 @@ class SpeechEngine:
         if task := self._schedule.cancel(request_id):
             self._end(task)
 
+    def hold(self, request_id: int, held: bool) -> None:
+        self._schedule.hold(request_id, held)
+
     def stats(self) -> dict[str, float]:
+        for request_id in self._schedule.abandoned(PATIENCE):
+            if task := self._schedule.cancel(request_id):
+                task.emit.fail(ApiError(408, f"The sound was not taken for {PATIENCE:.0f} seconds."))
+                self._end(task)
         running, waiting = self._schedule.counts()
         return {"num_requests_running": running, "num_requests_waiting": waiting}
 

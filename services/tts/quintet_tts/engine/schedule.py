@@ -24,6 +24,8 @@ class Task:
         """Of sound, emitted so far."""
         self.started = False
         self.cancelled = False
+        self.held_since: float | None = None
+        """When its client stopped reading; None while it reads."""
 
     def lead(self, now: float) -> float:
         """Seconds by which the sound is ahead of a listener who began when the request came."""
@@ -35,7 +37,8 @@ class Schedule:
 
     At most ``streams`` run at a time, so that encoders and sentences of a bounded number are in memory; ``max_waiting``
     more queue in order. A short request need not wait for the end of a long one: each step is one sentence, and the
-    smallest lead goes first.
+    smallest lead goes first. One whose client does not read rests: it gives its place to the next, and comes back as
+    the first of the queue.
     """
 
     def __init__(self, streams: int, max_waiting: int) -> None:
@@ -45,11 +48,12 @@ class Schedule:
         self._tasks: dict[int, Task] = {}
         self._waiting: deque[Task] = deque()
         self._ready: list[Task] = []
+        self._resting: list[Task] = []
 
     def add(self, task: Task) -> None:
         """Raises ApiError 429 when the queue is full."""
         with self._changed:
-            if len(self._waiting) >= self._max_waiting:
+            if len(self._waiting) + len(self._resting) >= self._max_waiting:
                 raise ApiError(
                     429,
                     f"The model has {self._max_waiting} requests waiting already. Try again in a moment.",
@@ -76,9 +80,34 @@ class Schedule:
         with self._changed:
             if task.cancelled:
                 return False
-            self._ready.append(task)
-            self._changed.notify()
+            if task.held_since is None:
+                self._ready.append(task)
+                self._changed.notify()
+            else:
+                self._resting.append(task)
+                self._admit()
             return True
+
+    def hold(self, request_id: int, held: bool) -> None:
+        """Let a task rest from its next step on, or go on."""
+        with self._changed:
+            task = self._tasks.get(request_id)
+            if task is None:
+                return
+            task.held_since = time.monotonic() if held else None
+            if held and task in self._ready:
+                self._ready.remove(task)
+                self._resting.append(task)
+            elif not held and task in self._resting:
+                self._resting.remove(task)
+                self._waiting.appendleft(task)
+            self._admit()
+
+    def abandoned(self, seconds: float) -> list[int]:
+        """The ids of those that have rested for longer than ``seconds``."""
+        before = time.monotonic() - seconds
+        with self._changed:
+            return [task.id for task in self._resting if (task.held_since or before) < before]
 
     def end(self, task: Task) -> None:
         with self._changed:
@@ -92,21 +121,23 @@ class Schedule:
             if task is None or task.cancelled:
                 return None
             task.cancelled = True
-            if task in self._waiting:
-                self._waiting.remove(task)
-            elif task in self._ready:
-                self._ready.remove(task)
-            else:
-                task.speaking.stop()
-                return None
-            return task
+            for place in (self._waiting, self._ready, self._resting):
+                if task in place:
+                    place.remove(task)
+                    return task
+            task.speaking.stop()
+            return None
 
     def counts(self) -> tuple[int, int]:
         """Requests running and waiting."""
         with self._changed:
-            return len(self._tasks) - len(self._waiting), len(self._waiting)
+            return self._running, len(self._waiting) + len(self._resting)
+
+    @property
+    def _running(self) -> int:
+        return len(self._tasks) - len(self._waiting) - len(self._resting)
 
     def _admit(self) -> None:
-        while self._waiting and len(self._tasks) - len(self._waiting) < self._streams:
+        while self._waiting and self._running < self._streams:
             self._ready.append(self._waiting.popleft())
             self._changed.notify()

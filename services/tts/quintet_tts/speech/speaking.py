@@ -31,7 +31,7 @@ class Speaking:
         if not speakable(text):
             raise bad_request("The input has nothing to speak: no letter and no digit.", "input", "invalid_value")
         self._request = request
-        pieces = split(text)
+        pieces = catalogue.cut(request.voice, split(text))
         self._backends = backends
         self._parts = self._parts_of(pieces, catalogue.speakers(request.voice, pieces))
         if request.instructions is not None:
