@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from openai import OpenAI
 from quintet_common.models_yml import ModelSpec
 
+from .tiny_kolors import save_tiny_kolors
 from .vision_served import served
 
 EMOJI = ModelSpec(
@@ -18,6 +20,13 @@ def emoji_url() -> Iterator[str]:
     """The service with the embedded model, without ``/v1``."""
     with served(EMOJI) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def kolors_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "kolors"
+    save_tiny_kolors(folder)
+    return folder
 
 
 @pytest.fixture

@@ -7,7 +7,18 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
-from quintet_vision.canvas import contained, cover, crop, encode, pad, read_image, read_mask, read_size, round_up
+from quintet_vision.canvas import (
+    contained,
+    cover,
+    crop,
+    encode,
+    extended,
+    pad,
+    read_image,
+    read_mask,
+    read_size,
+    round_up,
+)
 
 from .pictures import encoded, mask, png
 
@@ -32,6 +43,15 @@ def test_covering_fills_the_frame_and_cropping_takes_the_middle() -> None:
     striped = Image.new("RGB", (10, 10))
     striped.putpixel((5, 5), (9, 9, 9))
     assert crop(striped, (2, 2)).getpixel((1, 1)) == (9, 9, 9)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_extending_draws_the_edges_out_and_cropping_undoes_it(mode: str) -> None:
+    image = Image.linear_gradient("L").resize((30, 17)).convert(mode)
+    wide = extended(image, (36, 24))
+    assert (wide.size, wide.mode) == ((36, 24), mode)
+    assert (np.asarray(crop(wide, (30, 17))) == np.asarray(image)).all()
+    assert wide.getpixel((0, 0)) == image.getpixel((0, 0))
 
 
 def test_sizes_are_rounded_up() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from diffusers import KolorsImg2ImgPipeline, KolorsPipeline
 from PIL import Image
 from quintet_common.errors import ApiError
 from quintet_common.models_yml import ModelSpec
@@ -15,17 +18,9 @@ from quintet_vision.backends.base import Interrupted, Item, Plan
 from quintet_vision.backends.diffusers import DiffusersBackend
 from quintet_vision.protocol import Draw
 
-from .pictures import png
-from .tiny_kolors import save_tiny_kolors
+from .pictures import mask, png
 
 SIZE = (64, 64)
-
-
-@pytest.fixture(scope="session")
-def kolors_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "kolors"
-    save_tiny_kolors(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -53,7 +48,7 @@ def test_loading_reports_every_component(backend: DiffusersBackend, reports: lis
     assert {"loading unet", "loading vae", "loading text_encoder", "loading tokenizer"} <= {note for _, note in reports}
     assert [fraction for fraction, _ in reports] == sorted(fraction for fraction, _ in reports)
     assert backend.info["pipeline"] == "KolorsPipeline"
-    assert backend.info["tasks"] == ["image-to-image", "text-to-image"]
+    assert backend.info["tasks"] == ["image-to-image", "inpainting", "text-to-image"]
 
 
 def test_counting_tokens_is_not_done_by_the_tokenizer_that_draws(
@@ -61,8 +56,8 @@ def test_counting_tokens_is_not_done_by_the_tokenizer_that_draws(
 ) -> None:
     request = Draw(prompt="a photo of a cat")
     counted = backend.usage(request, backend.plan(request)).text_tokens
-    assert counted == len(backend._text.tokenizer(request.prompt)["input_ids"])
-    monkeypatch.setattr(backend._text, "tokenizer", None)
+    assert counted == len(backend._pipe.tokenizer(request.prompt)["input_ids"])
+    monkeypatch.setattr(backend._pipe, "tokenizer", None)
     assert backend.usage(request, backend.plan(request)).text_tokens == counted
 
 
@@ -92,6 +87,86 @@ def test_image_to_image_starts_from_the_picture(backend: DiffusersBackend) -> No
     assert np.abs(pixels(of_red) - pixels(of_blue)).max() > 5
 
 
+def bare(kolors_folder: Path, kind: Any, **call: Any) -> Any:
+    """What diffusers alone draws: its own pipeline, without anything of ours."""
+    pipe = kind.from_pretrained(kolors_folder)
+    pipe.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(7)
+    return pixels(pipe("一只猫 a photo", guidance_scale=5.0, generator=generator, **call).images[0])
+
+
+def test_pictures_are_those_of_the_bare_pipeline(backend: DiffusersBackend, kolors_folder: Path) -> None:
+    item = Item("一只猫 a photo", "blurred", 7, SIZE)
+    (ours,) = draw(backend, Draw(prompt="x", width=64, height=64, steps=3), item)
+    call = {"negative_prompt": "blurred", "width": 64, "height": 64, "num_inference_steps": 3}
+    assert (pixels(ours) == bare(kolors_folder, KolorsPipeline, **call)).all()
+
+
+def test_edits_are_those_of_the_bare_pipeline(backend: DiffusersBackend, kolors_folder: Path) -> None:
+    picture = Image.open(io.BytesIO(png(64, 64))).convert("RGB")
+    (ours,) = draw(
+        backend,
+        Draw(prompt="x", image=png(64, 64), steps=5, strength=0.6),
+        Item("一只猫 a photo", "", 7, SIZE, picture),
+    )
+    call = {"negative_prompt": "", "image": picture, "num_inference_steps": 5, "strength": 0.6}
+    assert (pixels(ours) == bare(kolors_folder, KolorsImg2ImgPipeline, **call)).all()
+
+
+def half_mask(size: tuple[int, int]) -> Image.Image:
+    """Open to change in its right half."""
+    half = Image.new("L", size, 0)
+    half.paste(255, (size[0] // 2, 0, *size))
+    return half
+
+
+def test_a_mask_on_a_family_without_inpainting_keeps_every_pixel_outside(backend: DiffusersBackend) -> None:
+    size = (100, 70)  # neither a multiple of the autoencoder's 8 nor square
+    request = Draw(prompt="x", image=png(*size), mask=mask(*size), steps=6)
+    own = Image.open(io.BytesIO(png(*size))).convert("RGB")
+    items = [Item("a cat", "", 1, size, own, half_mask(size)), Item("red", "", 2, size, own, half_mask(size))]
+    one, two = (pixels(picture) for picture in draw(backend, request, *items))
+    assert (one[:, :50] == pixels(own)[:, :50]).all()
+    assert np.abs(one[:, 55:] - pixels(own)[:, 55:]).max() > 20
+    assert np.abs(one[:, 55:] - two[:, 55:]).max() > 5
+    (alone,) = draw(backend, request, items[1])
+    assert np.abs(pixels(alone) - two).max() <= 2
+
+
+def test_what_a_mask_keeps_is_there_in_every_step(backend: DiffusersBackend) -> None:
+    """The open part must grow out of the picture around it: late in the path, the closed part of the latents is the
+    picture again."""
+    own = Image.new("RGB", SIZE, "red")
+    seen: list[Image.Image] = []
+    request = Draw(prompt="x", image=png(*SIZE), mask=mask(*SIZE), steps=6)
+    nothing = Image.new("L", SIZE, 0)  # nothing may change
+    item = Item("a cat", "", 1, SIZE, own, nothing)
+    backend.draw(backend.plan(request), [item], lambda _, render: seen.append(render()[0]))
+    through = decoded_again(backend, own)
+    assert np.abs(pixels(seen[-1]) - through).max() <= 1
+    assert np.abs(pixels(seen[0]) - through).max() > 20
+
+
+def decoded_again(backend: DiffusersBackend, image: Image.Image) -> Any:
+    """``image`` through the autoencoder and back, with the noise that seed 1 draws in it."""
+    vae, processor = backend._pipe.vae, backend._pipe.image_processor
+    with torch.inference_mode():
+        latents = vae.encode(processor.preprocess(image)).latent_dist.sample(torch.Generator().manual_seed(1))
+        return pixels(processor.postprocess(vae.decode(latents).sample)[0])
+
+
+def test_large_pictures_are_decoded_in_tiles_and_the_zlai_page_gets_its_size(backend: DiffusersBackend) -> None:
+    vae = backend._pipe.vae
+    request = Draw(prompt="x", width=1792, height=1024, steps=1)
+    (large,) = draw(backend, request, Item("x", "", 0, (1792, 1024)))
+    assert large.size == (1792, 1024)
+    assert vae.use_tiling
+    draw(backend, Draw(prompt="x"), Item("x", "", 0, SIZE))
+    assert (vae.use_tiling, vae.use_slicing) == (False, False)
+    draw(backend, Draw(prompt="x"), *[Item("x", "", seed, SIZE) for seed in (1, 2)])
+    assert vae.use_slicing
+
+
 def test_steps_can_be_previewed_and_interrupted(backend: DiffusersBackend) -> None:
     seen: list[tuple[int, tuple[int, int]]] = []
 
@@ -109,7 +184,8 @@ def test_steps_can_be_previewed_and_interrupted(backend: DiffusersBackend) -> No
 @pytest.mark.parametrize(
     ("request_", "param"),
     [
-        (Draw(prompt="x", image=png(), mask=png(mode="RGBA")), "mask"),
+        (Draw(prompt="x", loras={"ghost": 1.0}), "lora"),
+        (Draw(prompt="x", negative_prompt="y", guidance=1.0), "negative_prompt"),
         (Draw(prompt="x", width=8, height=8), "size"),
         (Draw(prompt="x", width=4097, height=64), "size"),
         (Draw(prompt="x", steps=151), "num_inference_steps"),

@@ -161,7 +161,8 @@ def test_a_full_queue_refuses(engine: ImageEngine, gate: Gate) -> None:
     assert engine.stats() == {"num_requests_running": 1, "num_requests_waiting": 4}
     with pytest.raises(ApiError) as caught:
         submit(engine)
-    assert (caught.value.status, caught.value.retry_after) == (429, 5)
+    assert caught.value.status == 429
+    assert 1 <= (caught.value.retry_after or 0) <= 120
     gate.open.set()
     for each in (first, *waiting):
         assert each.wait().error is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 
+import numpy as np
 from PIL import Image, ImageOps
 
 from quintet_vision.protocol import Format
@@ -46,7 +47,15 @@ def pad(image: Image.Image, frame: Size, fill: int | tuple[int, int, int]) -> Im
 
 def cover(image: Image.Image, frame: Size) -> Image.Image:
     """``image`` scaled to fill ``frame`` undistorted; what stands over on two sides is cut off."""
-    return ImageOps.fit(image, frame, _SMOOTH)
+    return image if image.size == frame else ImageOps.fit(image, frame, _SMOOTH)
+
+
+def extended(image: Image.Image, frame: Size) -> Image.Image:
+    """``image`` in the middle of a larger ``frame``, its edges drawn out to fill that; ``crop`` gives it back."""
+    left, top = (frame[0] - image.width) // 2, (frame[1] - image.height) // 2
+    margins = [(top, frame[1] - image.height - top), (left, frame[0] - image.width - left)]
+    pixels = np.asarray(image)
+    return Image.fromarray(np.pad(pixels, margins + [(0, 0)] * (pixels.ndim - 2), mode="edge"))
 
 
 def crop(image: Image.Image, size: Size) -> Image.Image:

@@ -92,6 +92,7 @@ class ImageEngine:
         self._queue: deque[Shot] = deque()
         self._jobs: dict[int, Job] = {}
         self._changed = threading.Condition()
+        self._batch_seconds = 5.0
         # Encoding goes on beside the next batch. One thread keeps a picture's previews before the picture itself.
         self._encoder = ThreadPoolExecutor(1, thread_name_prefix="encode")
 
@@ -107,7 +108,8 @@ class ImageEngine:
         usage = self._backend.usage(request, plan)
         with self._changed:
             if self._waiting() >= self._spec.max_waiting:
-                raise ApiError(429, f"{self._spec.max_waiting} requests are waiting already.", retry_after=5)
+                message = f"{self._spec.max_waiting} requests are waiting already."
+                raise ApiError(429, message, retry_after=self._seconds_to_wait())
             emit(
                 Accepted(
                     *plan.size,
@@ -131,7 +133,12 @@ class ImageEngine:
     def stats(self) -> dict[str, float]:
         with self._changed:
             waiting = self._waiting()
-            return {"num_requests_running": len(self._jobs) - waiting, "num_requests_waiting": waiting}
+            running = len(self._jobs) - waiting
+        return {"num_requests_running": running, "num_requests_waiting": waiting, **self._backend.stats}
+
+    def _seconds_to_wait(self) -> int:
+        """Until there should be room again: a batch's time, as the last ones took it."""
+        return max(1, min(120, round(self._batch_seconds)))
 
     def _waiting(self) -> int:
         return sum(not job.started for job in self._jobs.values())
@@ -148,15 +155,29 @@ class ImageEngine:
     def _run(self) -> None:
         while True:
             batch = self._next_batch()
-            try:
-                self._draw(batch)
-            except Interrupted:
+            error = self._try(batch)
+            if error is None:
                 continue
-            except Exception as error:
-                if len(batch) > 1:
-                    self._draw_one_by_one(batch)
-                else:
-                    self._fail(batch[0].job, error)
+            if len(batch) == 1:
+                self._fail(batch[0].job, error)
+                continue
+            # Whatever spoils a batch may spoil only its own request. The error goes first: it holds the batch's memory.
+            del error
+            for shot in batch:
+                if not shot.job.cancelled and (own := self._try([shot])) is not None:
+                    self._fail(shot.job, own)
+
+    def _try(self, batch: list[Shot]) -> Exception | None:
+        """Draw ``batch`` and return what went wrong."""
+        began = time.monotonic()
+        try:
+            self._draw(batch)
+        except Interrupted:
+            return None
+        except Exception as error:
+            return error
+        self._batch_seconds += (time.monotonic() - began - self._batch_seconds) / 4
+        return None
 
     def _next_batch(self) -> list[Shot]:
         """The oldest picture and those that can be drawn with it, oldest first."""
@@ -172,18 +193,6 @@ class ImageEngine:
                     job.started = True
                     job.emit(Started(time.monotonic() - job.arrived))
             return batch
-
-    def _draw_one_by_one(self, batch: list[Shot]) -> None:
-        """After a batch failed as a whole: whatever spoils it may spoil only its own request."""
-        for shot in batch:
-            if shot.job.cancelled:
-                continue
-            try:
-                self._draw([shot])
-            except Interrupted:
-                continue
-            except Exception as error:
-                self._fail(shot.job, error)
 
     def _draw(self, batch: list[Shot]) -> None:
         plan = batch[0].job.plan
@@ -201,8 +210,8 @@ class ImageEngine:
         for shot in batch:
             shot.job.read_pictures()
         pictures = self._backend.draw(plan, [shot.item() for shot in batch], on_step)
-        for shot, picture in zip(batch, pictures, strict=True):
-            self._encoder.submit(self._send, shot, picture)
+        for place, (shot, picture) in enumerate(zip(batch, pictures, strict=True)):
+            self._encoder.submit(self._send, shot, picture, 0 if place else len(batch))
 
     def _fail(self, job: Job, error: Exception) -> None:
         """Answer a request that cannot be drawn; the model goes on with the others."""
@@ -224,11 +233,12 @@ class ImageEngine:
             request = shot.job.request
             shot.job.emit(Preview(shot.index, number, encode(picture, request.format, request.compression)))
 
-    def _send(self, shot: Shot, picture: Image.Image) -> None:
+    def _send(self, shot: Shot, picture: Image.Image, batch_size: int) -> None:
         job = shot.job
         try:
             if not job.cancelled:
-                job.emit(Finished(shot.index, encode(picture, job.request.format, job.request.compression), shot.seed))
+                data = encode(picture, job.request.format, job.request.compression)
+                job.emit(Finished(shot.index, data, shot.seed, batch_size))
         except Exception as error:
             self._fail(job, error)
         with self._changed:

@@ -34,6 +34,8 @@ class Draw(msgspec.Struct, kw_only=True):
     """The picture to start from: PNG or JPEG, checked and readable."""
     mask: bytes | None = None
     """A PNG of the same size, transparent where the picture may change."""
+    loras: dict[str, float] = {}
+    """Names of the model's LoRAs, and how strongly each works."""
     format: Format = "png"
     compression: int = 100
     """Quality of jpeg and webp, 0 to 100."""
@@ -80,6 +82,8 @@ class Finished(msgspec.Struct, tag="finished"):
     index: int
     data: bytes
     seed: int
+    batch_size: int = 0
+    """Pictures that were drawn together; told by one of them, 0 by the others."""
 
 
 Event = Accepted | Started | Preview | Finished

@@ -3,6 +3,7 @@ be met are refused by name."""
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,8 @@ _SIZE = re.compile(r"(\d{1,5})\s*[x×*]\s*(\d{1,5})", re.IGNORECASE)
 _EFFORT = {"low": 0.5, "high": 1.5, "hd": 1.5, "xhigh": 2.0, "max": 3.0}
 _FIDELITY = {"high": 0.4}
 """Strength of an edit that is to stay close to its picture."""
+
+Weight = Annotated[float, Field(ge=-4, le=4, allow_inf_nan=False)]
 
 Count = Annotated[int, Field(ge=1, le=10)]
 
@@ -36,12 +39,24 @@ class ImageRequest(BaseModel):
     negative_prompt: str | None = Field(None, max_length=32_000)
     num_inference_steps: int | None = Field(None, ge=1, le=1000)
     guidance_scale: float | None = Field(None, ge=0, le=50, allow_inf_nan=False)
+    lora: str | dict[str, Weight] | None = Field(None, description="a LoRA's name, or names with their weights")
 
     @field_validator("size")
     @classmethod
     def _size(cls, value: str | None) -> str | None:
         if value is not None and value != "auto" and not _SIZE.fullmatch(value):
             raise ValueError("size is written as WIDTHxHEIGHT, like 1024x1024, or auto")
+        return value
+
+    @field_validator("lora", mode="before")
+    @classmethod
+    def _lora(cls, value: object) -> object:
+        """In a multipart body everything is text."""
+        if isinstance(value, str) and value.startswith("{"):
+            try:
+                return json.loads(value)
+            except ValueError:
+                raise ValueError("lora is a name, or a JSON object of names and weights") from None
         return value
 
     @property
@@ -65,6 +80,7 @@ class ImageRequest(BaseModel):
             "steps": self.num_inference_steps,
             "guidance": self.guidance_scale,
             "seed": self.seed,
+            "loras": {self.lora: 1.0} if isinstance(self.lora, str) else self.lora or {},
             "format": self.format,
             "compression": 100 if self.output_compression is None else self.output_compression,
         }

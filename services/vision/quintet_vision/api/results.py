@@ -10,7 +10,7 @@ from typing import Any
 
 from openai.types import Image, ImagesResponse
 from openai.types.images_response import Usage, UsageInputTokensDetails
-from prometheus_client import Counter
+from prometheus_client import Counter, Histogram
 from quintet_common import metrics
 from quintet_common.observation import Observation
 from quintet_common.sse import event
@@ -26,6 +26,16 @@ MEGAPIXEL_STEPS = Counter(
     "quintet_image_megapixel_steps",
     "Work done: millions of pixels that the network computed, times steps",
     ["service", "model"],
+    registry=metrics.registry,
+)
+IMAGE_STEPS = Counter(
+    "quintet_image_steps", "Steps of the pictures drawn", ["service", "model"], registry=metrics.registry
+)
+BATCH_SIZE = Histogram(
+    "quintet_image_batch_size",
+    "Pictures that the model drew together",
+    ["service", "model"],
+    buckets=(1, 2, 3, 4, 6, 8, 12, 16),
     registry=metrics.registry,
 )
 
@@ -54,6 +64,9 @@ class Answering:
             pixels = self.accepted.native_width * self.accepted.native_height
             IMAGES.labels(SERVICE, self.model).inc()
             self.seen.use("images", 1)
+            IMAGE_STEPS.labels(SERVICE, self.model).inc(self.accepted.steps)
+            if each.batch_size:
+                BATCH_SIZE.labels(SERVICE, self.model).observe(each.batch_size)
             MEGAPIXEL_STEPS.labels(SERVICE, self.model).inc(pixels * self.accepted.steps / 1e6)
 
     @property

@@ -87,6 +87,8 @@ async def file(request: Request, name: str) -> Response:
 async def _answer(request: Request, fields: ImageRequest, draw: Draw, prefix: str) -> Response:
     pool: ModelPool[Event] = request.app.state.pool
     worker = pool.find(fields.model, "image")
+    if not draw.loras and fields.model in worker.info.get("loras", []):  # an alias of the model that names a LoRA
+        draw.loras = {str(fields.model): 1.0}
     seen = observation_of(request.scope)
     seen.model = worker.spec.id
     quality = fields.quality if isinstance(fields, PromptRequest) else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -10,7 +10,7 @@ from PIL import Image
 from quintet_common.errors import ApiError, bad_request
 from quintet_common.models_yml import ModelSpec
 
-from quintet_vision.canvas import Size
+from quintet_vision.canvas import Size, read_size
 from quintet_vision.protocol import Draw, Task
 
 
@@ -31,6 +31,8 @@ class Plan:
     guidance: float
     strength: float
     """1 for text-to-image."""
+    loras: tuple[tuple[str, float], ...] = ()
+    """Names and weights."""
 
     @property
     def steps_taken(self) -> int:
@@ -71,6 +73,10 @@ class Backend(Protocol):
     max_batch: int
 
     @property
+    def stats(self) -> dict[str, float]:
+        """Gauges and counters of its own, named as worker Stats are."""
+
+    @property
     def info(self) -> dict[str, Any]:
         """What ``/v1/models`` says of it."""
 
@@ -98,28 +104,32 @@ class Defaults:
     max_steps: int = 150
     min_side: int = 16
     max_side: int = 4096
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
-def defaults_from(spec: ModelSpec, given: Defaults) -> Defaults:
-    """``given`` with what ``engine_args`` says. Raises ValueError for a key that is not known or a wrong type."""
-    args = dict(spec.engine_args)
+def defaults_from(spec: ModelSpec, given: Defaults, also: frozenset[str] = frozenset()) -> Defaults:
+    """``given`` with what ``engine_args`` says; the keys in ``also`` are read elsewhere.
+
+    Raises ValueError for a key that is not known or a wrong type.
+    """
+    args = {key: value for key, value in spec.engine_args.items() if key not in also}
     known: dict[str, Any] = {}
     for name in ("steps", "max_pixels", "max_steps"):
         if name in args:
             known[name] = _number(args.pop(name), name, int)
-    for name in ("guidance_scale", "strength"):
-        if name in args:
-            known[name] = float(_number(args.pop(name), name, float))
+    if "strength" in args:
+        known["strength"] = min(1.0, float(_number(args.pop("strength"), "strength", float)))
+    if args.get("guidance_scale") == 0:  # models without guidance are told so
+        known["guidance_scale"] = float(args.pop("guidance_scale"))
+    elif "guidance_scale" in args:
+        known["guidance_scale"] = float(_number(args.pop("guidance_scale"), "guidance_scale", float))
     if "size" in args:
         width, _, height = str(args.pop("size")).partition("x")
         if not (width.isdigit() and height.isdigit()):
             raise ValueError("engine_args.size is written as 1024x1024")
         known["size"] = (int(width), int(height))
-    unknown = set(args) - set(given.extra)
-    if unknown:
-        raise ValueError(f"engine_args: unknown key {sorted(unknown)[0]!r} for an image model")
-    return replace(given, **known, extra={**given.extra, **args})
+    if args:
+        raise ValueError(f"engine_args: unknown key {sorted(args)[0]!r} for an image model")
+    return replace(given, **known)
 
 
 def _number(value: Any, name: str, kind: type[int] | type[float]) -> int | float:
@@ -128,7 +138,32 @@ def _number(value: Any, name: str, kind: type[int] | type[float]) -> int | float
     return kind(value)
 
 
-def checked_size(request: Draw, own: Size | None, defaults: Defaults) -> Size:
+def planned(
+    request: Draw, model: str, tasks: frozenset[Task], defaults: Defaults, native: Callable[[Size], Size]
+) -> Plan:
+    """What every family decides alike. ``native`` maps a size to that which the network computes for it.
+
+    Raises ApiError 400 for what this model, or any, cannot do.
+    """
+    if request.task not in tasks:
+        param = {"text-to-image": "model", "image-to-image": "image", "inpainting": "mask"}[request.task]
+        raise bad_request(f"The model {model!r} does not do {request.task}.", param, "unsupported_task")
+    size = _size(request, None if request.image is None else read_size(request.image), defaults)
+    steps = _steps(request, defaults)
+    # Under a mask all may change, and what may not is kept anyway.
+    strength = 1.0 if request.task == "inpainting" else defaults.strength
+    return Plan(
+        task=request.task,
+        size=size,
+        native=native(size),
+        steps=steps,
+        guidance=defaults.guidance_scale if request.guidance is None else request.guidance,
+        strength=_strength(request, steps, strength),
+        loras=tuple(sorted(request.loras.items())),
+    )
+
+
+def _size(request: Draw, own: Size | None, defaults: Defaults) -> Size:
     """The answer's size: as asked for, else that of the picture to edit, else the model's. Raises ApiError 400."""
     if request.width is not None and request.height is not None:
         size = (request.width, request.height)
@@ -153,7 +188,7 @@ def _shrunk(size: Size, defaults: Defaults) -> Size:
     return width, height
 
 
-def checked_steps(request: Draw, defaults: Defaults) -> int:
+def _steps(request: Draw, defaults: Defaults) -> int:
     steps = request.steps if request.steps is not None else max(1, round(defaults.steps * request.effort))
     if steps > defaults.max_steps:
         raise bad_request(
@@ -162,7 +197,9 @@ def checked_steps(request: Draw, defaults: Defaults) -> int:
     return steps
 
 
-def checked_strength(request: Draw, steps: int, default: float) -> float:
+def _strength(request: Draw, steps: int, default: float) -> float:
+    if request.image is None:
+        return 1.0
     strength = request.strength if request.strength is not None else default
     if int(steps * strength) < 1:
         raise bad_request(
@@ -171,11 +208,12 @@ def checked_strength(request: Draw, steps: int, default: float) -> float:
     return strength
 
 
-def refuse_task(request: Draw, tasks: frozenset[Task], model: str) -> None:
-    """Raises ApiError 400 unless the model does what is asked."""
-    if request.task not in tasks:
-        param = {"text-to-image": "model", "image-to-image": "image", "inpainting": "mask"}[request.task]
-        raise bad_request(f"The model {model!r} does not do {request.task}.", param, "unsupported_task")
+def refuse_loras(request: Draw, model: str, known: Sequence[str]) -> None:
+    """Raises ApiError 400 for a LoRA that the model does not have."""
+    for name in request.loras:
+        if name not in known:
+            there = f"it has {', '.join(known)}" if known else "it has none"
+            raise bad_request(f"lora: the model {model!r} has no LoRA {name!r}; {there}.", "lora", "lora_not_found")
 
 
 def out_of_memory(size: Size) -> ApiError:

@@ -1,43 +1,45 @@
 """Any folder that diffusers can load: Kolors, SDXL, SD3, FLUX, Qwen-Image, Z-Image … One set of weights for all tasks.
 
 Sizes are rounded up to what the model's autoencoder can do and cropped back. A picture to edit is scaled to cover the
-size, its overhang cut off.
+answer's size, its overhang cut off.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+import logging
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from PIL import Image
 from quintet_common.errors import bad_request
 from quintet_common.models_yml import ModelSpec
+from quintet_common.sizes import parse_bytes
 from quintet_common.worker.host import LoadError, Report
 from torch import Tensor
 
-from quintet_vision.backends.base import (
-    Defaults,
-    Item,
-    OnStep,
-    Plan,
-    Usage,
-    checked_size,
-    checked_steps,
-    checked_strength,
-    defaults_from,
-    refuse_task,
-)
+from quintet_vision.backends.base import Defaults, Item, OnStep, Plan, Usage, defaults_from, planned, refuse_loras
 from quintet_vision.backends.device import pick_device, pick_dtype, quiet_libraries
-from quintet_vision.canvas import cover, crop, read_size, round_up
+from quintet_vision.backends.guidance import Guidance
+from quintet_vision.backends.latents import Blend, decoded
+from quintet_vision.backends.loading import for_tasks, load
+from quintet_vision.backends.loras import Loras
+from quintet_vision.backends.placement import choose, place
+from quintet_vision.backends.prompts import PromptCache
+from quintet_vision.canvas import Size, cover, crop, extended, round_up
 from quintet_vision.protocol import Draw, Task
+
+log = logging.getLogger("quintet.vision")
 
 _PATCH = 16
 """Pixels on a side of what one output token stands for: an autoencoder's factor of 8, patches of 2."""
+
+_LARGE = 2
+"""From so many times the pixels that a model was trained on, its autoencoder works in tiles."""
+
+_OWN_ARGS = frozenset({"placement", "loras", "prompt_cache", "vae_tiling"})
 
 
 class DiffusersBackend:
@@ -49,56 +51,95 @@ class DiffusersBackend:
         self._dtype = pick_dtype(spec.dtype, self._device)
         report(0.05, "importing diffusers")
         quiet_libraries()
-        self._pipes = _load(spec.path, self._dtype, self._device, report)
-        self._text = self._pipes["text-to-image"]
-        self.tasks: frozenset[Task] = frozenset(self._pipes)
+        self._pipe = load(spec.path, self._dtype, report)
+        self._signature = inspect.signature(self._pipe.__call__).parameters
+        self._side = _own_side(self._pipe)
+        self._multiple = _multiple(self._pipe)
+        self._guidance = Guidance(self._pipe)
+        self._defaults = self._own_defaults(spec)
+        self._tiling = spec.engine_args.get("vae_tiling", "auto")
+        self._prompts = PromptCache(parse_bytes(spec.engine_args.get("prompt_cache", "256MB")))
         self.max_batch = spec.max_batch or 4
-        self._multiple = _multiple(self._text)
-        side = _own_side(self._text)
-        signature = inspect.signature(self._text.__call__).parameters
-        self._defaults = defaults_from(
-            spec,
-            Defaults(
-                size=(side, side),
-                steps=_default(signature, "num_inference_steps", 30),
-                guidance_scale=float(_default(signature, "guidance_scale", 5.0)),
-                strength=0.6,
-            ),
-        )
         # A call changes a tokenizer (its padding, say), and that of the pipeline may be drawing at the time.
-        self._counter = copy.deepcopy(getattr(self._text, "tokenizer", None))
-        self._negative = "negative_prompt" in signature
-        # Latents of a transformer are packed in ways of its own; those of a UNet are a picture that the VAE can decode.
-        self.can_preview = hasattr(self._text, "unet") and "callback_on_step_end" in signature
+        self._counter = copy.deepcopy(getattr(self._pipe, "tokenizer", None))
+        self._place(spec, report)
+        self._warm_up(report)
+
+    def _own_defaults(self, spec: ModelSpec) -> Defaults:
+        steps = _default(self._signature, "num_inference_steps", 30)
+        own = Defaults((self._side, self._side), steps, self._guidance.default, strength=0.6)
+        return defaults_from(spec, own, _OWN_ARGS)
+
+    def _place(self, spec: ModelSpec, report: Report) -> None:
+        """LoRAs first, since they join the weights; then where those live; then what draws with them."""
+        self._loras = Loras(self._pipe, spec.engine_args.get("loras"))
+        self._placement = choose(spec, self._device, self._pipe)
+        report(0.9, f"moving to {self._device} ({self._placement})")
+        place(self._pipe, self._device, self._placement)
+        self._pipes = for_tasks(self._pipe)
+        for pipe in self._pipes.values():
+            self._prompts.attach(pipe)
+        edit = self._pipes.get("image-to-image")
+        self._blends = "inpainting" not in self._pipes and _can_blend(edit)
+        if self._blends:
+            self._pipes["inpainting"] = edit
+        self.tasks: frozenset[Task] = frozenset(self._pipes)
+        self._can_preview = self._steps_are_told(self._pipe) and hasattr(self._pipe, "vae")
+
+    def _warm_up(self, report: Report) -> None:
+        """Draw once, small on a CPU: what cannot draw is found now, and the first request pays for no kernel's start.
+
+        Some families keep latents in ways that only their own pipeline can read: those have no previews.
+        """
+        report(0.95, "drawing a first picture")
+        side = self._side if self._device.type == "cuda" else max(self._multiple, self._side // 4)
+        size = round_up((side, side), self._multiple)
+        picture = None if "text-to-image" in self.tasks else Image.new("RGB", size, "white")
+        task: Task = "text-to-image" if picture is None else "image-to-image"
+
+        def try_preview(step: int, render: Any) -> None:
+            if self._can_preview and step == 1:
+                try:
+                    render()
+                except Exception as error:
+                    log.info("%s has no partial images: %s", self._id, error)
+                    self._can_preview = False
+
+        plan = Plan(task, size, size, steps=2, guidance=self._defaults.guidance_scale, strength=1.0)
+        self.draw(plan, [Item("", "", 0, size, picture)], try_preview)
+
+    @property
+    def stats(self) -> dict[str, float]:
+        cache = self._prompts
+        return {
+            "prompt_cache_hits_total": cache.hits,
+            "prompt_cache_misses_total": cache.misses,
+            "prompt_cache_bytes": cache.bytes,
+        }
 
     @property
     def info(self) -> dict[str, Any]:
         return {
             "engine": "diffusers",
-            "pipeline": type(self._text).__name__,
+            "pipeline": type(self._pipe).__name__,
             "device": str(self._device),
             "dtype": str(self._dtype).removeprefix("torch."),
+            "placement": self._placement,
             "tasks": sorted(self.tasks),
+            "loras": self._loras.names,
             "default_size": "{}x{}".format(*self._defaults.size),
             "default_steps": self._defaults.steps,
         }
 
     def plan(self, request: Draw) -> Plan:
-        refuse_task(request, self.tasks, self._id)
-        if request.negative_prompt and not self._negative:
-            raise bad_request(f"The model {self._id!r} takes no negative prompt.", "negative_prompt")
-        if request.previews and not self.can_preview:
+        refuse_loras(request, self._id, self._loras.names)
+        plan = planned(request, self._id, self.tasks, self._defaults, lambda size: round_up(size, self._multiple))
+        self._guidance.check(request, plan.guidance, self._id)
+        if request.previews and not self._can_preview:
             raise bad_request(f"The model {self._id!r} has no partial images.", "partial_images")
-        size = checked_size(request, None if request.image is None else read_size(request.image), self._defaults)
-        steps = checked_steps(request, self._defaults)
-        return Plan(
-            task=request.task,
-            size=size,
-            native=round_up(size, self._multiple),
-            steps=steps,
-            guidance=self._defaults.guidance_scale if request.guidance is None else request.guidance,
-            strength=1.0 if request.image is None else checked_strength(request, steps, self._defaults.strength),
-        )
+        if request.strength is not None and "strength" not in self._parameters(plan.task):
+            raise bad_request(f"The model {self._id!r} takes no strength: it edits as the prompt says.", "strength")
+        return plan
 
     def usage(self, request: Draw, plan: Plan) -> Usage:
         words = request.prompt.split() if self._counter is None else self._counter(request.prompt)["input_ids"]
@@ -111,92 +152,76 @@ class DiffusersBackend:
     def draw(self, plan: Plan, items: list[Item], on_step: OnStep) -> list[Image.Image]:
         pipe = self._pipes[plan.task]
         inputs = self._inputs(plan, items)
+        blend = None
+        if plan.task == "inpainting" and self._blends:
+            blend = Blend(pipe.scheduler, inputs.pop("mask_image"))
 
-        def callback(_: Any, index: int, __: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-            on_step(index + 1, lambda: _cropped(items, _decoded(pipe, tensors["latents"])))
+        def callback(_: Any, index: int, time: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+            if blend is not None:
+                tensors["latents"] = blend.after_step(time, tensors["latents"])
+            on_step(index + 1, lambda: _cropped(items, decoded(pipe, tensors["latents"], plan.native)))
             return tensors
 
-        if "callback_on_step_end" in inspect.signature(pipe.__call__).parameters:
+        if self._steps_are_told(pipe):
             inputs["callback_on_step_end"] = callback
-        with torch.inference_mode():
-            images = _cropped(items, pipe(**inputs).images)
-        return [_keep(plan, item, image) for item, image in zip(items, images, strict=True)]
+        self._loras.use(plan.loras)
+        self._prompts.variant = plan.loras
+        self._divide(plan.native, len(items))
+        try:
+            with torch.inference_mode(), nullcontext() if blend is None else blend.listening():
+                images = _cropped(items, pipe(**inputs).images)
+        finally:
+            if self._placement == "offload":
+                self._pipe.maybe_free_model_hooks()  # the relatives do not know of the hooks
+        return [_keep(item, image) for item, image in zip(items, images, strict=True)]
 
     def _inputs(self, plan: Plan, items: list[Item]) -> dict[str, Any]:
         inputs: dict[str, Any] = {
             "prompt": [item.prompt for item in items],
             "num_inference_steps": plan.steps,
-            "guidance_scale": plan.guidance,
             "generator": [torch.Generator().manual_seed(item.seed) for item in items],
+            **self._guidance.inputs(plan.guidance, [item.negative_prompt for item in items]),
         }
-        if self._negative:
-            inputs["negative_prompt"] = [item.negative_prompt for item in items]
-        if plan.task == "text-to-image":
+        known = self._parameters(plan.task)
+        if "width" in known:
             inputs |= {"width": plan.native[0], "height": plan.native[1]}
-        else:
-            inputs["image"] = [cover(item.image, plan.native) for item in items if item.image is not None]
-            inputs["strength"] = plan.strength
+        if plan.task != "text-to-image":
+            inputs["image"] = [_framed(item.image, item, plan) for item in items]
+            if "strength" in known:
+                inputs["strength"] = plan.strength
         if plan.task == "inpainting":
-            inputs["mask_image"] = [cover(item.mask, plan.native) for item in items if item.mask is not None]
-            inputs |= {"width": plan.native[0], "height": plan.native[1]}
+            inputs["mask_image"] = [_framed(item.mask, item, plan) for item in items]
         return inputs
 
+    def _parameters(self, task: Task) -> Any:
+        return inspect.signature(self._pipes[task].__call__).parameters
 
-def _load(path: str, dtype: torch.dtype, device: torch.device, report: Report) -> dict[Task, Any]:
-    """The pipeline for each task that this kind of model has, all over the same weights."""
-    from diffusers.pipelines.auto_pipeline import (
-        AutoPipelineForImage2Image,
-        AutoPipelineForInpainting,
-        AutoPipelineForText2Image,
-    )
+    def _steps_are_told(self, pipe: Any) -> bool:
+        return "callback_on_step_end" in inspect.signature(pipe.__call__).parameters
 
-    if path.startswith("/") and not Path(path).is_dir():
-        raise LoadError(f"{path}: no such folder.")
-    with _components_reported(report):
-        try:
-            text = AutoPipelineForText2Image.from_pretrained(path, dtype=dtype)
-        except (OSError, ValueError) as error:
-            raise LoadError(f"{path}: diffusers cannot load it: {error}") from error
-    report(0.9, f"moving to {device}")
-    text.to(device)
-    text.set_progress_bar_config(disable=True)
-    pipes: dict[Task, Any] = {"text-to-image": text}
-    others: list[tuple[Task, Any]] = [
-        ("image-to-image", AutoPipelineForImage2Image),
-        ("inpainting", AutoPipelineForInpainting),
-    ]
-    for task, kind in others:
-        try:
-            pipes[task] = kind.from_pipe(text)
-        except ValueError:  # diffusers has no such pipeline for this family
-            continue
-        pipes[task].set_progress_bar_config(disable=True)
-    return pipes
-
-
-@contextmanager
-def _components_reported(report: Report) -> Iterator[None]:
-    """While diffusers loads a pipeline, turn its progress bar over the components into reports."""
-    from diffusers.utils import logging
-
-    bar = logging.tqdm
-
-    def reporting(items: Any, *_: Any, **__: Any) -> Iterator[Any]:
-        parts = list(items)
-        for number, part in enumerate(parts):
-            report(0.1 + 0.8 * number / len(parts), f"loading {part[0]}" if isinstance(part, tuple) else "loading")
-            yield part
-
-    logging.tqdm = reporting
-    try:
-        yield
-    finally:
-        logging.tqdm = bar
+    def _divide(self, size: Size, count: int) -> None:
+        """Bound the autoencoder's memory: pictures one by one, and large ones in tiles."""
+        vae: Any = getattr(self._pipe, "vae", None)
+        own = self._side**2
+        if not hasattr(vae, "enable_tiling"):
+            return
+        pixels = size[0] * size[1]
+        tight = self._placement in ("offload", "layers")
+        tiles = pixels > (own if tight else _LARGE * own) if self._tiling == "auto" else self._tiling
+        (vae.enable_tiling if tiles else vae.disable_tiling)()
+        (vae.enable_slicing if count * pixels > own else vae.disable_slicing)()
 
 
 def _default(signature: Any, name: str, otherwise: Any) -> Any:
     value = signature[name].default if name in signature else None
     return value if isinstance(value, (int, float)) and value > 0 else otherwise
+
+
+def _can_blend(pipe: Any) -> bool:
+    """Whether masks can be had by blending: latents as a picture, and noise that the scheduler can add."""
+    if pipe is None or not hasattr(pipe, "unet") or not hasattr(pipe.scheduler, "add_noise"):
+        return False
+    return {"strength", "callback_on_step_end"} <= set(inspect.signature(pipe.__call__).parameters)
 
 
 def _multiple(pipe: Any) -> int:
@@ -215,22 +240,18 @@ def _own_side(pipe: Any) -> int:
     return int(samples) * factor if isinstance(samples, int) else 1024
 
 
-def _decoded(pipe: Any, latents: Tensor) -> list[Image.Image]:
-    """Latents on their way, as the autoencoder sees them now."""
-    with torch.inference_mode():
-        scaled = latents.to(pipe.vae.dtype) / pipe.vae.config.scaling_factor
-        pixels = pipe.vae.decode(scaled, return_dict=False)[0]
-    images: list[Image.Image] = pipe.image_processor.postprocess(pixels.detach(), output_type="pil")
-    return images
-
-
 def _cropped(items: list[Item], images: list[Image.Image]) -> list[Image.Image]:
     return [crop(image, item.size) for item, image in zip(items, images, strict=True)]
 
 
-def _keep(plan: Plan, item: Item, drawn: Image.Image) -> Image.Image:
+def _framed(image: Image.Image | None, item: Item, plan: Plan) -> Image.Image:
+    """A picture or mask of the client as the network computes it: a picture of the answer's size is not scaled."""
+    assert image is not None
+    return extended(cover(image, item.size), plan.native)
+
+
+def _keep(item: Item, drawn: Image.Image) -> Image.Image:
     """Under a mask, the client's own pixels where nothing may change."""
     if item.mask is None or item.image is None:
         return drawn
-    own, mask = (crop(cover(each, plan.native), item.size) for each in (item.image, item.mask))
-    return Image.composite(drawn, own, mask)
+    return Image.composite(drawn, cover(item.image, item.size), cover(item.mask, item.size))

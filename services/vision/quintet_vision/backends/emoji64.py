@@ -18,19 +18,9 @@ from quintet_common.worker.host import LoadError, Report
 from torch import Tensor
 from transformers import BertModel, BertTokenizer
 
-from quintet_vision.backends.base import (
-    Defaults,
-    Item,
-    OnStep,
-    Plan,
-    Usage,
-    checked_size,
-    checked_steps,
-    checked_strength,
-    defaults_from,
-)
+from quintet_vision.backends.base import Defaults, Item, OnStep, Plan, Usage, defaults_from, planned, refuse_loras
 from quintet_vision.backends.device import pick_device, pick_dtype, quiet_libraries
-from quintet_vision.canvas import contained, pad, read_size
+from quintet_vision.canvas import contained, pad
 from quintet_vision.emoji64.pipeline import Emoji64Pipeline
 from quintet_vision.emoji64.words import to_english
 from quintet_vision.protocol import Draw, Task
@@ -39,7 +29,6 @@ FOLDER = Path(__file__).parents[1] / "emoji64" / "weights"
 SIDE = 64
 WHITE = (255, 255, 255)
 _PATCHES = 64
-_STRENGTH_UNDER_MASK = 1.0
 
 
 def load_pipeline(dtype: torch.dtype = torch.float32) -> Emoji64Pipeline:
@@ -62,6 +51,7 @@ class Emoji64Backend:
 
     def __init__(self, spec: ModelSpec, report: Report) -> None:
         quiet_libraries()
+        self._id = spec.id
         self._defaults = defaults_from(spec, Defaults(size=(512, 512), steps=16, guidance_scale=2.5, strength=0.7))
         self.max_batch = spec.max_batch or 8
         device = pick_device(spec.device)
@@ -72,6 +62,10 @@ class Emoji64Backend:
         self._dtype = dtype
         report(0.9, "drawing a first picture")
         self._pipe("", num_inference_steps=1)
+
+    @property
+    def stats(self) -> dict[str, float]:
+        return {}
 
     @property
     def info(self) -> dict[str, Any]:
@@ -87,21 +81,8 @@ class Emoji64Backend:
         }
 
     def plan(self, request: Draw) -> Plan:
-        own = None if request.image is None else read_size(request.image)
-        steps = checked_steps(request, self._defaults)
-        masked = request.task == "inpainting"
-        strength = 1.0
-        if request.image is not None:
-            default = _STRENGTH_UNDER_MASK if masked else self._defaults.strength
-            strength = checked_strength(request, steps, default)
-        return Plan(
-            task=request.task,
-            size=checked_size(request, own, self._defaults),
-            native=(SIDE, SIDE),
-            steps=steps,
-            guidance=self._defaults.guidance_scale if request.guidance is None else request.guidance,
-            strength=strength,
-        )
+        refuse_loras(request, self._id, [])
+        return planned(request, self._id, self.tasks, self._defaults, lambda _: (SIDE, SIDE))
 
     def usage(self, request: Draw, plan: Plan) -> Usage:  # noqa: ARG002
         tokens = self._counter(to_english(request.prompt), truncation=True, max_length=512)["input_ids"]
