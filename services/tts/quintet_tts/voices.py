@@ -20,6 +20,7 @@ class Engine(StrEnum):
     ESPEAK = "espeak-ng"
     KOKORO = "kokoro"
     PIPER = "piper"
+    COSYVOICE = "cosyvoice"
 
 
 _BY_TELLING = [script for script in Script if script not in (Script.HAN, Script.LATIN)] + [Script.HAN]

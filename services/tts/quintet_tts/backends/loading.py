@@ -32,10 +32,22 @@ def load(spec: ModelSpec, report: Report) -> Loaded:
         from quintet_tts.backends import piper
 
         return piper.load(spec, report)
+    if engine == "cosyvoice":
+        return _cosyvoice(spec, report)
     raise LoadError(
         f"{spec.path!r} is not a speech model that this version can load. There are 'embedded:hibari' and "
-        "'embedded:kokoro', voices of Piper and folders of Kokoro."
+        "'embedded:kokoro', voices of Piper and folders of Kokoro or CosyVoice."
     )
+
+
+def _cosyvoice(spec: ModelSpec, report: Report) -> Loaded:
+    try:
+        from quintet_tts.backends import cosyvoice
+    except ImportError as error:
+        raise LoadError(
+            f"{spec.path!r} needs the Python package {error.name!r}: install quintet-tts[cosyvoice]."
+        ) from None
+    return cosyvoice.load(spec, report)
 
 
 def _engine_of(spec: ModelSpec) -> str | None:
@@ -45,6 +57,9 @@ def _engine_of(spec: ModelSpec) -> str | None:
     if spec.engine != "auto":
         return spec.engine
     from quintet_tts.backends import kokoro, piper
+    from quintet_tts.cosyvoice.settings import recognised
 
     path = Path(spec.path)
+    if recognised(path):
+        return "cosyvoice"
     return "piper" if piper.find(path) else "kokoro" if kokoro.is_folder(path) else None

@@ -51,6 +51,7 @@ class Speaking:
         return next(self._chunks)
 
     def close(self) -> None:
+        self.stop()
         self._chunks.close()
 
     def stop(self) -> None:
