@@ -12,12 +12,13 @@ from typing import NamedTuple
 
 import httpx2
 import pytest
-from embed.embed_models import write_reranker
+from embed.embed_models import write_embedder, write_heads, write_reranker
 
 CONFIG = """
 models:
   - {{id: other-minilm, kind: embedding, path: "/no/such/model"}}
   - {{id: minilm, aliases: [bge-m3, org/mini lm], kind: embedding, path: "embedded:all-minilm-l6-v2", default: true}}
+  - {{id: tiny-m3, kind: embedding, path: "{m3}", dtype: float32}}
   - {{id: tiny-reranker, kind: rerank, path: "{reranker}", dtype: float32}}
 """
 
@@ -32,9 +33,10 @@ class Service(NamedTuple):
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("embed")
-    reranker = write_reranker(folder / "reranker")
+    reranker, m3 = write_reranker(folder / "reranker"), write_embedder(folder / "m3")
+    write_heads(m3)
     config = folder / "models.yml"
-    config.write_text(CONFIG.format(reranker=reranker))
+    config.write_text(CONFIG.format(reranker=reranker, m3=m3))
     with socket.create_server(("127.0.0.1", 0)) as listener, (folder / "log").open("wb") as log:
         os.set_inheritable(listener.fileno(), True)
         command = [sys.executable, "-m", "quintet_embed", str(config), "--fd", str(listener.fileno())]

@@ -10,7 +10,7 @@ from quintet_common.errors import ApiError, bad_request
 from quintet_common.models_yml import ModelSpec
 from quintet_embed.backends.base import DeviceLost
 from quintet_embed.engine.engine import EmbedEngine
-from quintet_embed.engine.job import Rows, Tokens
+from quintet_embed.engine.job import Output, Tokens
 from quintet_embed.protocol import EmbedRequest, Event, Request, Vectors, Work
 
 POISON, NAN, LOST = 666, 667, 668
@@ -51,7 +51,7 @@ class ArithmeticBackend:
                 raise RuntimeError("tokeniser bug")
         return [Tokens([ord(character) for character in text]) for text in request.texts[start:stop]]
 
-    def forward(self, batch: list[Tokens]) -> Rows:
+    def forward(self, batch: list[Tokens]) -> Output:
         self.entered.set()
         assert self.gate.wait(10)
         self.batches.append([len(tokens.ids) for tokens in batch])
@@ -60,11 +60,11 @@ class ArithmeticBackend:
         if any(POISON in tokens.ids for tokens in batch):
             raise RuntimeError("poison")
         rows = [[float("nan") if NAN in t.ids else sum(t.ids), len(t.ids)] for t in batch]
-        return np.array(rows, np.float32)
+        return Output(np.array(rows, np.float32))
 
-    def finish(self, request: Request, rows: Rows, work: Work) -> Event:
+    def finish(self, request: Request, output: Output, work: Work) -> Event:
         assert isinstance(request, EmbedRequest)
-        return Vectors(rows.tobytes(), rows.shape[1], work)
+        return Vectors(output.rows.tobytes(), output.rows.shape[1], work)
 
 
 class Answer:

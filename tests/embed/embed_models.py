@@ -61,6 +61,12 @@ def write_embedder(
     tok = tokenizer(padding_side=padding_side)
     XLMRobertaModel(_config(len(tok)), add_pooling_layer=False).save_pretrained(folder)
     tok.save_pretrained(folder)
+    _write_modules(folder, pooling, include_prompt, normalize, prompts or {})
+    return str(folder)
+
+
+def _write_modules(folder: Path, pooling: str, include_prompt: bool, normalize: bool, prompts: dict[str, str]) -> None:
+    """What sentence-transformers writes beside a transformer."""
     parts = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")][: 3 if normalize else 2]
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{name}"}
@@ -68,11 +74,59 @@ def write_embedder(
     ]
     (folder / "modules.json").write_text(json.dumps(modules))
     (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 128, "do_lower_case": false}')
-    (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts or {}}))
+    (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts}))
     (folder / "1_Pooling").mkdir()
     modes = {f"pooling_mode_{mode}": mode.startswith(pooling) for mode in ("cls_token", "mean_tokens", "lasttoken")}
     pooled = {"word_embedding_dimension": 32, "include_prompt": include_prompt, **modes}
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooled))
+
+
+def write_heads(folder: str) -> None:
+    """bge-m3's two heads beside a model that ``write_embedder`` wrote."""
+    import torch
+
+    torch.manual_seed(2)
+    for name, width in (("sparse_linear.pt", 1), ("colbert_linear.pt", 32)):
+        torch.save(torch.nn.Linear(32, width).state_dict(), Path(folder) / name)
+
+
+def write_qwen3_embedder(folder: Path) -> str:
+    """Qwen3-Embedding in small: last token, left padding, an instruction before queries. Returns its directory."""
+    import torch
+    from tokenizers import processors
+    from transformers import Qwen3Config, Qwen3Model
+
+    torch.manual_seed(3)
+    tok = tokenizer(padding_side="left")
+    # As Qwen's: nothing before a text, one token behind it.
+    tok.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 2)]
+    )
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    ids = {"pad_token_id": 1, "bos_token_id": None, "eos_token_id": 2}
+    config = Qwen3Config(vocab_size=len(tok), max_position_embeddings=256, **shape, **heads, **ids)
+    Qwen3Model(config).save_pretrained(folder)
+    tok.save_pretrained(folder)
+    prompts = {"query": "Instruct: which query finds which document\nQuery:", "document": ""}
+    _write_modules(folder, "lasttoken", include_prompt=True, normalize=True, prompts=prompts)
+    return str(folder)
+
+
+def write_jina_embedder(folder: Path) -> str:
+    """jina-embeddings-v3 in small, as transformers has it: rotary positions, mean. Returns its directory."""
+    import torch
+    from transformers import JinaEmbeddingsV3Config, JinaEmbeddingsV3Model
+
+    torch.manual_seed(4)
+    tok = tokenizer()
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    ids = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+    config = JinaEmbeddingsV3Config(vocab_size=len(tok), max_position_embeddings=256, type_vocab_size=1, **shape, **ids)
+    JinaEmbeddingsV3Model(config, add_pooling_layer=False).save_pretrained(folder)
+    tok.save_pretrained(folder)
+    prompts = {"retrieval.query": "which query finds: ", "retrieval.passage": "which document: "}
+    _write_modules(folder, "mean", include_prompt=True, normalize=True, prompts=prompts)
     return str(folder)
 
 

@@ -75,6 +75,31 @@ def test_a_page_of_zlai_s_document_runs_as_it_is(service: Service) -> None:
     assert response.usage.prompt_tokens == 4
 
 
+def test_sparse_and_colbert_beside_the_dense_vector(client: openai.OpenAI) -> None:
+    wanted = {"return_sparse": True, "return_colbert": True}
+    by_float, by_base64 = (
+        client.embeddings.create(model="tiny-m3", input=TEXTS, extra_body=wanted, encoding_format=encoding).data
+        for encoding in ("float", "base64")
+    )
+    for one, other in zip(by_float, by_base64, strict=True):
+        sparse, colbert = (getattr(one, f"{name}_embedding") for name in ("sparse", "colbert"))
+        assert len(sparse["indices"]) == len(sparse["values"])
+        assert sparse["indices"] == sorted(set(sparse["indices"]))
+        assert all(value > 0 for value in sparse["values"])
+        assert other.sparse_embedding == sparse  # type: ignore[attr-defined]
+        decoded = [np.frombuffer(base64.b64decode(row), "<f4") for row in other.colbert_embedding]  # type: ignore[attr-defined]
+        assert np.abs(np.array(decoded) - np.array(colbert)).max() < 1e-6
+        assert np.array(colbert).shape[1] == len(one.embedding) == 32
+    assert any(each.sparse_embedding["indices"] for each in by_float)  # type: ignore[attr-defined]
+
+
+def test_a_model_without_heads_refuses_by_name(client: openai.OpenAI) -> None:
+    for name in ("return_sparse", "return_colbert"):
+        with pytest.raises(openai.BadRequestError, match="it gives dense") as caught:
+            client.embeddings.create(model="minilm", input="a", extra_body={name: True})
+        assert caught.value.param == name
+
+
 def test_similar_texts_are_near_and_others_far(client: openai.OpenAI) -> None:
     texts = ["A cat sleeps on the sofa.", "A kitten naps on the couch.", "The stock market fell sharply today."]
     cat, kitten, market = vectors(client.embeddings.create(model="minilm", input=texts))

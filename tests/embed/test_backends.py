@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from embed.embed_doubles import Answer, quiet, spec_of
-from embed.embed_models import write_embedder, write_reranker
+from embed.embed_models import write_embedder, write_jina_embedder, write_qwen3_embedder, write_reranker
 from quintet_common.errors import ApiError
 from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import LoadError
@@ -102,6 +102,38 @@ def test_only_the_matrix_products_are_bf16(tiny: Callable[..., str]) -> None:
     assert kinds["LayerNorm"] == kinds["word_embeddings"] == torch.float32
 
 
+def test_qwen3_embeddings_are_those_of_sentence_transformers(tmp_path: Path) -> None:
+    path = write_qwen3_embedder(tmp_path / "model")
+    theirs, model = sentence_transformer(path), Model(spec_of(path=path, dtype="float32"))
+    for prompt in (None, "query", "document"):
+        found = model.embed(TEXTS, prompt_name=prompt, truncate=True)
+        assert np.abs(found - theirs.encode(TEXTS, prompt_name=prompt)).max() < 1e-5
+    assert np.abs(model.embed(TEXTS) - model.embed(TEXTS, prompt_name="query", truncate=True)).max() > 1e-3
+    ids = [theirs.tokenizer(text, add_special_tokens=False)["input_ids"] for text in TEXTS if text.strip()]
+    assert np.abs(model.embed(token_ids=ids) - theirs.encode([text for text in TEXTS if text.strip()])).max() < 1e-5
+    assert np.abs(model.embed(TEXTS, dimensions=8) - _cut(theirs.encode(TEXTS), 8)).max() < 1e-5
+
+
+def test_jina_embeddings_are_those_of_sentence_transformers(tmp_path: Path) -> None:
+    path = write_jina_embedder(tmp_path / "model")
+    theirs, model = sentence_transformer(path), Model(spec_of(path=path, dtype="float32"))
+    for prompt in (None, "retrieval.query", "retrieval.passage"):
+        assert np.abs(model.embed(TEXTS, prompt_name=prompt) - theirs.encode(TEXTS, prompt_name=prompt)).max() < 1e-5
+
+
+@pytest.mark.parametrize("write", [write_qwen3_embedder, write_jina_embedder])
+def test_bf16_of_other_families_points_the_same_way(tmp_path: Path, write: Callable[[Path], str]) -> None:
+    path = write(tmp_path / "model")
+    found = Model(spec_of(path=path, dtype="bfloat16")).embed(TEXTS)
+    assert (found * sentence_transformer(path).encode(TEXTS)).sum(axis=1).min() >= 0.9999
+
+
+def _cut(rows: Rows, dimensions: int) -> Rows:
+    short = rows[:, :dimensions]
+    cut: Rows = short / np.linalg.norm(short, axis=1, keepdims=True)
+    return cut
+
+
 def test_info_says_what_the_model_is(minilm: Model) -> None:
     assert minilm.info == {
         "engine": "sentence-transformers",
@@ -111,6 +143,7 @@ def test_info_says_what_the_model_is(minilm: Model) -> None:
         "context": 256,
         "normalized": True,
         "prompts": ["query", "document"],
+        "outputs": ["dense"],
     }
 
 

@@ -26,6 +26,10 @@ class EmbedRequest(msgspec.Struct, tag="embed"):
     prompt_name: str | None = None
     normalize: bool | None = None
     """None leaves it to the model's own modules."""
+    sparse: bool = False
+    """Also a weight for each token id that is in the text."""
+    colbert: bool = False
+    """Also a vector for each token."""
 
 
 class RerankRequest(msgspec.Struct, tag="rerank"):
@@ -53,11 +57,25 @@ class Work(msgspec.Struct):
     """Sizes of the batches that this request was the first of; over all requests each batch is told once."""
 
 
+class Sparse(msgspec.Struct, array_like=True):
+    """The token ids of a text, ascending, and what each weighs."""
+
+    indices: bytes
+    """int32, little-endian."""
+    values: bytes
+    """float32, little-endian, all above 0."""
+
+
 class Vectors(msgspec.Struct, tag="vectors"):
     data: bytes
     """float32, little-endian, shape [inputs, dimensions], in the order of the inputs."""
     dimensions: int
     work: Work
+    sparse: list[Sparse] = []
+    """One per input; empty when not asked for."""
+    colbert: list[bytes] = []
+    """One per input: float32, little-endian, shape [tokens, colbert_dimensions]; empty when not asked for."""
+    colbert_dimensions: int = 0
 
 
 class Scores(msgspec.Struct, tag="scores"):

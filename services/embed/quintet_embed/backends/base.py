@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from quintet_embed.engine.job import Rows, Tokens
+from quintet_embed.engine.job import Output, Tokens
 from quintet_embed.protocol import Event, Request, Work
 
 
@@ -27,8 +27,8 @@ class Backend(Protocol):
     def tokenise(self, request: Request, start: int, stop: int) -> list[Tokens]:
         """Texts ``start`` to ``stop`` of a request. Raises ApiError for one that the model cannot read."""
 
-    def forward(self, batch: list[Tokens]) -> Rows:
-        """One row per text. Raises DeviceLost when the process is of no more use."""
+    def forward(self, batch: list[Tokens]) -> Output:
+        """One row per text, and the extras that some ask for. Raises DeviceLost when the process is of no more use."""
 
-    def finish(self, request: Request, rows: Rows, work: Work) -> Event:
-        """The answer, from the rows of all texts in their order."""
+    def finish(self, request: Request, output: Output, work: Work) -> Event:
+        """The answer, from the output for all texts in their order."""

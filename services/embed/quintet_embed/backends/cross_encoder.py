@@ -12,7 +12,7 @@ from quintet_common.worker.host import LoadError, Report
 from quintet_embed.backends.forward import guarded
 from quintet_embed.backends.loading import Setup, explained, set_up
 from quintet_embed.backends.texts import Reader
-from quintet_embed.engine.job import Rows, Tokens
+from quintet_embed.engine.job import Output, Rows, Tokens
 from quintet_embed.protocol import EmbedRequest, Event, Request, RerankRequest, Scores, TokenizeRequest, Work
 
 
@@ -58,14 +58,14 @@ class Reranker:
                 raise self.reader.too_long(len(tokens.ids), f"documents[{start + i}]")
         return found
 
-    def forward(self, batch: list[Tokens]) -> Rows:
+    def forward(self, batch: list[Tokens]) -> Output:
         """Scores, float32, shape [pairs, 1]: between 0 and 1 unless the model names another activation."""
         with guarded(self._device), torch.inference_mode():
             features = self._model(self.reader.collate(batch, self._device))
             scores = self._model.activation_fn(features["scores"].float())
             rows: Rows = scores.reshape(len(batch), 1).cpu().numpy()
-        return rows
+        return Output(rows)
 
-    def finish(self, request: Request, rows: Rows, work: Work) -> Event:
+    def finish(self, request: Request, output: Output, work: Work) -> Event:
         assert isinstance(request, RerankRequest)
-        return Scores([float(score) for score in rows[:, 0]], work)
+        return Scores([float(score) for score in output.rows[:, 0]], work)

@@ -118,6 +118,11 @@ class Reader:
         arrays = {"input_ids": ids, "attention_mask": mask} | ({} if types is None else {"token_type_ids": types})
         return {name: torch.from_numpy(array).to(device, non_blocking=True) for name, array in arrays.items()}
 
+    def starts(self, batch: Sequence[Tokens]) -> list[int]:
+        """Where each text begins in its row of ``collate``'s tensors."""
+        longest = max(len(tokens.ids) for tokens in batch)
+        return [longest - len(tokens.ids) if self._left else 0 for tokens in batch]
+
 
 def _context(model: Any, spec: ModelSpec) -> int:
     """Tokens that the model reads. models.yml may lower it, or raise it as far as there are positions."""

@@ -15,7 +15,7 @@ from quintet_common.worker.host import Emit, Report
 
 from quintet_embed.backends.base import Backend, DeviceLost
 from quintet_embed.engine.batches import cut
-from quintet_embed.engine.job import Item, Job, Rows, Tokens, field_of, new_job
+from quintet_embed.engine.job import Extra, Item, Job, Rows, Tokens, field_of, new_job
 from quintet_embed.engine.queue import FairQueue
 from quintet_embed.protocol import Request, TokenizeRequest, TokenLists
 
@@ -118,7 +118,7 @@ class EmbedEngine:
             return
         self._begin(batch)
         try:
-            rows = backend.forward([item.tokens for item in batch])
+            output = backend.forward([item.tokens for item in batch])
         except DeviceLost:
             raise
         except Exception:
@@ -130,8 +130,9 @@ class EmbedEngine:
                 log.exception("a text failed")
                 self._fail(batch[0].job, _failed(batch[0]))
             return
-        for item, row in zip(batch, rows, strict=True):
-            self._store(backend, item, row)
+        extras = output.extras or [None] * len(batch)
+        for item, row, extra in zip(batch, output.rows, extras, strict=True):
+            self._store(backend, item, row, extra)
 
     def _begin(self, batch: list[Item]) -> None:
         now = time.monotonic()
@@ -142,13 +143,12 @@ class EmbedEngine:
             if item.job.queue_seconds is None:
                 item.job.queue_seconds = now - item.job.arrived
 
-    def _store(self, backend: Backend, item: Item, row: Rows) -> None:
+    def _store(self, backend: Backend, item: Item, row: Rows, extra: Extra | None) -> None:
         job = item.job
         if not np.isfinite(row).all():
             return self._fail(job, _failed(item))
-        if job.store(item.index, row) and self._queue.close(job):
-            assert job.rows is not None
-            job.emit(backend.finish(job.request, job.rows, job.work))
+        if job.store(item.index, row, extra) and self._queue.close(job):
+            job.emit(backend.finish(job.request, job.output, job.work))
             job.emit.done()
         return None
 

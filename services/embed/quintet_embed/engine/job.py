@@ -6,6 +6,7 @@ import time
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,16 +18,34 @@ Rows = npt.NDArray[np.float32]
 """What the model made of texts: float32, shape [texts, width]."""
 
 
+class Extra(NamedTuple):
+    """What else the model made of one text, as far as its request asked for it."""
+
+    sparse: tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]] | None
+    """Token ids, ascending, and their weights."""
+    colbert: Rows | None
+    """A vector for each token: shape [tokens, width]."""
+
+
+class Output(NamedTuple):
+    rows: Rows
+    extras: Sequence[Extra | None] = ()
+    """One per row, or nothing at all."""
+
+
 @dataclass(slots=True)
 class Tokens:
     """A text, or a query and a document, as the model reads it. ``types`` are BERT's segment ids, None when all 0.
 
     ``group`` is the length of the prompt where the model's pooling leaves it out, else 0: a batch has one of them.
+    ``sparse`` and ``colbert`` ask for an Extra.
     """
 
     ids: Sequence[int]
     types: list[int] | None = None
     group: int = 0
+    sparse: bool = False
+    colbert: bool = False
 
 
 @dataclass(slots=True)
@@ -56,6 +75,7 @@ class Job:
     ready: list[Item] = field(default_factory=list)
     """Tokenised texts that wait for the model, the longest last."""
     rows: Rows | None = None
+    extras: list[Extra | None] = field(default_factory=list)
     done: int = 0
     prompt_tokens: int = 0
     queue_seconds: float | None = None
@@ -73,13 +93,22 @@ class Job:
             self.ready.append(Item(self, start + i, tokens, len(tokens.ids), tokens.group))
         self.ready.sort(key=lambda item: item.length)
 
-    def store(self, index: int, row: Rows) -> bool:
-        """Keep the model's row for text ``index``; True when it was the last one."""
+    def store(self, index: int, row: Rows, extra: Extra | None = None) -> bool:
+        """Keep what the model made of text ``index``; True when it was the last one."""
         if self.rows is None:
             self.rows = np.empty((self.count, len(row)), np.float32)
         self.rows[index] = row
+        if extra is not None:
+            self.extras = self.extras or [None] * self.count
+            self.extras[index] = extra
         self.done += 1
         return self.done == self.count
+
+    @property
+    def output(self) -> Output:
+        """Of all texts, once they are done."""
+        assert self.rows is not None
+        return Output(self.rows, self.extras)
 
     @property
     def work(self) -> Work:
