@@ -54,14 +54,20 @@ SHAPE = {
     "initializer_range": 0.3,
     "max_position_embeddings": 512,
 }
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 KINDS: dict[str, dict[str, Any]] = {
     "llama": {},
     "qwen2": {},
+    "qwen2_moe": {**EXPERTS, "shared_expert_intermediate_size": 64},
+    "qwen3": {"head_dim": 16},
+    "glm": {"head_dim": 16, "pad_token_id": 0},
+    "glm4": {"head_dim": 16, "pad_token_id": 0},
     "mistral": {"sliding_window": 8},
     "qwen2-half-sliding": {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
     "gemma2": {"sliding_window": 8, "head_dim": 16},
+    "gemma3_text": {"sliding_window": 8, "head_dim": 16, "sliding_window_pattern": 2},
 }
-"""Tiny models: Llama's and Qwen2's shapes, and every way of mixing full and windowed attention."""
+"""Tiny models of the families that are served most, and every way of mixing full and windowed attention."""
 
 
 @functools.cache

@@ -50,8 +50,9 @@ class ScriptedEngine:
     def _run(self, request_id: int, request: Generate, emit: Emit) -> None:
         script = request.template_args
         text = request.prompt if isinstance(request.prompt, str) else "".join(map(chr, request.prompt or []))
-        emit(Accepted(7, cached_tokens=3, prompt_text=text if request.echo else None))
-        emit(Started(0.001))
+        echoed = text if request.echo else None
+        emit(Accepted(7, prompt_text=echoed, thinking=bool(script.get("thinking"))))
+        emit(Started(0.001, 3))
         said = self._say(request_id, request, emit, _pieces(request, text))
         self._running -= 1
         self._ended["whole_requests" if said else "cancelled_requests"] += 1

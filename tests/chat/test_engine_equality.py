@@ -1,4 +1,4 @@
-"""Whatever a sequence shares its batch with, greedy tokens are those of transformers' own ``generate``."""
+"""Whatever a sequence shares its batch with and whatever was known of it, its greedy tokens are ``generate()``'s."""
 
 from __future__ import annotations
 
@@ -9,26 +9,33 @@ import pytest
 import torch
 from chat.engine_kit import KINDS, Heard, reference, started, submit, tiny_path, tiny_spec
 from quintet_chat.engine.engine import ChatEngine
+from quintet_chat.protocol import Started
 from transformers import AutoTokenizer
 
-NEW = 24
+NEW = 20
 
 
-def generate(kind: str, prompt: list[int]) -> list[int]:
+def generate(kind: str, prompt: list[int], new: int = NEW) -> list[int]:
     """Greedy tokens by transformers, without stopping."""
     ids = torch.tensor([prompt])
-    out = reference(kind).generate(ids, max_new_tokens=NEW, do_sample=False, eos_token_id=-1, pad_token_id=0)
+    model = reference(kind)
+    model.generation_config.eos_token_id = None
+    out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, do_sample=False)
     tokens: list[int] = out[0, len(prompt) :].tolist()
     return tokens
 
 
-def greedy(engine: ChatEngine, prompt: list[int]) -> Heard:
-    return submit(engine, prompt, temperature=0, max_tokens=NEW, ignore_eos=True, logprobs=1)[1]
+def greedy(engine: ChatEngine, prompt: list[int], new: int = NEW) -> Heard:
+    return submit(engine, prompt, temperature=0, max_tokens=new, ignore_eos=True, logprobs=1)[1]
 
 
 def said(heard: Heard) -> list[str]:
     assert heard.wait().error is None
     return [logprob.token for delta in heard.deltas() for logprob in delta.logprobs]
+
+
+def cached(heard: Heard) -> int:
+    return next(event.cached_tokens for event in heard.events if isinstance(event, Started))
 
 
 def prompts(vocabulary: int) -> list[list[int]]:
@@ -38,13 +45,37 @@ def prompts(vocabulary: int) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_greedy_tokens_are_those_of_generate_alone_and_in_a_batch(kind: str) -> None:
+def test_greedy_tokens_are_those_of_generate(kind: str) -> None:
     engine = started(tiny_spec(kind, max_batch=5, engine_args={"prefill_chunk": 16}))
-    tokenizer: Any = AutoTokenizer.from_pretrained(tiny_path(kind))
-    inputs = prompts(len(tokenizer))
-    text = engine._output._token_text
-    expected = [[text(token)[0] for token in generate(kind, prompt)] for prompt in inputs]
-    alone = [said(greedy(engine, prompt)) for prompt in inputs]
-    assert alone == expected
+    vocabulary = len(AutoTokenizer.from_pretrained(tiny_path(kind)))
+    inputs = prompts(vocabulary)
+    answers = [generate(kind, prompt) for prompt in inputs]
+
+    def texts(tokens: list[int]) -> list[str]:
+        return [engine._output._token_text(token)[0] for token in tokens]
+
+    expected = [texts(answer) for answer in answers]
+    alone = [greedy(engine, prompt) for prompt in inputs]
+    assert [said(heard) for heard in alone] == expected
+    assert [cached(heard) for heard in alone] == [0] * len(inputs)
     together = [greedy(engine, prompt) for prompt in inputs]
     assert [said(heard) for heard in together] == expected
+    assert [cached(heard) for heard in together] == [(len(prompt) - 1) // 16 * 16 for prompt in inputs]
+    # The next turn of each conversation finds the answer, too, but for its last token, which was never computed.
+    turns = [prompt + answer + prompt[:5] for prompt, answer in zip(inputs, answers, strict=True)]
+    following = [greedy(engine, turn) for turn in turns]
+    assert [said(heard) for heard in following] == [texts(generate(kind, turn)) for turn in turns]
+    assert [cached(heard) for heard in following] == [(len(turn) - 6) // 16 * 16 for turn in turns]
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "gemma2"])
+def test_greedy_tokens_are_those_of_generate_after_an_eviction(kind: str) -> None:
+    per_token = 2 * 2 * 2 * 16 * 4  # keys and values, layers, heads, head size, bytes
+    small: dict[str, Any] = {"kv_memory": str(320 * per_token), "prefix_cache": "off", "prefill_chunk": 16}
+    engine = started(tiny_spec(kind, max_batch=5, engine_args=small))
+    inputs = [prompt for prompt in prompts(200) if len(prompt) > 8] * 2
+    text = engine._output._token_text
+    expected = [[text(token)[0] for token in generate(kind, prompt, 60)] for prompt in inputs]
+    together = [greedy(engine, prompt, 60) for prompt in inputs]
+    assert [said(heard) for heard in together] == expected
+    assert engine.stats()["preemptions_total"] > 0

@@ -22,19 +22,21 @@ CHUNK = 16
 class Bench:
     """A scheduler whose steps the test takes itself."""
 
-    def __init__(self, max_batch: int = 4, cells: int | None = None) -> None:
+    def __init__(self, max_batch: int = 4, cells: int | None = None, prefixes: int = 0) -> None:
         self.model: LoadedModel = load(tiny_spec(), max_batch, lambda _fraction, _note: None)
         if cells is not None:
             self.model.runner.slots.cells = cells
         self.output = Output(self.model.tokenizer, lambda _request: None)
         threading.Thread(target=self.output.run, daemon=True).start()
-        self.scheduler = Scheduler(self.model.runner, self.output, max_batch, CHUNK)
+        self.scheduler = Scheduler(self.model.runner, self.output, max_batch, CHUNK, prefixes)
         self._ids = itertools.count()
 
     def add(self, length: int, max_tokens: int = 8, n: int = 1, **sampling: Any) -> tuple[Request, Heard]:
         """A prompt of ``length`` tokens."""
+        return self.add_prompt([3 + (7 * length + i) % 250 for i in range(length)], max_tokens, n, **sampling)
+
+    def add_prompt(self, prompt: list[int], max_tokens: int = 8, n: int = 1, **sampling: Any) -> tuple[Request, Heard]:
         rule = Sampling(**{"temperature": 0.0, "ignore_eos": True, "max_tokens": max_tokens, **sampling})
-        prompt = [3 + (7 * length + i) % 250 for i in range(length)]
         heard = Heard()
         request = Request(
             next(self._ids),
@@ -159,3 +161,38 @@ def test_usage_is_the_share_of_cells_in_use(bench: Bench) -> None:
     assert bench.scheduler.usage == request.sequences[0].cached / bench.model.runner.slots.cells > 0
     bench.finish()
     assert bench.scheduler.usage == 0
+
+
+def test_requests_with_one_beginning_wait_for_the_first_and_compute_only_their_own_end() -> None:
+    bench = Bench(prefixes=64)
+    begin = [3 + i for i in range(12 * CHUNK)]
+    requests = [bench.add_prompt([*begin, 200 + i, 7])[0] for i in range(4)]
+    other, _ = bench.add(5)
+    bench.finish()
+    counters = bench.scheduler.counters
+    assert counters["prefix_cache_queries"] == 4 * (len(begin) + 2) + 5
+    assert counters["prefix_cache_hits"] == 3 * len(begin)
+    assert counters["prefill_tokens"] == len(begin) + 4 * 2 + 5
+    alone = Bench()
+    for i, request in enumerate(requests):
+        reference, _ = alone.add_prompt([*begin, 200 + i, 7])
+        alone.finish()
+        assert request.sequences[0].tokens == reference.sequences[0].tokens
+    assert other.sequences[0].tokens == alone.tokens(5)
+
+
+def test_others_pass_those_that_wait_for_a_beginning() -> None:
+    bench = Bench(prefixes=64)
+    begin = [3 + i for i in range(12 * CHUNK)]
+    leader, _ = bench.add_prompt([*begin, 1])
+    follower, _ = bench.add_prompt([*begin, 2])
+    bench.scheduler.step()
+    other, _ = bench.add(5)
+    bench.scheduler.step()
+    bench.scheduler.step()
+    assert other.sequences[0].tokens
+    assert not leader.sequences[0].tokens
+    assert bench.scheduler.active == [*other.sequences, *leader.sequences]
+    leader.cancelled = True
+    bench.finish()
+    assert len(follower.sequences[0].tokens) == 8

@@ -80,9 +80,10 @@ class Meter:
         if isinstance(event, Delta):
             self._count_delta(event)
         elif isinstance(event, Accepted):
-            self.prompt_tokens, self.cached_tokens = event.prompt_tokens, event.cached_tokens
+            self.prompt_tokens = event.prompt_tokens
             self._children.prompt_tokens.inc(event.prompt_tokens)
         elif isinstance(event, Started):
+            self.cached_tokens = event.cached_tokens
             self._children.queue.observe(event.queue_seconds)
         else:
             self._unfinished -= 1

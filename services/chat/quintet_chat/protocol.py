@@ -77,7 +77,6 @@ class Accepted(msgspec.Struct, tag="accepted"):
     """The prompt fits and the request is queued; everything that can be refused has been."""
 
     prompt_tokens: int
-    cached_tokens: int = 0
     prompt_text: str | None = None
     """The prompt as text, when the request has ``echo``."""
 
@@ -92,6 +91,8 @@ class Started(msgspec.Struct, tag="started"):
 class TokenLogprob(msgspec.Struct):
     token: str
     bytes: list[int]
+    cached_tokens: int = 0
+    """How many tokens of the prompt were known from earlier requests and not computed."""
     logprob: float
     top: list[tuple[str, list[int], float]] = []
     """Alternatives, best first: token, its bytes, its logprob."""

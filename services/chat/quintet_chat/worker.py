@@ -17,6 +17,10 @@ def create_engine(spec: ModelSpec) -> Engine[Any]:
         from quintet_chat.backends.ppocr import OcrEngine
 
         return OcrEngine(spec)
+    if spec.engine == "vllm":
+        from quintet_chat.vllm.engine import VllmEngine
+
+        return VllmEngine(spec)
     from quintet_chat.engine.engine import ChatEngine
 
     return ChatEngine(spec)

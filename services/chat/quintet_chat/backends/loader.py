@@ -20,13 +20,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.hub import cached_file
 
 from quintet_chat.backends import chatglm, embedded, families, memory, templates
-from quintet_chat.engine.runner import Runner, UnsupportedModel
+from quintet_chat.engine.prefix import BLOCK
+from quintet_chat.engine.runner import Piece, Runner, UnsupportedModel
 
 log = logging.getLogger("quintet.chat")
 PREFILL_CHUNK = {"cpu": 256, "cuda": 2048}
 """Prompt tokens computed between two decode steps: as many as delay a running answer about as long as a few tokens."""
 
-_ENGINE_ARGS = {"kv_memory", "prefill_chunk"}
+_ENGINE_ARGS = {"kv_memory", "prefill_chunk", "prefix_cache"}
 _FAILURES = (OSError, ValueError, KeyError, ImportError, RuntimeError)
 
 
@@ -42,6 +43,8 @@ class LoadedModel:
     """The width of the logits; at least the tokenizer's size."""
     eos: frozenset[int]
     chunk: int
+    prefix_blocks: int
+    """Blocks of 16 tokens for the prefix cache."""
     info: dict[str, Any]
     """For ``/v1/models``; see ``quintet_chat.protocol``."""
 
@@ -49,8 +52,9 @@ class LoadedModel:
 def load(spec: ModelSpec, max_batch: int, report: Report) -> LoadedModel:
     """Load and warm up the model of ``spec``; ``max_batch`` sequences will run together.
 
-    ``engine_args`` may hold ``kv_memory`` (for keys and values, like ``2GB``) and ``prefill_chunk`` (tokens). Raises
-    LoadError with a line for a person.
+    ``engine_args`` may hold ``kv_memory`` (for the keys and values of what runs, like ``2GB``), ``prefix_cache`` (for
+    those of what ran before; ``off`` for none) and ``prefill_chunk`` (tokens). Raises LoadError with a line
+    for a person.
     """
     unknown = sorted(spec.engine_args.keys() - _ENGINE_ARGS)
     if unknown:
@@ -139,19 +143,18 @@ def _warm_up(spec: ModelSpec, model: Any, tokenizer: Any, max_batch: int) -> Loa
     config = model.config.get_text_config()
     longest = int(getattr(config, "max_position_embeddings", None) or 2048)
     try:
-        runner = Runner(model, max_batch, cells=longest)
+        runner = Runner(model, max_batch, longest, cells=longest)
     except UnsupportedModel as error:
         raise LoadError(f"{spec.id}: the architecture {config.model_type!r} cannot be batched: {error}.") from None
-    runner.slots.reserve(1, 16, 0, 0)
-    runner.prefill(0, [[0] * 8])
+    runner.slots.reserve([16])
+    runner.prefill(0, [Piece(0, [0] * 8)])
     runner.decode([0], [8])
-    device = model.get_input_embeddings().weight.device
-    wanted = memory.parse(spec.id, spec.engine_args["kv_memory"]) if "kv_memory" in spec.engine_args else None
-    room = wanted or memory.for_cache(device, model.get_memory_footprint())
+    room, prefixes = memory.shares(spec, runner.device, model.get_memory_footprint())
     per_token = runner.slots.bytes_per_token
     context = _context(spec, longest, room, per_token)
     runner.slots.release()
     runner.slots.cells = room // per_token
+    runner.slots.longest = context
     eos = _eos(model, tokenizer)
     return LoadedModel(
         runner=runner,
@@ -159,7 +162,8 @@ def _warm_up(spec: ModelSpec, model: Any, tokenizer: Any, max_batch: int) -> Loa
         context=context,
         vocabulary=config.vocab_size,
         eos=eos,
-        chunk=int(spec.engine_args.get("prefill_chunk", PREFILL_CHUNK.get(device.type, 1024))),
+        chunk=int(spec.engine_args.get("prefill_chunk", PREFILL_CHUNK.get(runner.device.type, 1024))),
+        prefix_blocks=prefixes // (BLOCK * per_token),
         info=_info(spec, model, tokenizer, context),
     )
 

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import torch
+from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import LoadError
 
 LEAST = 192 << 20
@@ -24,6 +25,17 @@ def parse(model: str, text: object) -> int:
         raise LoadError(f"{model}: {text!r} is no amount of memory; write it like 2GB.")
     base = 1024 if match[3] else 1000
     return int(float(match[1]) * base ** " KMGT".index(match[2].upper() or " "))
+
+
+def shares(spec: ModelSpec, device: torch.device, weights: int) -> tuple[int, int]:
+    """Bytes for the keys and values of what runs, and for those that the prefix cache keeps."""
+    wanted = {name: str(spec.engine_args[name]) for name in ("kv_memory", "prefix_cache") if name in spec.engine_args}
+    room = parse(spec.id, wanted["kv_memory"]) if "kv_memory" in wanted else for_cache(device, weights)
+    if wanted.get("prefix_cache", "").lower() in ("off", "false", "0"):
+        return room, 0
+    kept = parse(spec.id, wanted["prefix_cache"]) if "prefix_cache" in wanted else room // 3
+    # On a GPU what was found free is all there is; what was granted in words is granted.
+    return room if "kv_memory" in wanted or device.type == "cpu" else room - kept, kept
 
 
 def for_cache(device: torch.device, weights: int) -> int:

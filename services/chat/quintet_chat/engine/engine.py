@@ -51,7 +51,8 @@ class ChatEngine:
         self._preparer = Preparer(model.tokenizer, model.context, model.vocabulary, model.eos)
         self._grammars = Grammars(model.tokenizer, model.vocabulary, model.eos)
         self._output = Output(model.tokenizer, self._on_end)
-        self._scheduler = Scheduler(model.runner, self._output, self._spec.max_batch or DEFAULT_MAX_BATCH, model.chunk)
+        batch = self._spec.max_batch or DEFAULT_MAX_BATCH
+        self._scheduler = Scheduler(model.runner, self._output, batch, model.chunk, model.prefix_blocks)
         self._prepare_thread = ThreadPoolExecutor(1, "prepare")
         self._grammar_thread = ThreadPoolExecutor(1, "grammar")
         self._threads = [

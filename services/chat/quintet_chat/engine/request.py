@@ -39,11 +39,14 @@ class Request:
     ended: bool = False
     """Whether the service was told of the end; used by the output thread alone."""
 
-    def start(self) -> None:
-        """Tell the service that the request's turn has come; only the first time, when it was evicted in between."""
+    def start(self, cached: int) -> None:
+        """Tell the service that the request's turn has come, and how many tokens of its prompt need no computing.
+
+        Only the first time, when it was evicted in between.
+        """
         if not self.started:
             self.started = True
-            self.emit(Started(time.monotonic() - self.arrived))
+            self.emit(Started(time.monotonic() - self.arrived, cached))
 
     @property
     def sampling(self) -> Sampling:
@@ -80,6 +83,11 @@ class Sequence:
 
     @property
     def gone(self) -> bool:
+    @property
+    def longest(self) -> int:
+        """The tokens it may come to."""
+        return len(self.request.prompt) + self.request.max_tokens
+
         return self.stopped or self.request.cancelled
 
     def draw(self) -> float:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from quintet_chat.engine.slots import Decode, Extend, Fresh, SlotCache
+from quintet_chat.engine.slots import Decode, Prefill, SlotCache
 
 Mask = torch.Tensor | dict[str, torch.Tensor] | None
 
@@ -16,57 +16,63 @@ class UnsupportedModel(Exception):
     """The architecture cannot be run by this engine; the text says why."""
 
 
-class Runner:
-    """A model, its slots and its masks. All methods are for one thread."""
+class Piece(NamedTuple):
+    """What a prefill computes of one sequence: ``tokens`` behind the ``start`` tokens that its slot holds.
 
-    def __init__(self, model: Any, max_rows: int, cells: int) -> None:
+    Whatever else a model is told of a prompt (pictures, positions of several dimensions) enters here.
+    """
+
+    start: int
+    tokens: list[int]
+
+
+class Runner:
+    """A model, its slots and its masks. All methods are for one thread.
+
+    ``longest`` limits the tokens of a slot, ``cells`` those of all.
+    """
+
+    def __init__(self, model: Any, max_rows: int, longest: int, cells: int) -> None:
         self._model = model
         self._config = model.config.get_text_config()
-        self._device = model.get_input_embeddings().weight.device
+        self.device: torch.device = model.get_input_embeddings().weight.device
         self._dtype = model.dtype
         self._layer_types = _layer_types(self._config)
         self._window: int = getattr(self._config, "sliding_window", None) or 0
         self._additive = self._config._attn_implementation == "eager"
-        parameters = inspect.signature(model.forward).parameters
-        missing = {"position_ids", "past_key_values", "logits_to_keep"} - parameters.keys()
-        if missing:
-            raise UnsupportedModel(f"its forward pass takes no {', '.join(sorted(missing))}")
-        self.slots = SlotCache(self._config.num_hidden_layers, max_rows, cells)
+        _check(model)
+        paged = self.device.type == "cpu"
+        self.slots = SlotCache(self._config.num_hidden_layers, max_rows, longest, cells, paged=paged)
 
     @torch.inference_mode()
-    def prefill(self, row: int, prompts: list[list[int]]) -> torch.Tensor:
-        """Compute whole prompts into the slots from ``row`` on.
+    def prefill(self, row: int, pieces: list[Piece]) -> torch.Tensor:
+        """Compute pieces of prompts into the slots from ``row`` on, which must be reserved.
 
-        Returns float32 logits [len(prompts), vocabulary] of the token after each. The slots must be reserved.
+        Returns float32 logits [len(pieces), vocabulary] of the token after each piece.
         """
-        longest = max(map(len, prompts))
-        ids = torch.tensor([prompt + [0] * (longest - len(prompt)) for prompt in prompts])
-        last = torch.tensor([[len(prompt) - 1] for prompt in prompts])
-        self.slots.plan = Fresh(row, longest)
-        positions = torch.arange(longest).expand(len(prompts), longest)
-        return self._forward(ids, positions, None, last.to(self._device))
-
-    @torch.inference_mode()
-    def extend(self, row: int, start: int, tokens: list[int]) -> torch.Tensor:
-        """Compute a further piece of one prompt behind the ``start`` tokens of slot ``row``; logits [1, vocabulary]."""
-        self.slots.plan = Extend(row, start, len(tokens))
-        positions = torch.arange(start, start + len(tokens))[None]
-        return self._forward(torch.tensor([tokens]), positions, self._mask(positions, start + len(tokens)), 1)
+        starts, counts = [piece.start for piece in pieces], [len(piece.tokens) for piece in pieces]
+        widest = max(counts)
+        ids = torch.tensor([piece.tokens + [0] * (widest - len(piece.tokens)) for piece in pieces])
+        last = torch.tensor([[count - 1] for count in counts])
+        positions = torch.tensor(starts)[:, None] + torch.arange(widest)
+        self.slots.plan = plan = Prefill(row, starts, counts)
+        mask = self._mask(positions, plan.length) if plan.start else None
+        return self._forward(ids, positions, mask, last.to(self.device))
 
     @torch.inference_mode()
     def decode(self, tokens: list[int], positions: list[int]) -> torch.Tensor:
         """One token each for the slots 0..n-1; float32 logits [n, vocabulary]."""
         where = torch.tensor(positions)
         length = max(positions) + 1
-        self.slots.plan = Decode(where.to(self._device), length)
+        self.slots.plan = Decode(where.to(self.device), length)
         return self._forward(torch.tensor(tokens)[:, None], where[:, None], self._mask(where[:, None], length), 1)
 
     def _forward(
         self, ids: torch.Tensor, positions: torch.Tensor, mask: Mask, keep: int | torch.Tensor
     ) -> torch.Tensor:
         output = self._model(
-            input_ids=ids.to(self._device),
-            position_ids=positions.to(self._device),
+            input_ids=ids.to(self.device),
+            position_ids=positions.to(self.device),
             past_key_values=self.slots.cache,
             attention_mask=mask,
             use_cache=True,
@@ -88,9 +94,18 @@ class Runner:
     def _finished(self, seen: torch.Tensor) -> torch.Tensor:
         """A mask in the form the attention implementation takes: booleans, or numbers to add."""
         if not self._additive:
-            return seen.to(self._device)
+            return seen.to(self.device)
         hidden = torch.zeros(seen.shape, dtype=self._dtype).masked_fill(~seen, torch.finfo(self._dtype).min)
-        return hidden.to(self._device)
+        return hidden.to(self.device)
+
+
+def _check(model: Any) -> None:
+    """Raise UnsupportedModel for a model whose state is more than keys and values per token."""
+    if getattr(model, "_is_stateful", False):
+        raise UnsupportedModel("it keeps a recurrent state, not keys and values per token")
+    missing = {"position_ids", "past_key_values", "logits_to_keep"} - inspect.signature(model.forward).parameters.keys()
+    if missing:
+        raise UnsupportedModel(f"its forward pass takes no {', '.join(sorted(missing))}")
 
 
 def _layer_types(config: Any) -> list[str]:

@@ -1,8 +1,12 @@
 """Which sequences run in the next step. One thread owns it, the model and the cache.
 
 A step is at most one prefill (a batch of short prompts, or a piece of a long one) and one token for every running
-sequence, so that newcomers start at once and nobody waits for a long prompt. Running sequence i has slot i. When the
-cache is full the youngest sequence gives its slot up and is computed again later.
+sequence, so that newcomers start at once and nobody waits for a long prompt. Running sequence i has slot i.
+
+What a text begins with is copied from the prefix cache where it is known, and computed where not; a prompt whose
+beginning is just being computed for another waits for that. A sequence is given memory for the tokens it has, not for
+those it may come to have. When memory is full the youngest gives its slot up and is computed again later (in part: the
+prefix cache may still have it); reserving would leave most of the memory unused, since answers end early.
 """
 
 from __future__ import annotations
@@ -10,22 +14,41 @@ from __future__ import annotations
 import queue
 import threading
 from collections import Counter, deque
+from itertools import islice
 from typing import NamedTuple
 
 import torch
 from quintet_common.memory import give_back
 
-from quintet_chat.engine.grammar import Matcher
 from quintet_chat.engine.output import Ended, Item, Output, Reason, Sampled
+from quintet_chat.engine.prefix import BLOCK, PrefixCache
 from quintet_chat.engine.request import Request, Sequence
-from quintet_chat.engine.runner import Runner
+from quintet_chat.engine.runner import Piece, Runner
 from quintet_chat.engine.sampler import Choice, sample
 
 HEADROOM = 32
 """Tokens a new sequence must have room for beyond its prompt, lest it be evicted at once."""
 
+COUNTERS = (
+    *("prefill_steps", "prefill_tokens", "decode_steps", "decode_tokens", "preemptions"),
+    *("prefix_cache_queries", "prefix_cache_hits"),
+)
+LOOKAHEAD = 64
+"""How many of the queue are looked at for one prefill, when those in front wait for another prompt."""
+
 IDLE_SECONDS = 5.0
 """After so long without work the cache's memory goes back."""
+
+
+class _Newcomer(NamedTuple):
+    """A sequence to be prefilled behind what the prefix cache knows of it."""
+
+    sequence: Sequence
+    places: list[int]
+
+    @property
+    def known(self) -> int:
+        return len(self.places) * BLOCK
 
 
 class _Partial(NamedTuple):
@@ -37,14 +60,15 @@ class _Partial(NamedTuple):
 
 
 class Scheduler:
-    """``chunk`` is how many prompt tokens one step may compute."""
+    """``chunk`` is how many prompt tokens one step may compute, ``prefixes`` how many blocks are kept of texts seen."""
 
-    def __init__(self, runner: Runner, output: Output, max_batch: int, chunk: int) -> None:
+    def __init__(self, runner: Runner, output: Output, max_batch: int, chunk: int, prefixes: int) -> None:
         self.max_batch = max_batch
-        self.counters: Counter[str] = Counter()
+        self.counters: Counter[str] = Counter(dict.fromkeys(COUNTERS, 0))
         """Steps and tokens since the start, by metric name."""
         self._runner = runner
         self._slots = runner.slots
+        self._prefixes = PrefixCache(runner.slots, prefixes)
         self._output = output
         self._chunk = chunk
         self._inbox: queue.SimpleQueue[Request] = queue.SimpleQueue()
@@ -131,6 +155,7 @@ class Scheduler:
     def _free(self, sequence: Sequence) -> None:
         """Take a sequence out of the batch; the last slot moves into its place, so that the slots stay dense."""
         row, last = self._running.index(sequence), len(self._running) - 1
+        self._prefixes.save(row, sequence.context[: sequence.cached])
         if row != last:
             self._slots.copy(last, row, self._running[last].cached)
             self._running[row] = self._running[last]
@@ -150,54 +175,78 @@ class Scheduler:
             if self._partial:
                 self._extend(self._partial)
             return
-        if batch[0].length > self._chunk:
+        if batch[0].sequence.length - batch[0].known > self._chunk:
             row = len(self._running)
-            self._partial = _Partial(batch[0], row, 0)
+            self._partial = _Partial(batch[0].sequence, row, self._prefixes.load(row, batch[0].places))
             self._newcomers_turn = True
             self._extend(self._partial)
             return
         self._clear_way(len(batch))
-        logits = self._runner.prefill(len(self._running), [sequence.context for sequence in batch])
+        first = len(self._running)
+        pieces = []
+        for row, newcomer in enumerate(batch, first):
+            known = self._prefixes.load(row, newcomer.places)
+            pieces.append(Piece(known, newcomer.sequence.context[known:]))
+        logits = self._runner.prefill(first, pieces)
         self.counters["prefill_steps"] += 1
-        self._start(batch, logits)
+        self._start([newcomer.sequence for newcomer in batch], logits)
 
-    def _admit(self) -> list[Sequence]:
+    def _admit(self) -> list[_Newcomer]:
         """Take from the queue, in order, what one prefill can compute and the cache can hold."""
-        batch: list[Sequence] = []
-        longest = 0
-        while self._waiting:
-            length = self._waiting[0].length
-            is_long = length > self._chunk
-            if is_long and (batch or self._partial):
+        batch: list[_Newcomer] = []
+        widest = 0
+        for sequence in list(islice(self._waiting, LOOKAHEAD)):
+            newcomer = _Newcomer(sequence, self._prefixes.match(sequence.context))
+            new = sequence.length - newcomer.known
+            is_long = new > self._chunk
+            if (is_long and self._partial) or self._follows(newcomer, batch):
+                continue
+            if batch and (is_long or (len(batch) + 1) * max(widest, new) > self._chunk):
                 break
-            if batch and (len(batch) + 1) * max(longest, length) > self._chunk:
+            if not self._fits([*(member.sequence for member in batch), sequence]):
                 break
-            if not self._room_for(len(batch) + 1, max(longest, length)):
-                break
-            batch.append(self._waiting.popleft())
-            batch[-1].request.start()
-            longest = max(longest, length)
+            batch.append(newcomer)
+            self._waiting.remove(sequence)
+            self._count_start(newcomer)
+            widest = max(widest, new)
             if is_long:
                 break
         return batch
 
-    def _room_for(self, newcomers: int, length: int) -> bool:
-        """Reserve slots for so many newcomers beside those that run."""
-        rows = len(self.active) + newcomers
-        if rows > self.max_batch:
+    def _count_start(self, newcomer: _Newcomer) -> None:
+        sequence = newcomer.sequence
+        if not sequence.tokens:
+            self.counters["prefix_cache_queries"] += sequence.length
+            self.counters["prefix_cache_hits"] += newcomer.known
+            self.counters["prefill_tokens"] += sequence.length - newcomer.known
+        sequence.request.start(newcomer.known)
+
+    def _follows(self, newcomer: _Newcomer, batch: list[_Newcomer]) -> bool:
+        """Whether a prompt that is about to be computed will leave at least half of what this one would compute."""
+        text, known = newcomer.sequence.context, newcomer.known
+        leaders = [member.sequence for member in batch] + ([self._partial.sequence] if self._partial else [])
+        return any(2 * (_shared(text, leader.context, known) - known) >= len(text) - known for leader in leaders)
+
+    def _fits(self, newcomers: list[Sequence]) -> bool:
+        """Reserve slots for newcomers beside those that run, with a little room to go on."""
+        running = [sequence.cached for sequence in self._running]
+        if len(self.active) + len(newcomers) > self.max_batch:
             return False
-        needed = max(self._used_length + 1, length + (0 if rows == 1 else HEADROOM))
-        return self._slots.reserve(max(rows, self._used_rows), needed, self._used_rows, self._used_length)
+        alone = len(newcomers) == 1 and not self.active
+        wanted = [min(s.length + HEADROOM, s.longest) if not alone else s.length for s in newcomers]
+        return self._slots.reserve(self._with_partial([*running, *wanted]))
 
-    @property
-    def _used_rows(self) -> int:
-        return max(len(self._running), self._partial.row + 1 if self._partial else 0)
-
-    @property
-    def _used_length(self) -> int:
-        """Tokens per slot that must be kept; of a half-computed prompt, those still to come too."""
-        coming = self._partial.sequence.length if self._partial else 0
-        return max([coming, *(sequence.cached for sequence in self._running)])
+    def _with_partial(self, lengths: list[int]) -> list[int]:
+        """Lengths of the slots from the first on, with that of a half-computed prompt, which is to be whole."""
+        if self._partial:
+            lengths += [0] * (self._partial.row + 1 - len(lengths))
+            # Where newcomers take its place it moves behind them.
+            if lengths[self._partial.row]:
+                lengths[self._partial.row] = max(lengths[self._partial.row], self._partial.done)
+                lengths.append(self._partial.sequence.length)
+            else:
+                lengths[self._partial.row] = self._partial.sequence.length
+        return lengths
 
     def _clear_way(self, newcomers: int) -> None:
         """Move a half-computed prompt out of the slots right behind the running ones."""
@@ -209,7 +258,7 @@ class Scheduler:
     def _extend(self, partial: _Partial) -> None:
         sequence, row, done = partial
         tokens = sequence.context[done : done + self._chunk]
-        logits = self._runner.extend(row, done, tokens) if done else self._runner.prefill(row, [tokens])
+        logits = self._runner.prefill(row, [Piece(done, tokens)])
         self.counters["prefill_steps"] += 1
         done += len(tokens)
         sequence.cached = done
@@ -226,7 +275,7 @@ class Scheduler:
         sources = list(range(len(batch)))
         for sequence in batch:
             sequence.cached = sequence.length
-            self.counters["prefill_tokens"] += 0 if sequence.tokens else sequence.length
+            self._prefixes.save(len(self._running), sequence.context)
             self._running.append(sequence)
         for source, leader in enumerate(list(batch)):
             for sibling in self._fork(leader):
@@ -243,7 +292,7 @@ class Scheduler:
             return []
         started = []
         for sibling in request.sequences[1:]:
-            if not self._room_for(1, leader.cached):
+            if not self._fits([sibling]):
                 self._waiting.appendleft(sibling)
                 continue
             self._clear_way(1)
@@ -268,11 +317,13 @@ class Scheduler:
 
     def _make_room(self) -> None:
         """One more token for every running sequence; when they do not fit, the youngest go back to the queue."""
-        while self._running and not self._slots.reserve(
-            self._used_rows, self._used_length + 1, self._used_rows, self._used_length
-        ):
-            youngest = max(self._running, key=lambda sequence: sequence.request.arrived)
-            self._free(youngest)
+        while self._running and not self._slots.reserve(self._with_partial([s.cached + 1 for s in self._running])):
+            youngest = max(self.active, key=lambda sequence: sequence.request.arrived)
+            if self._partial and youngest is self._partial.sequence:
+                self._partial = None
+                youngest.cached = 0
+            else:
+                self._free(youngest)
             self._waiting.appendleft(youngest)
             self.counters["preemptions"] += 1
 
@@ -289,6 +340,16 @@ class Scheduler:
         self._output.put(items)
 
 
+def _shared(text: list[int], other: list[int], known: int) -> int:
+    """How many tokens the two have in common from the beginning, in whole blocks, and ``known`` at least."""
+    shared = known
+    if text[:known] != other[:known]:
+        return known
+    while text[shared : shared + BLOCK] == other[shared : shared + BLOCK] and shared + BLOCK <= len(text):
+        shared += BLOCK
+    return shared
+
+
 def _reason(sequence: Sequence, token: int) -> Reason | None:
     """Why a sequence ends with this token, if it does. Stop strings are found by the output thread."""
     if token in sequence.request.stop_ids or (sequence.matcher is not None and sequence.matcher.finished):
@@ -299,4 +360,4 @@ def _reason(sequence: Sequence, token: int) -> Reason | None:
 def sequences_of(request: Request) -> list[Sequence]:
     """The request's choices, each with a grammar matcher of its own."""
     compiled = request.grammar
-    return [Sequence(request, index, compiled and Matcher(compiled)) for index in range(request.body.n)]
+    return [Sequence(request, index, compiled and compiled.matcher()) for index in range(request.body.n)]

@@ -2,20 +2,24 @@
 
 Each layer holds keys and values as [rows, heads, capacity, head size]. A slot's tokens lie at 0..n-1 of its row; what
 lies behind is masked. Before each forward pass the runner sets a plan, which says where the pass writes and what it
-reads. Rows and capacity grow by reallocation, within a limit in cells (rows times capacity).
+reads: attention gets plain views, so that it needs no kernel of ours.
+
+Memory is taken by need, in tokens that slots hold, within a limit in cells (tokens). On a CPU the slots are as long as
+the context from the beginning and the system gives them memory page by page (pages.py). Elsewhere rows and capacity
+grow by reallocation, and cells count rows times capacity.
 """
 
 from __future__ import annotations
 
-import math
-import mmap
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from quintet_chat.engine.pages import Pages
+
 ROUND = 64
-"""Capacity is a multiple of this many tokens."""
+"""Capacity, and what a slot is counted to hold, are multiples of this many tokens."""
 
 
 class Plan(Protocol):
@@ -30,26 +34,23 @@ class Plan(Protocol):
         """Write ``new`` [batch, heads, queries, size] into ``store``; return what attention reads."""
 
 
-class Fresh:
-    """Whole prompts, right-padded to one length, into the slots ``row``, ``row + 1``, …"""
+class Prefill:
+    """Pieces of prompts, right-padded to one length: ``counts[i]`` tokens behind the ``starts[i]`` of slot ``row + i``.
 
-    def __init__(self, row: int, length: int) -> None:
-        self.row, self.start, self.length = row, 0, length
+    Prompts that begin at 0 all read what this pass has computed; others read their slots.
+    """
 
-    def put(self, store: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-        store[self.row : self.row + new.shape[0], :, : self.length] = new
-        return new
-
-
-class Extend:
-    """More tokens of one prompt behind the ``start`` that slot ``row`` has."""
-
-    def __init__(self, row: int, start: int, queries: int) -> None:
-        self.row, self.start, self.length = row, start, start + queries
+    def __init__(self, row: int, starts: list[int], counts: list[int]) -> None:
+        self._row = row
+        self._spans = [(start, start + count) for start, count in zip(starts, counts, strict=True)]
+        self.start = max(starts)
+        self.length = max(starts) + max(counts)
+        self._fresh = not self.start
 
     def put(self, store: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-        store[self.row, :, self.start : self.length] = new[0]
-        return store[self.row : self.row + 1, :, : self.length]
+        for index, (start, end) in enumerate(self._spans):
+            store[self._row + index, :, start:end] = new[index, :, : end - start]
+        return new if self._fresh else store[self._row : self._row + len(self._spans), :, : self.length]
 
 
 class Decode:
@@ -69,6 +70,15 @@ class Decode:
         return store[: len(rows), :, : self.length]
 
 
+class _Kind(NamedTuple):
+    """What keys or values of a layer are like."""
+
+    heads: int
+    size: int
+    dtype: torch.dtype
+    device: torch.device
+
+
 class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
     """One layer's keys and values; allocated at the first pass, when their shape is known."""
 
@@ -77,42 +87,52 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
     def __init__(self, slots: SlotCache) -> None:
         super().__init__()
         self._slots = slots
-        self.keys: torch.Tensor | None = None
-        self.values: torch.Tensor | None = None
+        self._kinds: list[_Kind] = []
+        self._pages: list[Pages] = []
+        self.stores: list[torch.Tensor] = []
+        """Keys and values, once there are any."""
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        self.keys = self._new(key_states)
-        self.values = self._new(value_states)
+        self._kinds = [_Kind(new.shape[1], new.shape[3], new.dtype, new.device) for new in (key_states, value_states)]
+        self.resize(0, 0)
 
-    def _new(self, like: torch.Tensor) -> torch.Tensor:
-        shape = (self._slots.rows, like.shape[1], self._slots.capacity, like.shape[3])
-        if like.device.type != "cpu":
-            return torch.zeros(shape, dtype=like.dtype, device=like.device)
-        # Fresh pages of the system are zero and take memory only once a token is written to them; torch would write
-        # the zeros. Zeros they must be: what is masked is still multiplied, and NaN times nothing is NaN.
-        pages = mmap.mmap(-1, math.prod(shape) * like.element_size(), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        return torch.frombuffer(pages, dtype=like.dtype).view(shape)
+    def resize(self, rows: int, length: int) -> None:
+        """Reallocate to the cache's size and keep the first ``length`` tokens of the first ``rows`` slots."""
+        old, self.stores = self.stores, []
+        for index, kind in enumerate(self._kinds):
+            self.stores.append(self._new(kind))
+            if rows:
+                self.stores[index][:rows, :, :length] = old[index][:rows, :, :length]
+
+    def _new(self, kind: _Kind) -> torch.Tensor:
+        shape = (self._slots.rows, kind.heads, self._slots.capacity, kind.size)
+        if not self._slots.paged:
+            # Zeros: what is masked is still multiplied, and NaN times nothing is NaN.
+            return torch.zeros(shape, dtype=kind.dtype, device=kind.device)
+        self._pages.append(Pages(shape, kind.dtype))
+        return self._pages[-1].tensor
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.keys is None:
+        if not self.stores:
             self.lazy_initialization(key_states, value_states)
-        assert self.keys is not None
-        assert self.values is not None
-        plan = self._slots.plan
-        return plan.put(self.keys, key_states), plan.put(self.values, value_states)
+        plan, (keys, values) = self._slots.plan, self.stores
+        return plan.put(keys, key_states), plan.put(values, value_states)
 
-    def resize(self, rows: int, length: int) -> None:
-        """Reallocate to the cache's size and keep the first ``length`` tokens of the first ``rows`` slots."""
-        if self.keys is None or self.values is None:
-            return
-        for name in ("keys", "values"):
-            old: torch.Tensor = getattr(self, name)
-            new = self._new(old)
-            new[:rows, :, :length] = old[:rows, :, :length]
-            setattr(self, name, new)
+    def discard(self, row: int, start: int) -> None:
+        """Give back the memory of a slot from token ``start`` on."""
+        for pages in self._pages:
+            if start == 0:
+                pages.discard(pages.tensor[row])
+            else:
+                for head in range(pages.tensor.shape[1]):
+                    pages.discard(pages.tensor[row, head, start:])
+
+    def release(self) -> None:
+        self.stores = []
+        self._pages = []
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:  # noqa: ARG002
         return self._slots.plan.length, 0
@@ -125,64 +145,98 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
 
 
 class SlotCache:
-    """All layers' slots. ``cells`` limits rows times capacity; ``max_rows`` the rows."""
+    """All layers' slots: at most ``max_rows`` of at most ``longest`` tokens, ``cells`` tokens in all."""
 
-    def __init__(self, layers: int, max_rows: int, cells: int) -> None:
+    def __init__(self, layers: int, max_rows: int, longest: int, cells: int, *, paged: bool) -> None:
         self.max_rows = max_rows
+        self.longest = longest
         self.cells = cells
+        self.paged = paged
+        """Whether the system gives memory page by page; else rows and capacity grow."""
         self.rows = 0
         self.capacity = 0
-        self.plan: Plan = Fresh(0, 0)
-        self._layers = [SlotLayer(self) for _ in range(layers)]
-        self.cache = Cache(layers=self._layers)
+        self.generation = 0
+        """Changes whenever the stores are other tensors than before."""
+        self.plan: Plan = Prefill(0, [0], [0])
+        self.layers = [SlotLayer(self) for _ in range(layers)]
+        self.cache = Cache(layers=self.layers)
+        self._held = [0] * max_rows
+        """Tokens per slot that have memory, when paged."""
 
-    def fits(self, rows: int, capacity: int) -> bool:
-        """Whether that many slots of that many tokens are within the limits."""
-        return rows <= self.max_rows and rows * _round_up(capacity) <= self.cells
+    def reserve(self, lengths: list[int]) -> bool:
+        """Make room for ``lengths[i]`` tokens in slot i; False, and nothing changed, when that is over the limit.
 
-    def reserve(self, rows: int, capacity: int, used_rows: int, used_length: int) -> bool:
-        """Make room for ``rows`` slots of ``capacity`` tokens; False, and nothing changed, when that is over the limit.
-
-        The first ``used_length`` tokens of the first ``used_rows`` slots are kept.
+        What the slots 0..len(lengths)-1 hold is kept; what others hold may be lost.
         """
-        if rows <= self.rows and capacity <= self.capacity:
-            return True
-        if rows > self.max_rows:
+        if len(lengths) > self.max_rows or max(lengths) > self.longest:
             return False
-        generous = (min(self.max_rows, 1 << (rows - 1).bit_length()), _round_up(capacity + max(capacity // 2, 128)))
-        exact = (rows, _round_up(capacity))
+        return self._reserve_pages(lengths) if self.paged else self._grow(len(lengths), max(lengths))
+
+    def _reserve_pages(self, lengths: list[int]) -> bool:
+        needs = [min(_round_up(length), self.longest) for length in lengths]
+        needs += [0] * (self.max_rows - len(needs))
+        if sum(map(max, needs, self._held)) > self.cells:
+            if sum(needs) > self.cells:
+                return False
+            self._trim(needs)
+        self._held = list(map(max, needs, self._held))
+        if not self.rows:
+            self._set_shape(self.max_rows, _round_up(self.longest), (0, 0))
+        return True
+
+    def _trim(self, needs: list[int]) -> None:
+        """Give back what slots hold beyond ``needs``."""
+        for row, (need, held) in enumerate(zip(needs, self._held, strict=True)):
+            if held > need:
+                for layer in self.layers:
+                    layer.discard(row, need)
+                self._held[row] = need
+
+    def _grow(self, rows: int, length: int) -> bool:
+        if rows <= self.rows and length <= self.capacity:
+            return True
+        capacity = _round_up(length)
+        generous = (min(self.max_rows, 1 << (rows - 1).bit_length()), _round_up(length + max(length // 2, 128)))
         for new_rows, new_capacity in (
             (max(self.rows, generous[0]), max(self.capacity, generous[1])),
-            (max(self.rows, exact[0]), max(self.capacity, exact[1])),
-            exact,
+            (max(self.rows, rows), max(self.capacity, capacity)),
+            (rows, capacity),
         ):
             if new_rows * new_capacity <= self.cells:
-                self._resize(new_rows, new_capacity, used_rows, used_length)
+                kept = min(self.rows, rows), min(self.capacity, length)
+                self._set_shape(new_rows, new_capacity, kept)
                 return True
         return False
 
-    def _resize(self, rows: int, capacity: int, used_rows: int, used_length: int) -> None:
+    def _set_shape(self, rows: int, capacity: int, kept: tuple[int, int]) -> None:
         self.rows, self.capacity = rows, capacity
-        for layer in self._layers:
-            layer.resize(used_rows, used_length)
+        self.generation += 1
+        for layer in self.layers:
+            layer.resize(*kept)
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first ``length`` tokens of one slot into another."""
-        for layer in self._layers:
-            if layer.keys is not None and layer.values is not None:
-                layer.keys[target, :, :length] = layer.keys[source, :, :length]
-                layer.values[target, :, :length] = layer.values[source, :, :length]
+        self._held[target] = max(self._held[target], min(_round_up(length), self.longest))
+        for layer in self.layers:
+            for store in layer.stores:
+                store[target, :, :length] = store[source, :, :length]
 
     def release(self) -> None:
         """Give the memory of all slots back; the next ``reserve`` starts anew."""
         self.rows = self.capacity = 0
-        for layer in self._layers:
-            layer.keys = layer.values = None
+        self._held = [0] * self.max_rows
+        for layer in self.layers:
+            layer.release()
+
+    @property
+    def held(self) -> int:
+        """Tokens that memory is taken for."""
+        return sum(self._held) if self.paged else self.rows * self.capacity
 
     @property
     def bytes_per_token(self) -> int:
         """Bytes of one cell over all layers. Known after the first pass."""
-        stores = [store for layer in self._layers for store in (layer.keys, layer.values) if store is not None]
+        stores = [store for layer in self.layers for store in layer.stores]
         return sum(store.element_size() * store.shape[1] * store.shape[3] for store in stores)
 
 

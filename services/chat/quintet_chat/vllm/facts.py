@@ -1,0 +1,68 @@
+"""What a model's own files say of it, for the work that stays with us. Needs neither torch nor transformers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from quintet_common.models_yml import ModelSpec
+
+from quintet_chat.backends import families
+
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+_WRITES_AS = {"minicpmv": "hermes"}
+"""Models whose template names no tools, and the family of the language model that is in them."""
+
+
+def info(spec: ModelSpec, context: int | None) -> dict[str, Any]:
+    """For ``/v1/models``; see ``quintet_chat.protocol``. Files that cannot be read are passed over."""
+    template = _template(spec.path)
+    generation = _json(spec.path, "generation_config.json")
+    config = _json(spec.path, "config.json")
+    found: dict[str, Any] = {
+        "engine": "vllm",
+        "template_tools": families.renders_tools(template),
+        "sampling": {name: generation[name] for name in _SAMPLING if generation.get(name) is not None},
+    }
+    if context is not None:
+        found["context"] = context
+    family = families.tool_family(template) or _WRITES_AS.get(str(config.get("model_type")))
+    if family is not None:
+        found["tool_family"] = family
+    if quantization := config.get("quantization_config"):
+        found["quantization"] = quantization.get("quant_method", "yes")
+    return found
+
+
+def _template(path: str) -> str:
+    file = _file(path, "chat_template.jinja")
+    if file is not None:
+        return file.read_text()
+    for name in ("tokenizer_config.json", "chat_template.json"):
+        found = _json(path, name).get("chat_template")
+        if found:
+            return found if isinstance(found, str) else json.dumps(found)
+    return ""
+
+
+def _json(path: str, name: str) -> dict[str, Any]:
+    file = _file(path, name)
+    try:
+        found = {} if file is None else json.loads(file.read_text())
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _file(path: str, name: str) -> Path | None:
+    """A file of the model's directory or of its repository."""
+    if Path(path).is_dir():
+        file = Path(path, name)
+        return file if file.is_file() else None
+    try:
+        return Path(hf_hub_download(path, name))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError):
+        return None

@@ -1,0 +1,82 @@
+"""The KV cache's memory: taken by need, within its limit, given back; and tensors of pages that make it so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from quintet_chat.engine.pages import Pages
+from quintet_chat.engine.slots import Prefill, SlotCache
+
+
+def filled(slots: SlotCache, lengths: list[int]) -> None:
+    for row, length in enumerate(lengths):
+        slots.plan = Prefill(row, [0], [length])
+        for layer in slots.layers:
+            layer.update(torch.full((1, 1, length, 8), row + 1.0), torch.full((1, 1, length, 8), -row - 1.0))
+
+
+def kept(slots: SlotCache, row: int, length: int) -> bool:
+    return all(bool((store[row, :, :length].abs() == row + 1).all()) for store in slots.layers[0].stores)
+
+
+@pytest.mark.parametrize("paged", [True, False])
+def test_slots_keep_what_they_hold_when_others_grow(paged: bool) -> None:
+    slots = SlotCache(1, 4, 1024, 2048, paged=paged)
+    assert slots.reserve([100, 50])
+    filled(slots, [100, 50])
+    assert slots.reserve([100, 50, 300])
+    assert kept(slots, 0, 100)
+    assert kept(slots, 1, 50)
+    assert slots.held <= 2048
+
+
+@pytest.mark.parametrize("paged", [True, False])
+def test_what_is_over_a_limit_is_refused_and_changes_nothing(paged: bool) -> None:
+    slots = SlotCache(1, 4, 1024, 1024, paged=paged)
+    assert slots.reserve([100, 50])
+    filled(slots, [100, 50])
+    held = slots.held
+    for lengths in ([1025], [10] * 5, [600, 600]):
+        assert not slots.reserve(lengths)
+    assert slots.held == held
+    assert kept(slots, 0, 100)
+
+
+def test_one_long_text_costs_no_more_than_its_own_tokens_when_paged() -> None:
+    slots = SlotCache(1, 32, 8192, 8192, paged=True)
+    assert slots.reserve([6000, *[60] * 31])
+    assert slots.held <= 8192
+
+
+def test_under_need_slots_give_back_what_they_no_longer_hold() -> None:
+    slots = SlotCache(1, 2, 512, 512, paged=True)
+    assert slots.reserve([300, 100])
+    filled(slots, [300, 100])
+    assert slots.reserve([100, 384])
+    assert kept(slots, 0, 100)
+    assert kept(slots, 1, 100)
+    assert slots.held <= 512
+    slots.release()
+    assert slots.held == 0
+
+
+def test_pages_take_memory_when_written_and_read_as_zeros_once_given_back() -> None:
+    pages = Pages((4, 1 << 22), torch.float32)
+    before = resident()
+    pages.tensor[1] = 1.0
+    assert resident() - before == pytest.approx(16 << 20, rel=0.2)
+    pages.discard(pages.tensor[1])
+    assert resident() - before < 2 << 20
+    assert not pages.tensor[1].any()
+    pages.tensor[2] = 1.0
+    pages.discard(pages.tensor[2, 5:1000])  # within one page: nothing is given back
+    assert pages.tensor[2].all()
+
+
+def resident() -> int:
+    status = Path("/proc/self/statm")
+    if not status.exists():
+        pytest.skip("this system does not tell the memory of a process")
+    return int(status.read_text().split()[1]) * 4096
