@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -303,6 +304,29 @@ def test_what_cannot_be_loaded_is_said_in_one_line(
     with pytest.raises(LoadError, match=says) as caught:
         load_backend(spec_of(**{"path": "embedded:all-minilm-l6-v2", **settings}), quiet)
     assert "\n" not in str(caught.value)
+
+
+def test_memory_is_a_limit(tiny: Callable[..., str]) -> None:
+    path = tiny()
+    with pytest.raises(LoadError, match=r"its weights take 0 MB; memory allows 0 MB on cpu") as caught:
+        load_backend(spec_of(path=path, memory={"cpu": "50KB"}), quiet)
+    assert "\n" not in str(caught.value)
+    assert load_backend(spec_of(path=path, memory={"cpu": "1MB", 0: "1KB"}, device="cpu"), quiet)
+    with pytest.raises(LoadError, match="memory: 'much' is no amount of memory"):
+        load_backend(spec_of(path=path, memory={"cpu": "much"}), quiet)
+
+
+def test_memory_limits_the_gpu_that_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from quintet_embed.backends.loading import set_up
+
+    told: list[tuple[float, torch.device]] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: SimpleNamespace(total_memory=80 * 10**9))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *args: told.append(args))
+    setup = set_up(spec_of(path="embedded:all-minilm-l6-v2", memory={1: "20GB", "cpu": "1GB"}))
+    assert (setup.device, setup.limit) == (torch.device("cuda:1"), 20 * 10**9)
+    assert told == [(0.25, torch.device("cuda:1"))]
 
 
 def test_an_empty_directory_and_a_classifier_are_no_models(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import msgspec
 import torch
 import transformers
 from quintet_common.models_yml import ModelSpec
+from quintet_common.sizes import parse_bytes
 from quintet_common.worker.host import LoadError
 
 from quintet_embed.backends.precision import apply_dtype, choose_dtype, load_dtype
@@ -43,6 +44,8 @@ class Setup(NamedTuple):
     dtype: torch.dtype | None
     """None: the checkpoint's own where that is half precision, else float16."""
     args: EngineArgs
+    limit: int | None = None
+    """Bytes of the device's memory that the model may take; None is all."""
 
     @property
     def local(self) -> bool:
@@ -74,8 +77,17 @@ class Setup(NamedTuple):
         }
 
     def prepare(self, model: Any) -> dict[str, Any]:
-        """Bring a loaded model to the precision it runs in; returns what its info says of that."""
+        """Bring a loaded model to the precision it runs in; returns what its info says of that.
+
+        Raises LoadError when its weights alone are over the limit.
+        """
         dtype = apply_dtype(model, self.dtype, self.device)
+        size = sum(weight.nbytes for weight in [*model.parameters(), *model.buffers()])
+        if self.limit is not None and size > self.limit:
+            raise LoadError(
+                f"{self.path}: its weights take {size / 1e6:.0f} MB; memory allows {self.limit / 1e6:.0f} MB on "
+                f"{self.device}."
+            )
         name = str(dtype).removeprefix("torch.")
         return {"engine": "sentence-transformers", "dtype": name, "device": str(self.device)}
 
@@ -91,7 +103,8 @@ def set_up(spec: ModelSpec) -> Setup:
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
     device = _device(spec)
-    return Setup(_locate(spec), device, choose_dtype(spec.dtype, device), args)
+    limit = _limit(spec, device)
+    return Setup(_locate(spec), device, choose_dtype(spec.dtype, device), args, limit)
 
 
 @contextmanager
@@ -131,6 +144,22 @@ def _embedded_directory(name: str) -> str:
 
 def _offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+def _limit(spec: ModelSpec, device: torch.device) -> int | None:
+    """What ``memory`` says of the device. On a GPU, PyTorch keeps to it: a batch that is too large for what is left
+    fails, and its texts are tried one by one. Raises LoadError."""
+    key: int | str = "cpu" if device.type == "cpu" else device.index or 0
+    if key not in spec.memory:
+        return None
+    try:
+        limit = parse_bytes(spec.memory[key])
+    except ValueError as error:
+        raise LoadError(f"memory: {error}") from None
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
+    return limit
 
 
 def _device(spec: ModelSpec) -> torch.device:
