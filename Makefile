@@ -7,7 +7,7 @@ PACKAGES := $(wildcard services/*/quintet*)
 
 .DEFAULT_GOAL := help
 .PHONY: help install up test test-fast lint lock clean bench-stack bench-embed bench-router \
-	bench-affinity bench-chaos gpu-check
+	bench-affinity bench-chaos gpu-check containers
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -26,6 +26,9 @@ test: install ## Run all tests: unit, contract, and end to end on the embedded m
 
 test-fast: install ## Run all tests but those that start the whole stack
 	@$(BIN)/pytest --ignore=tests/e2e
+
+containers: install ## Build the images and test them: the stack on CPUs, in trouble, and what Kubernetes gets
+	@$(BIN)/pytest -m docker tests/compose $(wildcard tests/helm)
 
 lint: install ## Check style and types
 	@$(BIN)/ruff check
