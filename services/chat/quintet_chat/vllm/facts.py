@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from quintet_common.models_yml import ModelSpec
 
 from quintet_chat.backends import families
@@ -58,11 +58,11 @@ def _json(path: str, name: str) -> dict[str, Any]:
 
 
 def _file(path: str, name: str) -> Path | None:
-    """A file of the model's directory or of its repository."""
+    """A file of the model's directory, or of its repository if vLLM has fetched it."""
     if Path(path).is_dir():
         file = Path(path, name)
         return file if file.is_file() else None
     try:
-        return Path(hf_hub_download(path, name))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError):
+        return Path(hf_hub_download(path, name, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError, OSError):
         return None
