@@ -124,7 +124,7 @@ def _unpickled(file: Path) -> Any:
     if not file.is_file():
         raise LoadError(f"{file} is missing.")
     try:
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        return torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise LoadError(f"{file}: cannot be read as plain tensors, and nothing else is read: {reason}") from None
