@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 def scripted_url() -> Iterator[str]:
     """Models that say what the request tells them: with tools, eager, with a template for tools, without tools."""
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = str(HERE)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), *([before] if before else [])])
 
     def spec(name: str, **fields: object) -> ModelSpec:
         return ModelSpec(id=name, kind="chat", path="embedded:scripted", **fields)  # type: ignore[arg-type]

@@ -114,7 +114,7 @@ def test_special_tokens_are_text_only_when_asked_for(engine: ChatEngine) -> None
     start = tokenizer().convert_tokens_to_ids("<|im_start|>")
     forced: dict[str, Any] = {"temperature": 0, "logit_bias": {start: 100.0}, "max_tokens": 2}
     assert ask(engine, "the", **forced).text() == ""
-    assert ask(engine, "the", special_tokens=True, **forced).text() == "<|im_start|><|im_start|>"
+    assert ask(engine, "the", marks=["<|im_start|>"], **forced).text() == "<|im_start|><|im_start|>"
 
 
 def test_logprobs_come_with_their_text(engine: ChatEngine) -> None:

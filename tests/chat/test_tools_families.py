@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from quintet_chat.tools import FAMILIES
-from quintet_chat.tools.base import CallArguments, CallStart, JsonObject, Piece, Text, ToolFunction
+from quintet_chat.tools.base import CallArguments, CallStart, Piece, Text, ToolFunction
 from quintet_chat.tools.bounds import bounded
 from quintet_chat.tools.rendering import as_plain_messages
+from quintet_chat.tools.scan import JsonObject
 
 WEATHER = ToolFunction(
     "get_weather",
@@ -29,17 +30,33 @@ CALLS = {
     "glm4": f"get_weather\n{PARIS}",
     "llama3": f'{{"name": "get_weather", "parameters": {PARIS}}}',
     "mistral": f'[TOOL_CALLS] [{{"name": "get_weather", "arguments": {PARIS}}}]',
+    "mistral_args": f"[TOOL_CALLS]get_weather[ARGS]{PARIS}",
+    "deepseek": (
+        "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n"
+        f"```json\n{PARIS}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+    ),
+    "deepseek_v31": (
+        f"<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>{PARIS}<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+    ),
+    "harmony": f"<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{PARIS}",
 }
 TWO_CALLS = {
     "hermes": CALLS["hermes"] + f'\n<tool_call>\n{{"name": "add", "arguments": {ONE}}}\n</tool_call>',
     "mistral": CALLS["mistral"][:-1] + f', {{"name": "add", "arguments": {ONE}}}]',
+    "mistral_args": CALLS["mistral_args"] + f"[TOOL_CALLS]add[ARGS]{ONE}",
+    "deepseek": CALLS["deepseek"].replace(
+        "<｜tool▁calls▁end｜>",
+        f"\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>add\n```json\n{ONE}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+    ),
+    "deepseek_v31": CALLS["deepseek_v31"].replace(
+        "<｜tool▁calls▁end｜>", f"<｜tool▁call▁begin｜>add<｜tool▁sep｜>{ONE}<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+    ),
 }
-BAD_ARGUMENTS = {
-    "hermes": '<tool_call>\n{"name": "add", "arguments": {"a": "x"}}\n</tool_call>',
-    "glm4": 'add\n{"a": "x"}',
-    "llama3": '{"name": "add", "parameters": {"a": "x"}}',
-    "mistral": '[TOOL_CALLS] [{"name": "add", "arguments": {"a": "x"}}]',
+BAD_ARGUMENTS = {name: call.replace("get_weather", "add").replace(PARIS, '{"a": "x"}') for name, call in CALLS.items()}
+TEXT_BEFORE = dict.fromkeys(CALLS, "Let me look.\n\n") | {
+    "harmony": "<|channel|>commentary<|message|>Let me look.<|end|><|start|>assistant"
 }
+"""Said before a call, in the way of the family."""
 every_family = pytest.mark.parametrize("name", list(FAMILIES))
 
 
@@ -68,7 +85,8 @@ def test_a_call_is_read_whatever_its_pieces(name: str, step: int) -> None:
 @every_family
 @pytest.mark.parametrize("step", [1, 5, 1000])
 def test_text_before_a_call_is_content(name: str, step: int) -> None:
-    assert parsed(name, f"Let me look.\n\n{CALLS[name]}\n", step) == ("Let me look.", [("get_weather", PARIS)])
+    text = TEXT_BEFORE[name] + CALLS[name] + ("" if name == "harmony" else "\n")
+    assert parsed(name, text, step) == ("Let me look.", [("get_weather", PARIS)])
 
 
 @pytest.mark.parametrize("name", list(TWO_CALLS))
@@ -130,7 +148,7 @@ class Accepts:
 
     def __init__(self) -> None:
         self._xgrammar = pytest.importorskip("xgrammar")
-        letters = [chr(code) for code in range(32, 127)] + ["\n", "</s>"]
+        letters = [chr(code) for code in range(32, 127)] + ["\n", "｜", "▁", "</s>"]
         self._end = len(letters) - 1
         self._compiler = self._xgrammar.GrammarCompiler(
             self._xgrammar.TokenizerInfo(letters, stop_token_ids=[self._end]), max_threads=1
@@ -164,7 +182,8 @@ def test_a_forced_answer_is_a_valid_call_and_nothing_else(accepts: Accepts, name
 @every_family
 def test_a_free_answer_is_text_or_valid_calls(accepts: Accepts, name: str) -> None:
     free = FAMILIES[name].text_or_calls(FUNCTIONS, several=True)
-    for right in ("Hello there.", CALLS[name], f"Let me look. {CALLS[name]}"):
+    text = "<|channel|>final<|message|>Hello there." if name == "harmony" else "Hello there."
+    for right in (text, CALLS[name], TEXT_BEFORE[name] + CALLS[name]):
         assert accepts(free, right), right
     assert not accepts(free, BAD_ARGUMENTS[name])
 

@@ -9,6 +9,7 @@ A loaded worker says in its info (``/v1/models`` shows it), beside ``engine``:
 - ``tool_family``: how the model writes tool calls, a name of ``quintet_chat.tools``; absent: it cannot call.
 - ``template_tools``: whether the chat template renders tools, tool calls and tool results itself. Where it does not,
   the API writes them into the messages.
+- ``thinking``: how the model sets its thinking apart, a style of ``quintet_chat.tools``; absent: it does not think.
 - ``sampling``: what a request gets that leaves a field of Sampling out, from the model's generation config.
 """
 
@@ -69,8 +70,10 @@ class Generate(msgspec.Struct, kw_only=True):
     grammar: Grammar | None = None
     echo: bool = False
     """Whether Accepted carries the prompt as text."""
-    special_tokens: bool = False
-    """Whether special tokens stay in the text; tool-call formats are made of them."""
+    marks: list[str] = []
+    """Special tokens that stay in the text; formats of tool calls and of thinking are made of them."""
+    thinking: tuple[str, str] | None = None
+    """The tags around what the model thinks before it answers. The grammar holds from the end of that on."""
 
 
 class Accepted(msgspec.Struct, tag="accepted"):
@@ -79,6 +82,8 @@ class Accepted(msgspec.Struct, tag="accepted"):
     prompt_tokens: int
     prompt_text: str | None = None
     """The prompt as text, when the request has ``echo``."""
+    thinking: bool = False
+    """Whether the prompt ends with the opening tag of ``thinking``, so that the answer begins inside."""
 
 
 class Started(msgspec.Struct, tag="started"):
@@ -86,13 +91,13 @@ class Started(msgspec.Struct, tag="started"):
 
     queue_seconds: float
     """Since the worker got it; preparing the prompt is part of that."""
+    cached_tokens: int = 0
+    """How many tokens of the prompt were known from earlier requests and not computed."""
 
 
 class TokenLogprob(msgspec.Struct):
     token: str
     bytes: list[int]
-    cached_tokens: int = 0
-    """How many tokens of the prompt were known from earlier requests and not computed."""
     logprob: float
     top: list[tuple[str, list[int], float]] = []
     """Alternatives, best first: token, its bytes, its logprob."""

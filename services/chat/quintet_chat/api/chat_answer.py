@@ -8,61 +8,70 @@ from openai.types.chat.chat_completion_message_function_tool_call import Functio
 
 from quintet_chat.api.finish import finish_reason
 from quintet_chat.api.logprobs import chat_logprobs
-from quintet_chat.api.tool_plan import ToolPlan
-from quintet_chat.protocol import Accepted, Event, Finished, Started, TokenLogprob
-from quintet_chat.tools.base import CallArguments, CallStart, Text
+from quintet_chat.api.reading import Reading
+from quintet_chat.protocol import Delta, Event, Finished, TokenLogprob
+from quintet_chat.tools.base import CallArguments, CallStart, Piece, Reasoning, Text
 
 
 class ChatAnswer:
     """Collects ``choices`` choices."""
 
-    def __init__(self, plan: ToolPlan, choices: int) -> None:
-        self._choices = [_ChoiceBuilder(index, plan) for index in range(choices)]
+    def __init__(self, reading: Reading, choices: int) -> None:
+        self._choices = [_ChoiceBuilder(index, reading) for index in range(choices)]
 
     def add(self, event: Event) -> None:
-        if isinstance(event, (Accepted, Started)):
-            return
-        choice = self._choices[event.index]
-        if isinstance(event, Finished):
-            choice.finished = event
-        else:
-            choice.texts.append(event.text)
-            choice.logprobs += event.logprobs
+        if isinstance(event, Delta):
+            self._choices[event.index].add(event)
+        elif isinstance(event, Finished):
+            self._choices[event.index].finish(event)
 
     def choices(self) -> list[Choice]:
         return [choice.build() for choice in self._choices]
 
+    @property
+    def reasoning_tokens(self) -> int:
+        return sum(choice.reader.reasoning_tokens for choice in self._choices)
+
 
 class _ChoiceBuilder:
-    def __init__(self, index: int, plan: ToolPlan) -> None:
+    def __init__(self, index: int, reading: Reading) -> None:
         self._index = index
-        self._parser = plan.parser()
-        self.texts: list[str] = []
-        self.logprobs: list[TokenLogprob] = []
-        self.finished = Finished(index, "stop")
+        self.reader = reading.reader()
+        self._texts: list[str] = []
+        self._thoughts: list[str] = []
+        self._calls: list[ChatCompletionMessageFunctionToolCall] = []
+        self._logprobs: list[TokenLogprob] = []
+        self._finished = Finished(index, "stop")
+
+    def add(self, delta: Delta) -> None:
+        self._logprobs += delta.logprobs
+        for piece in self.reader.read(delta):
+            self._take(piece)
+
+    def finish(self, finished: Finished) -> None:
+        self._finished = finished
+        for piece in self.reader.close():
+            self._take(piece)
 
     def build(self) -> Choice:
-        content, calls = self._parsed()
-        message = ChatCompletionMessage(role="assistant", content=content, refusal=None)
-        if calls:
-            message.tool_calls = list(calls)
-        logprobs = ChoiceLogprobs(content=chat_logprobs(self.logprobs), refusal=None) if self.logprobs else None
-        reason = finish_reason(self.finished.reason, bool(calls))
+        """The content is null when the answer is calls alone."""
+        text = "".join(self._texts)
+        message = ChatCompletionMessage(role="assistant", content=(text or None) if self._calls else text, refusal=None)
+        if self._thoughts:
+            message.reasoning_content = "".join(self._thoughts)  # type: ignore[attr-defined]
+        if self._calls:
+            message.tool_calls = list(self._calls)
+        logprobs = ChoiceLogprobs(content=chat_logprobs(self._logprobs), refusal=None) if self._logprobs else None
+        reason = finish_reason(self._finished.reason, self.reader.called)
         return Choice(index=self._index, message=message, finish_reason=reason, logprobs=logprobs)
 
-    def _parsed(self) -> tuple[str | None, list[ChatCompletionMessageFunctionToolCall]]:
-        """The content, null when the answer is calls alone, and the calls."""
-        text = "".join(self.texts)
-        if self._parser is None:
-            return text, []
-        content = ""
-        calls: list[ChatCompletionMessageFunctionToolCall] = []
-        for piece in [*self._parser.feed(text), *self._parser.close()]:
-            if isinstance(piece, Text):
-                content += piece.text
-            elif isinstance(piece, CallStart):
-                function = Function(name=piece.name, arguments="")
-                calls.append(ChatCompletionMessageFunctionToolCall(id=piece.id, type="function", function=function))
-            elif isinstance(piece, CallArguments):
-                calls[piece.index].function.arguments += piece.text
-        return (content or None) if calls else content, calls
+    def _take(self, piece: Piece) -> None:
+        if isinstance(piece, Text):
+            self._texts.append(piece.text)
+        elif isinstance(piece, Reasoning):
+            self._thoughts.append(piece.text)
+        elif isinstance(piece, CallStart):
+            function = Function(name=piece.name, arguments="")
+            self._calls.append(ChatCompletionMessageFunctionToolCall(id=piece.id, type="function", function=function))
+        elif isinstance(piece, CallArguments):
+            self._calls[piece.index].function.arguments += piece.text

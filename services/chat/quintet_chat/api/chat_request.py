@@ -42,6 +42,10 @@ class Message(BaseModel):
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
     refusal: str | None = None
+    reasoning_content: str | None = None
+    """What the assistant thought, as an answer here said it; templates that keep thoughts get it back."""
+    reasoning: str | None = None
+    """The same under the name that some clients use."""
 
 
 class FunctionDefinition(BaseModel):

@@ -7,7 +7,6 @@ null.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from openai.types.chat import ChatCompletionChunk
@@ -17,9 +16,9 @@ from quintet_common import sse
 
 from quintet_chat.api.finish import FinishReason, finish_reason
 from quintet_chat.api.logprobs import chat_logprobs
-from quintet_chat.api.tool_plan import ToolPlan
+from quintet_chat.api.reading import ChoiceReader, Reading
 from quintet_chat.protocol import Delta, Finished
-from quintet_chat.tools.base import CallStart, Parser, Piece, Text
+from quintet_chat.tools.base import CallStart, Piece, Reasoning, Text
 
 
 class ChunkWriter:
@@ -29,46 +28,37 @@ class ChunkWriter:
     for the usage at the end.
     """
 
-    def __init__(self, head: dict[str, Any], plan: ToolPlan) -> None:
+    def __init__(self, head: dict[str, Any], reading: Reading, choices: int) -> None:
         self._head = head
-        self._plan = plan
-        self._parsers: dict[int, Parser | None] = {}
-        self._called: set[int] = set()
+        self._readers = [reading.reader() for _ in range(choices)]
 
     def first(self, index: int) -> bytes:
         return self.chunk(index, {"role": "assistant", "content": ""})
 
     def text(self, index: int, delta: Delta) -> list[bytes]:
         """The chunks of a piece of text; its logprobs go with the first of them."""
-        deltas = [self._delta_of(piece) for piece in self.parse(index, delta.text)]
+        deltas = [self.delta_of(piece) for piece in self.reader(index).read(delta)]
         if not deltas and not delta.logprobs:
             return []
         first, *rest = deltas or [{"content": ""}]
         return [self.chunk(index, first, delta), *(self.chunk(index, each) for each in rest)]
 
     def last(self, finished: Finished) -> list[bytes]:
-        rest = [self.chunk(finished.index, self._delta_of(piece)) for piece in self.close(finished.index)]
+        rest = [self.chunk(finished.index, self.delta_of(piece)) for piece in self.reader(finished.index).close()]
         return [*rest, self.chunk(finished.index, {}, reason=self.reason(finished))]
 
     def usage(self, usage: CompletionUsage) -> bytes:
         return sse.event(ChatCompletionChunk(**self._head | {"choices": [], "usage": usage}))
 
-    def parse(self, index: int, text: str) -> Sequence[Piece]:
-        """The pieces that ``text`` completes; notes whether the choice has called."""
-        if index not in self._parsers:
-            self._parsers[index] = self._plan.parser()
-        parser = self._parsers[index]
-        pieces = [Text(text)] if parser is None and text else parser.feed(text) if parser else []
-        if any(isinstance(piece, CallStart) for piece in pieces):
-            self._called.add(index)
-        return pieces
+    def reader(self, index: int) -> ChoiceReader:
+        return self._readers[index]
 
-    def close(self, index: int) -> Sequence[Piece]:
-        parser = self._parsers.get(index)
-        return parser.close() if parser else []
+    @property
+    def reasoning_tokens(self) -> int:
+        return sum(reader.reasoning_tokens for reader in self._readers)
 
     def reason(self, finished: Finished) -> FinishReason:
-        return finish_reason(finished.reason, finished.index in self._called)
+        return finish_reason(finished.reason, self.reader(finished.index).called)
 
     def chunk(
         self, index: int, delta: dict[str, Any], source: Delta | None = None, reason: FinishReason | None = None
@@ -78,9 +68,11 @@ class ChunkWriter:
             choice.logprobs = ChoiceLogprobs(content=chat_logprobs(source.logprobs))
         return sse.event(ChatCompletionChunk(**self._head, choices=[choice]))
 
-    def _delta_of(self, piece: Piece) -> dict[str, Any]:
+    def delta_of(self, piece: Piece) -> dict[str, Any]:
         if isinstance(piece, Text):
             return {"content": piece.text}
+        if isinstance(piece, Reasoning):
+            return {"reasoning_content": piece.text}
         if isinstance(piece, CallStart):
             function = {"name": piece.name, "arguments": ""}
             return {"tool_calls": [{"index": piece.index, "id": piece.id, "type": "function", "function": function}]}

@@ -40,14 +40,19 @@ class _PictureUrl:
     param: str
 
 
-async def read_conversation(messages: Sequence[Message], dialect: Dialect, no_pictures: str | None) -> Conversation:
-    """Raises ApiError 400 that names the field. ``no_pictures`` says why the model takes none, if so."""
+async def read_conversation(
+    messages: Sequence[Message], dialect: Dialect, no_pictures: str | None, paths: Sequence[str] | None = None
+) -> Conversation:
+    """Raises ApiError 400 that names the field. ``no_pictures`` says why the model takes none, if so.
+
+    ``paths`` are the messages' names in the request, ``messages[0]`` and so on unless they are given.
+    """
     is_zlai = dialect is Dialect.ZLAI
     pictures: list[_PictureUrl] = []
     conversation = Conversation()
     answered = _Calls()
     for index, message in enumerate(zlai.with_roles(messages) if is_zlai else messages):
-        path = f"messages[{index}]"
+        path = paths[index] if paths else f"messages[{index}]"
         answered.check(message, path, strict=not is_zlai)
         conversation.messages.append(_as_template_message(message, path, pictures))
     if pictures and no_pictures:
@@ -86,6 +91,8 @@ def _as_template_message(message: Message, path: str, pictures: list[_PictureUrl
     result: dict[str, Any] = {"role": role, "content": _content(message, path, pictures)}
     if message.name:
         result["name"] = message.name
+    if thought := message.reasoning_content or message.reasoning:
+        result |= {"reasoning_content": thought, "thinking": thought}  # templates know one name or the other
     if message.tool_call_id:
         result["tool_call_id"] = message.tool_call_id
     if message.tool_calls:

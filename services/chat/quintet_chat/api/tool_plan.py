@@ -10,9 +10,10 @@ from quintet_common.errors import bad_request
 from quintet_common.worker.process import Worker
 
 from quintet_chat.api.chat_request import AllowedTools, ChatRequest, FunctionDefinition, ToolChoiceObject
+from quintet_chat.api.schema_limits import check_schema
 from quintet_chat.protocol import Grammar
 from quintet_chat.tools import FAMILIES
-from quintet_chat.tools.base import NO_ARGUMENTS, Family, Parser, ToolFunction
+from quintet_chat.tools.base import NO_ARGUMENTS, Family, Parser, ToolFunction, one_of
 from quintet_chat.tools.bounds import bounded
 
 Mode = Literal["none", "auto", "required"]
@@ -88,14 +89,17 @@ def grammar_of(request: ChatRequest, plan: ToolPlan, is_small: bool) -> Grammar 
     schema = _response_schema(request)
     if is_small:
         schema = bounded(schema)
+    answer = None if schema is None else {"type": "json_schema", "json_schema": schema}
+    wanted = answer if answer is None or plan.family is None else plan.family.answer(answer)
     tools = plan.format
     if tools is None:
-        if schema is None or request.response_format is None:
+        if schema is None or wanted is None:
             return None
-        return Grammar(type="json_schema", value=schema) if schema != _ANY_OBJECT else Grammar(type="json_object")
-    if schema is not None and plan.mode == "auto" and plan.family is not None:
-        calls = plan.family.calls(plan.functions, plan.several)
-        tools = {"type": "or", "elements": [calls, {"type": "json_schema", "json_schema": schema}]}
+        if wanted is answer:
+            return Grammar(type="json_schema", value=schema) if schema != _ANY_OBJECT else Grammar(type="json_object")
+        tools = wanted
+    elif wanted is not None and plan.mode == "auto" and plan.family is not None:
+        tools = one_of([plan.family.calls(plan.functions, plan.several), wanted])
     return Grammar(type="structural_tag", value={"type": "structural_tag", "format": tools})
 
 
@@ -112,6 +116,7 @@ def _response_schema(request: ChatRequest) -> dict[str, Any] | None:
             "response_format.json_schema.schema",
             "missing_required_parameter",
         )
+    check_schema(wanted.json_schema.json_schema, "response_format.json_schema.schema")
     return wanted.json_schema.json_schema
 
 
@@ -127,8 +132,9 @@ def _functions(request: ChatRequest) -> dict[str, FunctionDefinition]:
         if tool.function.name in functions:
             path = f"tools[{index}].function.name"
             raise bad_request(f"{path}: the name {tool.function.name!r} is there twice.", path, "invalid_value")
+        path = f"tools[{index}].function.parameters"
+        check_schema(tool.function.parameters or {}, path)
         if (tool.function.parameters or {}).get("type", "object") != "object":
-            path = f"tools[{index}].function.parameters"
             raise bad_request(f"{path}: expected the schema of an object.", path, "invalid_value")
         functions[tool.function.name] = tool.function
     return functions

@@ -14,9 +14,9 @@ from typing import Any
 
 from quintet_chat.api.chat_request import Message
 from quintet_chat.api.chunks import ChunkWriter
-from quintet_chat.api.tool_plan import ToolPlan
+from quintet_chat.api.reading import Reading
 from quintet_chat.protocol import Delta, Finished
-from quintet_chat.tools.base import CallArguments, CallStart, Piece
+from quintet_chat.tools.base import CallArguments, CallStart, Piece, Reasoning
 
 
 def with_roles(messages: Sequence[Message]) -> list[Message]:
@@ -39,24 +39,27 @@ def with_roles(messages: Sequence[Message]) -> list[Message]:
 class ZlaiChunkWriter(ChunkWriter):
     """Streams a chat answer as points 3 and 4 say."""
 
-    def __init__(self, head: dict[str, Any], plan: ToolPlan) -> None:
-        super().__init__(head, plan)
-        self._calls: dict[int, _Calls] = {}
+    def __init__(self, head: dict[str, Any], reading: Reading, choices: int) -> None:
+        super().__init__(head, reading, choices)
+        self._calls = [_Calls() for _ in range(choices)]
 
     def text(self, index: int, delta: Delta) -> list[bytes]:
-        self._calls_of(index).read(self.parse(index, delta.text))
-        return [self.chunk(index, {"content": delta.text}, delta)] if delta.text or delta.logprobs else []
+        written = self._written(index, self.reader(index).read(delta))
+        return [self.chunk(index, written, delta)] if any(written.values()) or delta.logprobs else []
 
     def last(self, finished: Finished) -> list[bytes]:
-        calls = self._calls_of(finished.index)
-        calls.read(self.close(finished.index))
-        delta: dict[str, Any] = {"content": ""}
-        if calls.whole:
-            delta["tool_calls"] = calls.whole
-        return [self.chunk(finished.index, delta, reason=self.reason(finished))]
+        written = self._written(finished.index, self.reader(finished.index).close())
+        if calls := self._calls[finished.index].whole:
+            written["tool_calls"] = calls
+        return [self.chunk(finished.index, written, reason=self.reason(finished))]
 
-    def _calls_of(self, index: int) -> _Calls:
-        return self._calls.setdefault(index, _Calls())
+    def _written(self, index: int, pieces: Sequence[Piece]) -> dict[str, Any]:
+        """The delta of ``pieces``: calls are text, and put together aside."""
+        self._calls[index].read(pieces)
+        written: dict[str, Any] = {"content": self.reader(index).raw}
+        if thought := "".join(piece.text for piece in pieces if isinstance(piece, Reasoning)):
+            written["reasoning_content"] = thought
+        return written
 
 
 class _Calls:

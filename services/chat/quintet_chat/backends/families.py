@@ -1,14 +1,31 @@
-"""What a chat template gives away about its model: how it writes tool calls."""
+"""What a chat template gives away about its model: how it writes tool calls, and how it sets its thinking apart."""
 
 from __future__ import annotations
 
+from quintet_common.models_yml import ModelSpec
+from quintet_common.worker.host import LoadError
+
+from quintet_chat.tools import FAMILIES, THINKING
+
+SETTINGS = {"tool_family": {"none", *FAMILIES}, "thinking": {"none", *THINKING}}
+"""What ``engine_args`` may say instead of the template, and the names that it may use."""
+
 _MARKS = {
+    "harmony": ("<|channel|>",),
+    "deepseek": ("```json",),
+    "deepseek_v31": ("<｜tool▁calls▁begin｜>",),
+    "mistral_args": ("[ARGS]",),
     "mistral": ("[TOOL_CALLS]",),
     "glm4": ("<|observation|>", "item['metadata']"),
     "llama3": ("<|python_tag|>", "Environment: ipython"),
     "hermes": ("<tool_call>",),
 }
 """Family of ``quintet_chat.tools`` -> what only its templates contain. Looked for in this order."""
+
+_NEEDS = {"deepseek": "<｜tool▁calls▁begin｜>"}
+"""What a template must contain besides."""
+
+_THINKING_MARKS = {"harmony": "<|channel|>", "think": "<think>", "mistral": "[THINK]"}
 
 _FOREIGN = ("<function=", "<arg_key>")
 """Templates that borrow a family's marks for calls that are not JSON."""
@@ -18,9 +35,29 @@ def tool_family(template: str) -> str | None:
     """The family of tool calls that a chat template (Jinja source) writes, or None when it writes none we know."""
     if any(mark in template for mark in _FOREIGN):
         return None
-    return next((family for family, marks in _MARKS.items() if any(mark in template for mark in marks)), None)
+    return next(
+        (
+            family
+            for family, marks in _MARKS.items()
+            if any(mark in template for mark in marks) and _NEEDS.get(family, "") in template
+        ),
+        None,
+    )
+
+
+def thinking_style(template: str) -> str | None:
+    """The style of ``quintet_chat.tools.THINKING`` that a chat template knows, or None."""
+    return next((style for style, mark in _THINKING_MARKS.items() if mark in template), None)
 
 
 def renders_tools(template: str) -> bool:
     """Whether the template writes the tools that a request offers."""
     return "tools" in template
+
+
+def check(spec: ModelSpec) -> None:
+    """Raise LoadError when ``engine_args`` names a family that there is not."""
+    for setting, names in SETTINGS.items():
+        chosen = spec.engine_args.get(setting, "none")
+        if chosen not in names:
+            raise LoadError(f"{spec.id}: engine_args: {setting}: {chosen!r} is none of {', '.join(sorted(names))}.")

@@ -27,7 +27,7 @@ log = logging.getLogger("quintet.chat")
 PREFILL_CHUNK = {"cpu": 256, "cuda": 2048}
 """Prompt tokens computed between two decode steps: as many as delay a running answer about as long as a few tokens."""
 
-_ENGINE_ARGS = {"kv_memory", "prefill_chunk", "prefix_cache"}
+_ENGINE_ARGS = {"kv_memory", "prefill_chunk", "prefix_cache", *families.SETTINGS}
 _FAILURES = (OSError, ValueError, KeyError, ImportError, RuntimeError)
 
 
@@ -53,14 +53,15 @@ def load(spec: ModelSpec, max_batch: int, report: Report) -> LoadedModel:
     """Load and warm up the model of ``spec``; ``max_batch`` sequences will run together.
 
     ``engine_args`` may hold ``kv_memory`` (for the keys and values of what runs, like ``2GB``), ``prefix_cache`` (for
-    those of what ran before; ``off`` for none) and ``prefill_chunk`` (tokens). Raises LoadError with a line
-    for a person.
+    those of what ran before; ``off`` for none), ``prefill_chunk`` (tokens), and the families ``tool_family`` and
+    ``thinking``. Raises LoadError with a line for a person.
     """
     unknown = sorted(spec.engine_args.keys() - _ENGINE_ARGS)
     if unknown:
         raise LoadError(
             f"{spec.id}: unknown engine_args {', '.join(unknown)}; known: {', '.join(sorted(_ENGINE_ARGS))}."
         )
+    families.check(spec)
     transformers.utils.logging.disable_progress_bar()
     path = _path(spec, report)
     report(0.42, "reading the configuration")
@@ -193,7 +194,10 @@ def _info(spec: ModelSpec, model: Any, tokenizer: Any, context: int) -> dict[str
     template = (
         tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else str(tokenizer.chat_template or "")
     )
-    family = "hermes" if spec.embedded else families.tool_family(template)
+    found = {
+        "tool_family": "hermes" if spec.embedded else families.tool_family(template),
+        "thinking": families.thinking_style(template),
+    }
     quantization = getattr(model.config, "quantization_config", None)
     info = {
         "engine": "transformers",
@@ -205,8 +209,7 @@ def _info(spec: ModelSpec, model: Any, tokenizer: Any, context: int) -> dict[str
         "template_tools": families.renders_tools(template),
         "sampling": embedded.SAMPLING if spec.embedded else _sampling(model.generation_config),
     }
-    if family is not None:
-        info["tool_family"] = family
+    info |= {name: value for name, value in found.items() if value is not None}
     if quantization is not None:
         info["quantization"] = str(getattr(quantization, "quant_method", quantization))
     return info

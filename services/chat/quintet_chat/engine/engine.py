@@ -28,6 +28,8 @@ from quintet_chat.protocol import Accepted, Finished, Generate
 
 log = logging.getLogger("quintet.chat")
 DEFAULT_MAX_BATCH = 32
+GRAMMAR_THREADS = 16
+"""They wait for a compilation; how many of these run at once is ``grammar.THREADS``."""
 
 
 class ChatEngine:
@@ -54,7 +56,7 @@ class ChatEngine:
         batch = self._spec.max_batch or DEFAULT_MAX_BATCH
         self._scheduler = Scheduler(model.runner, self._output, batch, model.chunk, model.prefix_blocks)
         self._prepare_thread = ThreadPoolExecutor(1, "prepare")
-        self._grammar_thread = ThreadPoolExecutor(1, "grammar")
+        self._grammar_threads = ThreadPoolExecutor(GRAMMAR_THREADS, "grammar")
         self._threads = [
             threading.Thread(target=self._output.run, name="output", daemon=True),
             threading.Thread(target=self._scheduler.run, name="model", daemon=True),
@@ -65,7 +67,8 @@ class ChatEngine:
     def close(self) -> None:
         """Stop the threads, for a process that goes on without the model. Requests that are open get no end."""
         self._prepare_thread.shutdown()
-        self._grammar_thread.shutdown()
+        self._grammar_threads.shutdown()
+        self._grammars.close()
         self._scheduler.close()
         self._output.close()
         for thread in self._threads:
@@ -119,18 +122,19 @@ class ChatEngine:
         if request.body.grammar is None:
             self._accept(request)
         else:
-            self._grammar_thread.submit(self._guarded, request, self._compile)
+            self._grammar_threads.submit(self._guarded, request, self._compile)
 
     def _compile(self, request: Request) -> None:
         assert request.body.grammar is not None
-        request.grammar = self._grammars.compile(request.body.grammar)
+        tags = None if request.thinking == "closed" else request.body.thinking
+        request.grammar = self._grammars.compile(request.body.grammar, tags, request.thinking == "open")
         self._accept(request)
 
     def _accept(self, request: Request) -> None:
         text = self._preparer.text_of(request.prompt) if request.body.echo else None
         request.sequences = sequences_of(request)
         request.open_choices = request.body.n
-        request.emit(Accepted(len(request.prompt), prompt_text=text))
+        request.emit(Accepted(len(request.prompt), prompt_text=text, thinking=request.thinking == "open"))
         if request.max_tokens:
             self._scheduler.add(request)
             return

@@ -8,21 +8,40 @@ strings with a length limit (https://github.com/mlc-ai/xgrammar/issues/800), whi
 from __future__ import annotations
 
 import json
+import logging
 import re
+import threading
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import torch
 import xgrammar
 from quintet_common.errors import ApiError
 
+from quintet_chat.engine.gate import Gate, GatedMatcher, Inner, as_row, make_gate
 from quintet_chat.engine.request import Sequence
 from quintet_chat.protocol import Grammar
 
+log = logging.getLogger("quintet.chat")
+
 CACHE_BYTES = 64 << 20
+KEPT = 256
+"""Grammars that are kept for the next request with the same."""
+
+THREADS = 3
+"""Compilations at once, so that a slow one holds up nobody. Compiling lets go of Python's lock."""
+
+DEADLINE_SECONDS = 20.0
+"""After so long a request is refused; its compilation runs on and is kept for the next."""
+
 _ANY_OBJECT = {"type": "object", "additionalProperties": True}
 _SOURCE = re.compile(r"^\[[\d:]+\] \S+:\d+: ")
+_INTERNAL = re.compile(r"ImplPtr|Check failed|recursion|Internal")
 _CONTROLS = frozenset(range(0x20))
+_FAILURES = (RuntimeError, ValueError, TypeError, KeyError, RecursionError)
 
 
 class Compiled(NamedTuple):
@@ -30,45 +49,114 @@ class Compiled(NamedTuple):
 
     grammar: xgrammar.CompiledGrammar
     allowed: torch.Tensor | None
+    gate: Gate | None = None
+    """For models that think before the grammar holds."""
+    inside: bool = False
+    """Whether the answer begins inside the thinking."""
+
+    def matcher(self) -> Inner:
+        """A new one, for one sequence."""
+        matcher = Matcher(self)
+        return GatedMatcher(matcher, self.gate, self.inside) if self.gate else matcher
 
 
 class Grammars:
-    """Compiles grammars for one tokenizer and keeps those used lately. For one thread."""
+    """Compiles grammars for one tokenizer and keeps those used lately. For any number of threads."""
 
     def __init__(self, tokenizer: Any, vocabulary: int, stop_ids: frozenset[int]) -> None:
         self._tokenizer = tokenizer
         self._vocabulary = vocabulary
         self._stop_ids = sorted(stop_ids)
-        self._compiler: xgrammar.GrammarCompiler | None = None
-        self._in_json: torch.Tensor | None = None
-        self._around_json: torch.Tensor | None = None
+        self._compiler: _Compiler | None = None
+        self._gates: dict[tuple[str, str], Gate] = {}
+        self._kept: OrderedDict[bytes, Compiled] = OrderedDict()
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(THREADS, "compile")
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def compile(self, grammar: Grammar, thinking: tuple[str, str] | None = None, inside: bool = False) -> Compiled:
+        """Compile for use by any number of matchers; ApiError 400 for what cannot be compiled, or not in time.
+
+        ``thinking`` are the tags of what comes before the grammar, ``inside`` says that the first is in the prompt.
+        """
+        compiler = self._started()
+        key = msgspec.msgpack.encode(grammar)
+        compiled = self._recall(key)
+        if compiled is None:
+            try:
+                compiled = self._pool.submit(self._compile, compiler, grammar, key).result(DEADLINE_SECONDS)
+            except TimeoutError:
+                raise _refused(grammar, f"that takes more than {DEADLINE_SECONDS:.0f} seconds") from None
+        if thinking is None:
+            return compiled
+        with self._lock:
+            if thinking not in self._gates:
+                self._gates[thinking] = make_gate(compiler.vocabulary, self._stop_ids, thinking)
+        return compiled._replace(gate=self._gates[thinking], inside=inside)
+
+    def _recall(self, key: bytes) -> Compiled | None:
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)
+
+    def _compile(self, compiler: _Compiler, grammar: Grammar, key: bytes) -> Compiled:
+        if (kept := self._recall(key)) is not None:  # made while this one waited
+            return kept
+        compiled = compiler.compile(grammar)
+        with self._lock:
+            self._kept[key] = compiled
+            if len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        return compiled
+
+    def _started(self) -> _Compiler:
+        with self._lock:
+            if self._compiler is None:
+                info = xgrammar.TokenizerInfo.from_huggingface(
+                    self._tokenizer, vocab_size=self._vocabulary, stop_token_ids=self._stop_ids
+                )
+                self._compiler = _Compiler(info)
+            return self._compiler
+
+
+class _Compiler:
+    """xgrammar's, for one tokenizer."""
+
+    def __init__(self, info: xgrammar.TokenizerInfo) -> None:
+        self.vocabulary: list[bytes] = info.decoded_vocab
+        self._cached = xgrammar.GrammarCompiler(info, max_threads=1, cache_limit_bytes=CACHE_BYTES)
+        self._uncached = xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
+        self._in_json = _without(self.vocabulary, _CONTROLS)
+        self._around_json = _without(self.vocabulary, _CONTROLS - {0x0A, 0x0D})
 
     def compile(self, grammar: Grammar) -> Compiled:
-        """Compile for use by any number of Matchers; ApiError 400 for what cannot be compiled."""
-        compiler = self._compiler or self._start()
         try:
-            compiled = _compile(compiler, grammar)
-        except (RuntimeError, ValueError, TypeError, KeyError) as error:
-            param = "tools" if grammar.type == "structural_tag" else "response_format"
+            try:
+                compiled = _compile(self._cached, grammar)
+            except RuntimeError:
+                # xgrammar 0.2.8 cannot cache the rules of some patterns with long repetitions.
+                compiled = _compile(self._uncached, grammar)
+        except _FAILURES as error:
             # xgrammar begins its errors with a time and a place in its own source.
             reason = _SOURCE.sub("", (str(error).strip() or type(error).__name__).splitlines()[-1])
-            message = f"The answer cannot be constrained to this {grammar.type}: {reason}"
-            raise ApiError(400, message, param=param, code="invalid_grammar") from None
+            if _INTERNAL.search(reason):
+                log.info("a grammar cannot be compiled: %s", reason)
+                reason = "the compiler cannot handle it"
+            raise _refused(grammar, reason) from None
         if grammar.type in ("json_object", "json_schema"):
             return Compiled(compiled, self._in_json)
         # Of a structural tag only parts are JSON, so it is narrowed no more than the bounded strings in it need.
         bounded = grammar.type == "structural_tag" and _has_bounded_strings(grammar.value)
         return Compiled(compiled, self._around_json if bounded else None)
 
-    def _start(self) -> xgrammar.GrammarCompiler:
-        info = xgrammar.TokenizerInfo.from_huggingface(
-            self._tokenizer, vocab_size=self._vocabulary, stop_token_ids=self._stop_ids
-        )
-        self._compiler = xgrammar.GrammarCompiler(info, max_threads=1, cache_limit_bytes=CACHE_BYTES)
-        vocabulary = info.decoded_vocab
-        self._in_json = _without(vocabulary, _CONTROLS)
-        self._around_json = _without(vocabulary, _CONTROLS - {0x0A, 0x0D})
-        return self._compiler
+
+def _refused(grammar: Grammar, reason: str) -> ApiError:
+    param = "tools" if grammar.type == "structural_tag" else "response_format"
+    message = f"The answer cannot be constrained to this {grammar.type}: {reason}"
+    return ApiError(400, message, param=param, code="invalid_grammar", retry=False)
 
 
 class Matcher:
@@ -120,9 +208,7 @@ def _compile(compiler: xgrammar.GrammarCompiler, grammar: Grammar) -> xgrammar.C
 
 def _without(vocabulary: list[bytes], banned: frozenset[int]) -> torch.Tensor:
     """A bitmask row of the tokens that have none of the bytes ``banned``."""
-    allowed = np.fromiter((banned.isdisjoint(token) for token in vocabulary), dtype=bool, count=len(vocabulary))
-    padded = np.pad(allowed, (0, -len(allowed) % 32))
-    return torch.from_numpy(np.packbits(padded, bitorder="little").view(np.int32))
+    return as_row(np.fromiter((banned.isdisjoint(token) for token in vocabulary), dtype=bool, count=len(vocabulary)))
 
 
 def _has_bounded_strings(node: Any) -> bool:

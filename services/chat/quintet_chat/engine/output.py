@@ -46,7 +46,7 @@ class Output:
         self._items: queue.SimpleQueue[list[Item] | None] = queue.SimpleQueue()
         self._tokenizer = tokenizer
         self._token_text = TokenText(tokenizer)
-        self._special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self._special = {index: str(token) for index, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._on_end = on_end
         self._writers: dict[Sequence, _Writer] = {}
 
@@ -103,7 +103,7 @@ class Output:
         body = sequence.request.body
         continued = body.messages is None or body.assistant_prefix
         before = sequence.request.prompt[-CONTEXT_TOKENS:] if continued else []
-        hidden = set() if body.special_tokens else self._special
+        hidden = {index for index, token in self._special.items() if token not in body.marks}
         return _Writer(sequence, Detokenizer(self._decode, before), hidden, self._token_text)
 
     def _decode(self, ids: list[int]) -> str:

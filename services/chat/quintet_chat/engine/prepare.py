@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import TemplateError
 from quintet_common.errors import ApiError
@@ -42,6 +42,7 @@ class Preparer:
         else:
             text = body.prompt if body.messages is None else self._render(body)
             request.prompt = self._tokenize(text or "", body, param)
+            request.thinking = _thinking(text or "", body.thinking)
         room = self._context - len(request.prompt)
         if room < 1:
             raise self._too_long(f"{len(request.prompt)}", param)
@@ -110,6 +111,14 @@ class Preparer:
             f"Your {param} came to {length} tokens. Please shorten them."
         )
         return ApiError(400, message, param=param, code="context_length_exceeded", retry=False)
+
+
+def _thinking(prompt: str, tags: tuple[str, str] | None) -> Literal["open", "closed"] | None:
+    """Whether the prompt has begun the model's thinking, or skipped it; None: the model may do as it likes."""
+    end = prompt.rstrip()
+    if tags is None or not end.endswith(tags):
+        return None
+    return "open" if end.endswith(tags[0]) else "closed"
 
 
 def _plain(message: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import random
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from quintet_common.worker.host import Emit
 
@@ -27,6 +27,8 @@ class Request:
     """New tokens per choice, within the context."""
     stop_ids: frozenset[int] = frozenset()
     """Tokens that end a choice and leave no text."""
+    thinking: Literal["open", "closed"] | None = None
+    """The tag of the model's thinking that the prompt ends with."""
     grammar: Any = None
     """A ``grammar.Compiled``, or None."""
     sequences: list[Sequence] = field(default_factory=list)
@@ -61,7 +63,7 @@ class Sequence:
         self.request = request
         self.index = index
         self.matcher = matcher
-        """A ``grammar.Matcher`` that has accepted ``tokens``, or None."""
+        """A ``grammar.Matcher`` or ``gate.GatedMatcher`` that has accepted ``tokens``, or None."""
         self.tokens: list[int] = []
         """What was generated so far."""
         self.counts: Counter[int] = Counter()
@@ -82,12 +84,12 @@ class Sequence:
         return len(self.request.prompt) + len(self.tokens)
 
     @property
-    def gone(self) -> bool:
-    @property
     def longest(self) -> int:
         """The tokens it may come to."""
         return len(self.request.prompt) + self.request.max_tokens
 
+    @property
+    def gone(self) -> bool:
         return self.stopped or self.request.cancelled
 
     def draw(self) -> float:

@@ -1,12 +1,22 @@
-"""Tool calls: one module per family of formats, found by name."""
+"""Tool calls and thinking: one module per family of formats, found by name."""
 
 from __future__ import annotations
 
 from quintet_chat.tools.base import Family
-from quintet_chat.tools.glm4 import Glm4
-from quintet_chat.tools.hermes import Hermes
-from quintet_chat.tools.llama3 import Llama3
-from quintet_chat.tools.mistral import Mistral
+from quintet_chat.tools.deepseek import DEEPSEEK, DEEPSEEK_V31
+from quintet_chat.tools.glm4 import GLM4
+from quintet_chat.tools.harmony import Harmony
+from quintet_chat.tools.hermes import HERMES
+from quintet_chat.tools.llama3 import LLAMA3
+from quintet_chat.tools.mistral import MISTRAL, MISTRAL_ARGS
+from quintet_chat.tools.thinking import TAGS
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (Hermes(), Glm4(), Llama3(), Mistral())}
-"""Every family by its name, as models.yml and the worker's info write it."""
+HARMONY = Harmony()
+
+FAMILIES: dict[str, Family] = {
+    family.name: family for family in (HERMES, GLM4, LLAMA3, MISTRAL, MISTRAL_ARGS, DEEPSEEK, DEEPSEEK_V31, HARMONY)
+}
+"""Every family of tool calls by its name, as models.yml and the worker's info write it."""
+
+THINKING = frozenset({*TAGS, HARMONY.name})
+"""Every style of thinking by its name."""
