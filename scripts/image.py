@@ -4,6 +4,7 @@
     python3 scripts/image.py torch              torch in the build of TORCH_BACKEND, and what its users share
     python3 scripts/image.py locked FILE        every package of a requirements.lock
     python3 scripts/image.py own FOLDER ...     Quintet's own packages
+    python3 scripts/image.py vllm REQUIREMENT   vLLM in an environment of its own, and the command vllm in Quintet's
 
 Packages come from where pip in the base image takes them. Without TORCH_BACKEND so does torch: from a common index that
 is the build with CUDA. ``cpu`` (or cu130, rocm7.2, ...) takes the build of that name from torch's own index, but
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +24,9 @@ from bootstrap import LOCK, PYTHON, TORCH, UV, brings_cuda, make_venv, pip_sourc
 
 TARGET = Path("/opt/venv")
 """The environment that the image runs; ``.venv`` beside this script only has the installer in it."""
+
+VLLM = Path("/opt/vllm")
+"""vLLM's own environment: it pins other versions than Quintet of nearly all that both need. torch is the same."""
 
 WITH_TORCH = ["transformers", "safetensors", "numpy"]
 """What chat, vision and embed need beside torch, all three: in one layer that their images share."""
@@ -36,6 +41,8 @@ def main(arguments: Sequence[str]) -> None:
         install(TORCH, [TORCH, *WITH_TORCH, "--constraints", str(LOCK), *torch_sources(os.environ["TORCH_BACKEND"])])
     elif what == "locked":
         install(names[0], ["--no-deps", "-r", names[0], *pip_sources()])
+    elif what == "vllm":
+        install_vllm(names[0])
     else:
         install(" ".join(names), ["--no-deps", *names, *pip_sources()])
 
@@ -47,9 +54,21 @@ def torch_sources(backend: str) -> list[str]:
     return [*sources, "--torch-backend", backend]
 
 
-def install(what: str, arguments: Sequence[str]) -> None:
+def install_vllm(requirement: str) -> None:
+    run([sys.executable, "-m", "venv", "--without-pip", VLLM], str(VLLM))
+    # torch is not installed a second time but found where it is, after what is in this environment.
+    (packages,) = VLLM.glob("lib/python3*/site-packages")
+    (packages / "torch.pth").write_text(f"{TARGET / packages.relative_to(VLLM)}\n")
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as overrides:
+        overrides.write("torch ; sys_platform == 'never'\n")
+        overrides.flush()
+        install(requirement, [requirement, "--overrides", overrides.name, *pip_sources()], VLLM)
+    (TARGET / "bin" / "vllm").symlink_to(VLLM / "bin" / "vllm")
+
+
+def install(what: str, arguments: Sequence[str], target: Path = TARGET) -> None:
     # Compiled here, for the image's file system is read-only.
-    command = [PYTHON.with_name("uv"), "pip", "install", "--python", TARGET / "bin" / "python", "--compile-bytecode"]
+    command = [PYTHON.with_name("uv"), "pip", "install", "--python", target / "bin" / "python", "--compile-bytecode"]
     run([*command, "--link-mode", "copy", *arguments], what, uv_environment())
 
 
