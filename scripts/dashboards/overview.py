@@ -88,7 +88,7 @@ models = [
     Panel(
         "States", "short",
         "Every model on every replica. idle: unloaded, the next request loads it. failed: see the service's log.",
-        {"": f"sum by (service, model, instance, state) (quintet_model_state{{{SERVED}}} == 1)"},
+        {"{{model}} {{state}}": f"sum by (service, model, instance, state) (quintet_model_state{{{SERVED}}} == 1)"},
         "table", 12,
     ),
     Panel(

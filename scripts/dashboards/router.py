@@ -6,6 +6,7 @@ from grafana import Board, Panel
 from shared import AMBER, RATE, RED, quantiles, rate
 
 WHERE = 'service="router", instance=~"$instance", model=~"$model"'
+WAITING = 'service="router", model=~"$model"'
 PROCESS = 'service="router", instance=~"$instance"'
 requests = [
     Panel(
@@ -51,7 +52,10 @@ upstreams = [
     Panel(
         "Waiting", "short",
         "For a turn: upstreams are full, add replicas. For a model: it loads or starts from zero.",
-        {"for a {{for}}": 'sum by (for) (quintet_router_waiting{service="router", model=~"$model"}) or vector(0)'},
+        {
+            f"for a {what}": f'sum(quintet_router_waiting{{{WAITING}, for="{what}"}}) or vector(0)'
+            for what in ("turn", "model")
+        },
         steps=[(32, AMBER)],
     ),
     Panel(
@@ -62,7 +66,7 @@ upstreams = [
     Panel(
         "Upstreams", "short",
         "1 where the upstream answers polls, by router. 0: nothing listens there, or it hangs.",
-        {"": f"sum by (upstream, instance) (quintet_router_upstream_up{{{PROCESS}}})"}, "table",
+        {"{{upstream}}": f"sum by (upstream, instance) (quintet_router_upstream_up{{{PROCESS}}})"}, "table",
     ),
     Panel(
         "Open circuits", "short",
@@ -83,7 +87,10 @@ used = [
     Panel(
         "Used by key", "short",
         "What each key has used within the time shown, in the units of each model's kind.",
-        {"": 'sum by (key, model, unit) (increase(quintet_usage_total{model=~"$model"}[$__range])) > 0'},
+        {
+            "{{key}} {{model}} {{unit}}": "sum by (key, model, unit)"
+            ' (increase(quintet_usage_total{model=~"$model"}[$__range])) > 0'
+        },
         "table", 24,
     ),
 ]  # fmt: skip

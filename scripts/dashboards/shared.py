@@ -12,9 +12,9 @@ RATE = "[$__rate_interval]"
 
 def quantiles(metric: str, where: str, by: str = "", shares: Sequence[float] = (0.5, 0.95, 0.99)) -> dict[str, str]:
     """A histogram's quantiles by legend; ``by`` is one more label to keep apart."""
-    legend, labels = (f"{{{{{by}}}}} p{{:.0f}}", f"le, {by}") if by else ("p{:.0f}", "le")
+    which, labels = (f"{{{{{by}}}}} ", f"le, {by}") if by else ("", "le")
     rates = f"sum by ({labels}) (rate({metric}_bucket{{{where}}}{RATE}))"
-    return {legend.format(share * 100): f"histogram_quantile({share}, {rates})" for share in shares}
+    return {f"{which}p{share * 100:.0f}": f"histogram_quantile({share}, {rates})" for share in shares}
 
 
 def rate(metric: str, where: str, by: str) -> str:
