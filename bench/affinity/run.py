@@ -19,8 +19,9 @@ from pathlib import Path
 
 from conversations import BYTES_PER_TOKEN, Recording, Turn
 from quintet_common.models_yml import Balance, UpstreamSpec
-from quintet_router.affinity import CHUNK, conversation_in
+from quintet_router.affinity import CHUNK, Conversation, conversation_in
 from quintet_router.balance import Balancer
+from quintet_router.body import json_body
 from quintet_router.catalog import Target
 from quintet_router.settings import Settings
 from quintet_router.upstream.upstream import Upstream
@@ -103,7 +104,7 @@ def simulate(talks: list[list[tuple[Turn, list[int]]]], count: int, policy: Bala
             continue
         request, chunks = talks[number][turn]
         session = b"%d" % number if policy == "session" else None
-        hint = balancer.hint(targets, "/chat/completions", session, request.body)
+        hint = balancer.hint(targets, session, json_body(request.body, True))
         chosen = balancer.choose(targets, [], now, hint)
         assert chosen is not None
         replica = replicas[chosen.upstream]
@@ -121,6 +122,10 @@ def simulate(talks: list[list[tuple[Turn, list[int]]]], count: int, policy: Bala
     return Result(reused / asked, max(work) * count / sum(work), sum(crowds) / max(1, len(crowds)))
 
 
+def conversation_of(turn: Turn) -> Conversation | None:
+    return conversation_in(json_body(turn.body, True).talk)
+
+
 def rows(conversations: int, cache: int) -> Iterator[str]:
     """The table in Markdown."""
     yield "| replicas | requests | balance | prompt tokens reused | most work / mean | most requests / mean |"
@@ -128,7 +133,7 @@ def rows(conversations: int, cache: int) -> Iterator[str]:
     for count in REPLICAS:
         talks = []
         for turns in Recording(min(conversations * count, 40 * conversations)):
-            read = [(turn, found.chunks) for turn in turns if (found := conversation_in(turn.body)) is not None]
+            read = [(turn, found.chunks) for turn in turns if (found := conversation_of(turn)) is not None]
             talks.append(read)
         requests = sum(map(len, talks))
         yield f"| {count} | {requests} | (a cache without end, shared by all) | {_best(talks):.1%} | | |"

@@ -275,7 +275,7 @@ async def open_door(
     chosen = Settings(**{**QUICK, **settings})
     router = Router(specs, chosen, gate)
     config = uvicorn.Config(
-        router, port=0, http=inbound_protocol(chosen), ws="none", log_config=None, access_log=False,
+        router, port=0, http=inbound_protocol(router.answer, chosen), ws="none", log_config=None, access_log=False,
         server_header=False, timeout_graceful_shutdown=1,
     )  # fmt: skip
     server = uvicorn.Server(config)

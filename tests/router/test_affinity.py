@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from quintet_common.models_yml import UpstreamSpec
-from quintet_router.affinity import CHUNK, MAX_CHUNKS, Conversation, Holders, conversation_in, session_in
+from quintet_router.affinity import CHUNK, MAX_CHUNKS, TALKS, Conversation, Holders, conversation_in, session_in
 from quintet_router.balance import Balancer
+from quintet_router.body import json_body
 from quintet_router.catalog import Target
 from quintet_router.settings import Settings
 from quintet_router.upstream.upstream import Upstream
@@ -37,7 +38,7 @@ def said(text: str, role: str = "user") -> dict[str, str]:
 
 
 def read(body: bytes) -> Conversation:
-    found = conversation_in(body)
+    found = conversation_in(json_body(body, True).talk)
     assert found is not None
     return found
 
@@ -72,10 +73,11 @@ def test_what_a_model_reads_first_tells_conversations_apart(one: Any, other: Any
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"[]", b"{}", b'{"messages": 1}', b'{"messages": {"a": 1}}', b'{"input": null}', b'{"x"', b"\xff"]
+    "body",
+    [b"{}", b'{"messages": 1}', b'{"messages": {"a": 1}}', b'{"input": null}', b'{"messages": true, "input": 0.5}'],
 )
 def test_what_is_no_conversation_is_none(body: bytes) -> None:
-    assert conversation_in(body) is None
+    assert conversation_in(json_body(body, True).talk) is None
 
 
 def test_a_huge_conversation_costs_no_more_than_a_long_one() -> None:
@@ -115,7 +117,7 @@ def test_a_conversation_stays_and_conversations_spread() -> None:
         messages = [SYSTEM, said(f"question {number}")]
         seen = set()
         for turn in range(4):
-            hint = balancer.hint(targets, "/chat/completions", None, talk(*messages))
+            hint = balancer.hint(targets, None, json_body(talk(*messages), True))
             chosen = balancer.choose(targets, [], 0.0, hint)
             assert chosen is not None
             seen.add(chosen.upstream.label)
@@ -128,7 +130,7 @@ def test_a_conversation_stays_and_conversations_spread() -> None:
 
 def test_a_replica_with_too_much_to_do_is_passed_over_and_the_next_one_keeps_what_it_got() -> None:
     balancer, targets = Balancer(Settings()), replicas(4)
-    hint = balancer.hint(targets, "/chat/completions", None, talk(said("a")))
+    hint = balancer.hint(targets, None, json_body(talk(said("a")), True))
     home = balancer.choose(targets, [], 0.0, hint)
     assert home is not None
     for each in targets:
@@ -137,7 +139,8 @@ def test_a_replica_with_too_much_to_do_is_passed_over_and_the_next_one_keeps_wha
     home.upstream.outstanding = 9  # of a mean of 5.25: more than 1.25 times and one
     moved = balancer.choose(targets, [], 0.0, hint)
     assert moved is not home
-    later = balancer.hint(targets, "/chat/completions", None, talk(said("a"), said("b", "assistant"), said("c")))
+    longer = talk(said("a"), said("b", "assistant"), said("c"))
+    later = balancer.hint(targets, None, json_body(longer, True))
     assert balancer.choose(targets, [], 0.0, later) is moved
 
 
@@ -146,7 +149,7 @@ def test_two_routers_send_a_conversation_to_the_same_replica() -> None:
     chosen = []
     for body in turns:
         balancer, targets = Balancer(Settings()), replicas(16)
-        target = balancer.choose(targets, [], 0.0, balancer.hint(targets, "/chat/completions", None, body))
+        target = balancer.choose(targets, [], 0.0, balancer.hint(targets, None, json_body(body, True)))
         assert target is not None
         chosen.append(target.upstream.label)
     assert chosen[0] == chosen[1]
@@ -158,7 +161,7 @@ def test_when_a_replica_leaves_only_its_sessions_move() -> None:
     def homes() -> dict[int, str]:
         found = {}
         for number in range(400):
-            hint = balancer.hint(targets, "/embeddings", b"s%d" % number, b"")
+            hint = balancer.hint(targets, b"s%d" % number, json_body(b"{}", False))
             chosen = balancer.choose(targets, [], 0.0, hint)
             assert chosen is not None
             found[number] = chosen.upstream.label
@@ -187,11 +190,11 @@ def test_when_a_replica_leaves_only_its_sessions_move() -> None:
     ],
 )
 def test_policies(policy: Any, label: str, session: bytes | None, known_by: type) -> None:
-    body, targets = talk(said("a"), user="u"), replicas(2)
-    assert isinstance(Balancer(Settings(balance=policy)).hint(targets, label, session, body), known_by)
+    body, targets = json_body(talk(said("a"), user="u"), label in TALKS), replicas(2)
+    assert isinstance(Balancer(Settings(balance=policy)).hint(targets, session, body), known_by)
     spec = UpstreamSpec(url="http://h:1", balance=policy)
     own = [Target(Upstream(spec, Settings()), None, "ready")]
-    assert isinstance(Balancer(Settings(balance="least")).hint(own, label, session, body), known_by)
+    assert isinstance(Balancer(Settings(balance="least")).hint(own, session, body), known_by)
 
 
 async def test_conversations_stay_on_their_replica_through_the_router() -> None:

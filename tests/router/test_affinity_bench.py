@@ -14,7 +14,7 @@ def test_conversations_keep_to_replicas_that_have_read_them(monkeypatch: pytest.
     monkeypatch.syspath_prepend(str(BENCH))
     monkeypatch.delitem(sys.modules, "run", raising=False)
     run = __import__("run")
-    talks = [[(turn, run.conversation_in(turn.body).chunks) for turn in turns] for turns in run.Recording(160, seed=3)]
+    talks = [[(turn, run.conversation_of(turn).chunks) for turn in turns] for turns in run.Recording(160, seed=3)]
     prefix, session, least = (run.simulate(talks, 8, policy, 390) for policy in ("prefix", "session", "least"))
     assert prefix.reused > 1.8 * least.reused
     assert prefix.reused > session.reused - 0.03

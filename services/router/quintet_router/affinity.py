@@ -21,14 +21,23 @@ _LONG = 32 * CHUNK
 _NOTHING = msgspec.Raw(b"")
 
 
-class _Body(msgspec.Struct):
-    """The members of all OpenAI and Anthropic bodies that a model reads, as the bytes that were sent."""
+TALKS = frozenset(("/chat/completions", "/completions", "/responses", "/messages"))
+"""Paths whose bodies have something of a conversation."""
 
+_Said = list[msgspec.Raw] | dict[str, msgspec.Raw] | str | float | bool | None
+"""Messages, or whatever a client writes there instead."""
+
+
+class Talk(msgspec.Struct):
+    """The members of all OpenAI and Anthropic bodies that a model reads, as the bytes that were sent; and its name, so
+    that a body is gone through once."""
+
+    model: str | None = None
     tools: msgspec.Raw = _NOTHING
     system: msgspec.Raw = _NOTHING
     instructions: msgspec.Raw = _NOTHING
-    messages: list[msgspec.Raw] | None = None
-    input: list[msgspec.Raw] | str | None = None
+    messages: _Said = None
+    input: _Said = None
     prompt: msgspec.Raw = _NOTHING
 
 
@@ -37,7 +46,6 @@ class _Session(msgspec.Struct):
     user: str | None = None
 
 
-_conversation = msgspec.json.Decoder(_Body).decode
 _session = msgspec.json.Decoder(_Session).decode
 
 
@@ -63,15 +71,20 @@ def session_in(body: bytes) -> str | None:
     return found.prompt_cache_key or found.user
 
 
-def conversation_in(body: bytes) -> Conversation | None:
-    """The conversation in a JSON body of any of the paths that make text; None when there is none."""
-    try:
-        given = _conversation(body)
-    except msgspec.DecodeError:
+def conversation_in(talk: Talk | None) -> Conversation | None:
+    """The conversation in a body; None when there is none."""
+    if talk is None:
         return None
     chunks: list[int] = []
     before = key = opening = 0
-    for piece, by_user in _pieces(given):
+    fixed = [each for each in (talk.tools, talk.system, talk.instructions) if each]
+    said = talk.messages or talk.input
+    pieces = [*fixed, *said] if isinstance(said, list) else fixed
+    if isinstance(said, str):
+        pieces.append(msgspec.Raw(said.encode("utf-8", "surrogatepass")))
+    if talk.prompt:
+        pieces.append(talk.prompt)
+    for number, piece in enumerate(pieces):
         whole = memoryview(piece)  # a picture is not copied
         parts = [bytes(whole)] if len(whole) <= CHUNK else _parts(whole)
         for part in parts:
@@ -80,26 +93,11 @@ def conversation_in(body: bytes) -> Conversation | None:
         if not opening:
             for part in parts:
                 key = crc32(part, key)
-            if by_user or (by_user is None and not _instructs(parts)):
+            if number >= len(fixed) and not _instructs(parts):
                 opening = len(chunks)
         if len(chunks) >= MAX_CHUNKS:
             break
     return Conversation(chunks[:MAX_CHUNKS], opening or len(chunks), key) if chunks else None
-
-
-def _pieces(body: _Body) -> Sequence[tuple[msgspec.Raw | bytes, bool | None]]:
-    """What a model reads, in order, and whether the user says it, None where that depends on the message's role."""
-    pieces: list[tuple[msgspec.Raw | bytes, bool | None]] = []
-    if body.tools or body.system or body.instructions:
-        pieces += [(each, False) for each in (body.tools, body.system, body.instructions) if each]
-    said = body.messages or body.input
-    if isinstance(said, str):
-        pieces.append((said.encode("utf-8", "surrogatepass"), True))
-    elif said:
-        pieces += [(message, None) for message in said]
-    if body.prompt:
-        pieces.append((body.prompt, True))
-    return pieces
 
 
 def _instructs(parts: Sequence[bytes]) -> bool:

@@ -1,4 +1,4 @@
-"""The router as one ASGI app: forwarded paths take the hot path, all others go to a small FastAPI app beside it."""
+"""The router as a whole: forwarded paths take the hot path, all others go to a small FastAPI app beside it."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from typing import Any
 
 from quintet_common.errors import ApiError
 from quintet_common.models_yml import UpstreamSpec
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from quintet_router.access.gate import Gate
+from quintet_router.asgi import Exchanged
 from quintet_router.control import create_control
-from quintet_router.departure import CLOSE, Departure, closing
-from quintet_router.downstream import KEY, Downstream
+from quintet_router.departure import Departure
+from quintet_router.downstream import Downstream
+from quintet_router.driven import in_task
 from quintet_router.fleet import Fleet
-from quintet_router.headers import request_id
+from quintet_router.headers import Header, request_id
 from quintet_router.metrics import Metrics
-from quintet_router.paths import find_path
+from quintet_router.paths import FORWARDED, find_path
 from quintet_router.proxy import Proxy
 from quintet_router.replies import send_error
 from quintet_router.settings import Settings
@@ -25,8 +27,9 @@ from quintet_router.spans import Spans
 
 
 class Router:
-    """The ASGI callable. ``specs``: the upstreams to begin with; ``gate``: who gets in, by default everyone; ``spans``:
-    where traces go.
+    """``answer`` is one request. Called as an ASGI app it knows only when the server starts and stops.
+
+    ``specs``: the upstreams to begin with; ``gate``: who gets in, by default everyone; ``spans``: where traces go.
 
     Raises ValueError for a URL that is none.
     """
@@ -51,34 +54,20 @@ class Router:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            return await self._live(receive, send)
-        if scope["type"] != "http":
-            return None
+            await self._live(receive, send)
+
+    def answer(self, request: Downstream) -> Coroutine[Any, Any, None]:
         if self.departure.begun:
+            request.keep_alive = False
             if self.departure.closed:
-                return await send_error(send, self.departure.refusal(), [CLOSE, _own_id(scope)])
-            downstream: Downstream | None = scope.get("extensions", {}).get(KEY)
-            if downstream is None:
-                send = closing(send)
-            else:
-                downstream.close_after()
-        path = find_path(scope["path"])
+                return _refuse(request, self.departure.refusal())
+        path = FORWARDED.get(request.raw_path) or find_path(request.path)
         if path is None:
-            return await self._answer(scope, receive, send)
-        if scope["method"] != path.method:
-            error = ApiError(405, f"{scope['method']} is not allowed on this path.")
-            return await send_error(send, error, [(b"allow", path.method.encode()), _own_id(scope)])
-        return await self._proxy(path, scope, receive, send)
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        own_id = _own_id(scope)
-
-        async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message["headers"], own_id]}
-            await send(message)
-
-        await self._control(scope, receive, send_with_id)
+            return in_task(Exchanged(request, [_own_id(request)]).run(self._control))
+        if request.method != path.method:
+            error = ApiError(405, f"{request.method} is not allowed on this path.")
+            return _refuse(request, error, (b"allow", path.method.encode()))
+        return self._proxy(path, request)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -99,5 +88,9 @@ class Router:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def _own_id(scope: Scope) -> tuple[bytes, bytes]:
-    return (b"x-request-id", request_id(dict(scope["headers"])))
+async def _refuse(request: Downstream, error: ApiError, *headers: Header) -> None:
+    send_error(request, error, [*headers, _own_id(request)])
+
+
+def _own_id(request: Downstream) -> Header:
+    return (b"x-request-id", request_id(request.fields))

@@ -7,11 +7,11 @@ from random import random
 from zlib import crc32
 
 from quintet_router.affinity import Conversation, Holders, conversation_in, session_in
+from quintet_router.body import Body
 from quintet_router.catalog import Target
 from quintet_router.settings import Settings
 from quintet_router.upstream.upstream import Upstream
 
-_TEXT = frozenset(("/chat/completions", "/completions", "/responses", "/messages"))
 _MASK = (1 << 64) - 1
 
 Hint = Conversation | int
@@ -29,18 +29,18 @@ class Balancer:
         self._load_factor = settings.load_factor
         self._holders = Holders(settings.prefix_chunks)
 
-    def hint(self, targets: Sequence[Target], label: str, session: bytes | None, body: bytes) -> Hint | None:
-        """What to know a request by; None when any replica is as good. ``label`` is its path's, ``session`` the value
-        of the session header."""
+    def hint(self, targets: Sequence[Target], session: bytes | None, body: Body) -> Hint | None:
+        """What to know a request by; None when any replica is as good. ``session`` is the value of the session
+        header."""
         policy = targets[0].upstream.spec.balance or self._settings.balance
         if policy == "least":
             return None
         if session and policy != "prefix":
             return crc32(session)
         if policy == "session":
-            name = session_in(body)
+            name = session_in(body.data)
             return crc32(name.encode("utf-8", "surrogatepass")) if name else None
-        return conversation_in(body) if label in _TEXT else None
+        return conversation_in(body.talk)
 
     def choose(
         self, targets: Sequence[Target], tried: Sequence[Upstream], now: float, hint: Hint | None = None
@@ -52,9 +52,14 @@ class Balancer:
         if len(usable) < 2:
             chosen = usable[0] if usable else None
         else:
-            total = sum([target.upstream.outstanding for target in usable])
-            limit = self._load_factor * (total + 1) / len(usable) + 1
-            free = [target for target in usable if target.upstream.outstanding < limit]
+            total, most = 1, 0
+            for target in usable:
+                busy = target.upstream.outstanding
+                total += busy
+                if busy > most:
+                    most = busy
+            limit = self._load_factor * total / len(usable) + 1
+            free = usable if most < limit else [each for each in usable if each.upstream.outstanding < limit]
             if isinstance(hint, int):
                 return _appointed(free, hint)
             chosen = self._holder(free, hint) or _appointed(free, hint.key)
@@ -71,9 +76,14 @@ class Balancer:
         for depth, bits in self._holders.find(conversation.chunks):
             if depth < conversation.opening:
                 break
-            holders = [target for target in free if bits >> target.upstream.slot & 1]
-            if holders:
-                return holders[0] if len(holders) == 1 else min(holders, key=_outstanding)
+            best: Target | None = None
+            for target in free:
+                if bits >> target.upstream.slot & 1 and (
+                    best is None or target.upstream.outstanding < best.upstream.outstanding
+                ):
+                    best = target
+            if best is not None:
+                return best
         return None
 
 
@@ -121,7 +131,3 @@ def _appointed(targets: Sequence[Target], key: int) -> Target:
 def _mixed(number: int) -> int:
     number = number * 0xBF58476D1CE4E5B9 & _MASK
     return (number ^ number >> 29) * 0x94D049BB133111EB & _MASK
-
-
-def _outstanding(target: Target) -> int:
-    return target.upstream.outstanding

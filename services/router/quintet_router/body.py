@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from time import monotonic
 
 import msgspec
 from quintet_common.errors import ApiError, bad_request
-from starlette.types import Receive
 
+from quintet_router.affinity import Talk
+from quintet_router.downstream import Downstream
 from quintet_router.members import replace_member
 from quintet_router.multipart import ModelScan, boundary_of
+
+_BLANKS = b" \t\r\n"
+_MOST_BLANKS = 64 << 10
+"""Before a JSON body's first brace; nobody sends so many but to fill memory."""
 
 
 class ClientGone(Exception):
@@ -32,6 +36,8 @@ class Body:
     span: tuple[int, int] | None = None
     read_at: float = 0.0
     """When its last byte was here, by ``time.monotonic``."""
+    talk: Talk | None = None
+    """What it says, where that may matter."""
 
     def with_model(self, name: str) -> Body:
         """The same body naming another model; no other byte of a form or a JSON value changes."""
@@ -53,12 +59,17 @@ class _Peek(msgspec.Struct):
 
 
 _peek = msgspec.json.Decoder(_Peek).decode
+_peek_at_talk = msgspec.json.Decoder(Talk).decode
 
 
-def model_in_json(data: bytes) -> str | None:
-    """The ``model`` of a JSON object; like every JSON parser, the last one of several. Raises ApiError 400."""
+def model_in_json(data: bytes, is_talk: bool = False) -> tuple[str | None, Talk | None]:
+    """The ``model`` of a JSON object; like every JSON parser, the last one of several. And what it says, if it
+    ``is_talk``. Raises ApiError 400."""
     try:
-        return _peek(data).model
+        if is_talk:
+            talk = _peek_at_talk(data)
+            return talk.model, talk
+        return _peek(data).model, None
     except msgspec.ValidationError as error:
         if str(error).endswith("`$.model`"):
             raise bad_request("Invalid value for model: expected a string.", "model", "invalid_value") from None
@@ -69,12 +80,19 @@ def model_in_json(data: bytes) -> str | None:
         raise bad_request("The body is not valid JSON: nested too deeply.") from None
 
 
+def json_body(data: bytes, is_talk: bool) -> Body:
+    """``data`` is all of it. Raises ApiError 400."""
+    read_at = monotonic()
+    model, talk = model_in_json(data, is_talk)
+    return Body(data, model, True, len(data), None, read_at, talk)
+
+
 class BodyReader:
     """Reads one request's body. ``limit`` in bytes, ``timeout`` in seconds between two pieces."""
 
-    def __init__(self, receive: Receive, fields: dict[bytes, bytes], limit: int, timeout: float) -> None:
-        self._receive = receive
-        self._fields = fields
+    def __init__(self, request: Downstream, limit: int, timeout: float) -> None:
+        self._request = request
+        self._fields = fields = request.fields
         self._limit = limit
         self._timeout = timeout
         length = fields.get(b"content-length")
@@ -82,32 +100,30 @@ class BodyReader:
         if self.length is not None and self.length > limit:
             raise too_large(limit)
 
-    async def read_json(self) -> Body:
-        message = await self._receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        data = message["body"]
-        if message.get("more_body"):
-            data = await self._read_on(data)
-        return self.take_json(data)
-
-    def take_json(self, data: bytes) -> Body:
-        """``data``: the whole body. Raises ApiError for one that cannot be passed on."""
+    def take_json(self, data: bytes, is_talk: bool) -> Body:
+        """``data`` is the whole body. Raises ApiError for one that cannot be passed on."""
         if len(data) > self._limit:
             raise too_large(self._limit)
         if b"content-encoding" in self._fields:
             raise ApiError(415, "Compressed request bodies are not accepted.", code="unsupported_content_encoding")
-        read_at = monotonic()
-        return Body(data, model_in_json(data), True, len(data), None, read_at)
+        return json_body(data, is_talk)
 
-    async def _read_on(self, data: bytes) -> bytes:
-        parts, size, more = [data], len(data), True
+    async def read_json(self) -> bytes:
+        """The rest of the body. Raises ClientGone, and ApiError for what will not be JSON or is too large."""
+        parts: list[bytes] = []
+        size, blank, more = 0, True, True
         while more:
             piece, more = await self._piece()
             parts.append(piece)
             size += len(piece)
             if size > self._limit:
                 raise too_large(self._limit)
+            if blank and (begin := piece.lstrip(_BLANKS)):
+                blank = False
+                if begin[:1] != b"{":
+                    raise bad_request("The body must be a JSON object.")
+            elif blank and size > _MOST_BLANKS:
+                raise bad_request("The body is not valid JSON: it begins with nothing but blanks.")
         return b"".join(parts)
 
     async def read_form(self, content_type: bytes, window: int, to_end: bool = False) -> Body:
@@ -128,14 +144,12 @@ class BodyReader:
         return Body(bytes(data), scan.model, not more, self.length if more else len(data), scan.span, monotonic())
 
     async def _piece(self) -> tuple[bytes, bool]:
-        try:
-            async with asyncio.timeout(self._timeout):
-                message = await self._receive()
-        except TimeoutError:
-            raise ApiError(408, "The request's body did not arrive in time.", code="request_timeout") from None
-        if message["type"] == "http.disconnect":
+        piece = await self._request.read(self._timeout)
+        if piece is not None:
+            return piece, self._request.more
+        if self._request.lost:
             raise ClientGone
-        return message.get("body", b""), message.get("more_body", False)
+        raise ApiError(408, "The request's body did not arrive in time.", code="request_timeout")
 
 
 def too_large(limit: int) -> ApiError:

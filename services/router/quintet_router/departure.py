@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from quintet_common.errors import ApiError
-from starlette.types import Message, Send
-
-CLOSE = (b"connection", b"close")
 
 
 class Departure:
@@ -23,14 +20,3 @@ class Departure:
 
     def refusal(self) -> ApiError:
         return ApiError(503, "The router is stopping. Try again.", code="stopping", retry_after=1)
-
-
-def closing(send: Send) -> Send:
-    """``send`` that ends the connection after the answer, so that the client's next request goes elsewhere."""
-
-    async def send_and_close(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message["headers"], CLOSE]}
-        await send(message)
-
-    return send_and_close

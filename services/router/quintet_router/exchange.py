@@ -10,12 +10,8 @@ import asyncio
 from collections.abc import Callable, Collection
 from enum import Enum
 from time import monotonic
-from typing import Any
-
-from starlette.types import Message, Receive, Send
 
 from quintet_router.downstream import Downstream
-from quintet_router.driven import Driven
 from quintet_router.headers import Header
 from quintet_router.settings import Settings
 from quintet_router.upstream.connection import Connection
@@ -40,23 +36,17 @@ class Outcome(Enum):
 class Exchange:
     """The client's side of a request, and one attempt after the other at an upstream.
 
-    ``request_id`` goes into the answer's headers. ``downstream`` is the client's connection, if the server gives
-    it. Times are of ``time.monotonic``.
+    ``request_id`` goes into the answer's headers. Times are of ``time.monotonic``.
     """
 
     __slots__ = (
-        "_chunked", "_downstream", "_first_byte", "_kept", "_left", "_listening", "_loop", "_may_move", "_other_on",
-        "_pool", "_receive", "_recent", "_send", "_settings", "_since", "_sse", "_suspended", "_uploading", "added",
-        "bytes", "connection", "error", "events", "first_byte_at", "gone", "headers", "other", "over", "request_id",
-        "sent_at", "status",
+        "_chunked", "_downstream", "_first_byte", "_kept", "_left", "_loop", "_may_move", "_other_on", "_pool",
+        "_recent", "_settings", "_since", "_sse", "_suspended", "_uploading", "added", "bytes", "connection", "error",
+        "events", "first_byte_at", "gone", "headers", "other", "over", "request_id", "sent_at", "status",
     )  # fmt: skip
 
-    def __init__(
-        self, send: Send, receive: Receive, settings: Settings, request_id: bytes, downstream: Downstream | None = None
-    ) -> None:
-        self._send = send
+    def __init__(self, downstream: Downstream, settings: Settings, request_id: bytes) -> None:
         self._downstream = downstream
-        self._receive = receive
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self.request_id = request_id
@@ -78,8 +68,8 @@ class Exchange:
         self.events = 0
         self.sent_at = 0.0
         self.first_byte_at = 0.0
-        self._listening: Driven | asyncio.Handle | None = None
-        self._suspended: Driven | None = None
+        self._suspended = False
+        """Whether the client has to read before more of the answer is sent."""
         self._uploading = False
         self._chunked = False
         self._left = 0
@@ -89,22 +79,11 @@ class Exchange:
     # The request's task.
 
     def listen(self) -> None:
-        """From now on notice when the client leaves, and pass on what it sends."""
-        if self._listening is not None or self.gone:
-            return
-        if self._downstream is not None and not self._uploading:
-            if self._downstream.lost:
-                self._client_left()
-            else:
-                self._downstream.watch(self._client_left)
-            return
-        coroutine: Any = self._receive()
-        try:
-            future = coroutine.send(None)
-        except StopIteration as stop:
-            self._listening = self._loop.call_soon(self._heard, stop.value, None)
+        """From now on notice when the client leaves."""
+        if self._downstream.lost:
+            self._client_left()
         else:
-            self._listening = Driven(coroutine, future, self._heard)
+            self._downstream.on_leave = self._client_left
 
     def upload(self, chunked: bool, left: int) -> None:
         """Pass on the rest of the body, at most ``left`` bytes, as chunks where its length is unknown."""
@@ -123,7 +102,8 @@ class Exchange:
     ) -> asyncio.Future[Outcome]:
         """Send the request. ``other_on``: statuses that end the attempt before the client is told anything, if
         ``may_move`` allows it at that time."""
-        self.renew()
+        if self.over.done():
+            self.renew()
         self._pool = pool
         self.connection = connection
         self._first_byte = first_byte
@@ -136,6 +116,9 @@ class Exchange:
             self.over.set_result(Outcome.GONE)
         else:
             connection.begin(self, head, body, not self._uploading)
+            if self._uploading:
+                self._downstream.on_news = self._pass_on
+                self._pass_on()
         return self.over
 
     def renew(self) -> None:
@@ -152,17 +135,17 @@ class Exchange:
     def close(self) -> None:
         """The end of the request. Called once, whatever happened."""
         self.detach()
-        if self._downstream is not None:
-            self._downstream.forget(self._client_left)
-        for driven in (self._listening, self._suspended):
-            if driven is not None:
-                driven.cancel()
-        self._listening = self._suspended = None
+        downstream = self._downstream
+        downstream.on_leave = downstream.on_news = None
+        if self._suspended:
+            downstream.when_writable(None)
 
     def check(self, now: float) -> None:
         """End an attempt that takes too long."""
+        if self.connection is None:
+            return
         limits, silent = self._settings, now - self._since
-        if self._suspended is not None:
+        if self._suspended:
             if silent > limits.stall_timeout:
                 self._finish(Outcome.STALLED)
         elif self._uploading:
@@ -183,7 +166,8 @@ class Exchange:
     @property
     def tail(self) -> bytes:
         """The last bytes of the answer."""
-        return b"".join(self._recent)[-WINDOW:]
+        recent = self._recent
+        return recent[0][-WINDOW:] if len(recent) == 1 else b"".join(recent)[-WINDOW:]
 
     @property
     def tells_later(self) -> bool:
@@ -197,32 +181,32 @@ class Exchange:
         In the middle of an event it may not: an error glued to half a line corrupts the stream.
         """
         between = not self.bytes or self.tail.endswith((b"\n\n", b"\r\n\r\n"))
-        return self._sse and between and self._suspended is None
+        return self._sse and between and not self._suspended
 
-    async def last_words(self, event: bytes) -> None:
+    def last_words(self, event: bytes) -> None:
         """End the stream with ``event``, and without ``[DONE]``."""
-        await self._send({"type": "http.response.body", "body": event, "more_body": False})
+        self._downstream.go_on(event, True)
 
     # The upstream's callbacks.
 
     def push(self, connection: Connection) -> None:
-        if self._suspended is not None:
+        downstream = self._downstream
+        if downstream.slow:
+            self._suspended = True
+            connection.hold()
+            downstream.when_writable(self._resumed)
             return
         self._since = monotonic()
-        headers = None
-        if not self.status:
-            headers = self._start(connection)
-            if headers is None:
-                return
-            if self._downstream is None or self._downstream.slow:
-                if not self._write({"type": "http.response.start", "status": self.status, "headers": headers}):
-                    return
-                headers = None
-        chunks = connection.chunks
-        complete = connection.complete
-        if headers is None and not complete and not chunks:
+        begins = not self.status
+        if begins and not self._start(connection):
             return
-        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks, complete = connection.chunks, connection.complete
+        if len(chunks) == 1:
+            data = chunks[0]
+        elif chunks or begins or complete:
+            data = b"".join(chunks)
+        else:
+            return
         connection.chunks = []
         size = len(data)
         self.bytes += size
@@ -235,31 +219,24 @@ class Exchange:
             self.events += data.count(b"\n\n")
         if complete:
             self._leave(connection)
-        if self._pass_back(headers, data, complete) and complete:
-            self._finish(Outcome.DONE)
-
-    def _pass_back(self, headers: list[Header] | None, data: bytes, complete: bool) -> bool:
-        """Send to the client, after ``headers`` if it does not have them yet. False when it is slow."""
-        downstream = self._downstream
-        if downstream is None or downstream.slow:
-            return self._write({"type": "http.response.body", "body": data, "more_body": not complete})
-        if headers is None:
-            downstream.go_on(data, complete)
+        if begins:
+            downstream.begin(self.status, self.headers, data, complete)
         else:
-            downstream.begin(self.status, headers, data, complete)
-        return True
+            downstream.go_on(data, complete)
+        if complete:
+            self._finish(Outcome.DONE)
 
     def broken(self, error: BaseException) -> None:
         self.error = error
         self._finish(Outcome.BROKEN)
 
-    def _start(self, connection: Connection) -> list[Header] | None:
-        """The headers to pass on; None when the answer is not for the client."""
+    def _start(self, connection: Connection) -> bool:
+        """Make the headers to pass on; False when the answer is not for the client."""
         status, headers = connection.status, connection.headers
         if status in self._other_on and self._may_move(self._since):
             self.other = status
             self._finish(Outcome.OTHER)
-            return None
+            return False
         for name, value in headers:
             if name == b"content-type" and value.startswith(b"text/event-stream"):
                 self._sse = True
@@ -272,42 +249,22 @@ class Exchange:
         self.headers = headers
         self.status = status
         self.first_byte_at = self._since
-        return headers
+        return True
 
     def _leave(self, connection: Connection) -> None:
         """The answer is complete: the connection is free, and whether the client stays no longer matters."""
         self.connection = None
         self._pool.give_back(connection)
-        if self._downstream is not None:
-            self._downstream.forget(self._client_left)
-        if self._listening is not None:
-            self._listening.cancel()
-            self._listening = None
+        self._downstream.on_leave = None
 
-    def _write(self, message: Message) -> bool:
-        """Send to the client the way of ASGI. False when it is slow: ``_resumed`` goes on later."""
-        coroutine: Any = self._send(message)
-        try:
-            future = coroutine.send(None)
-        except StopIteration:
-            return True
-        self._suspended = Driven(coroutine, future, self._resumed)
-        if self.connection is not None:
-            self.connection.hold()
-        return False
-
-    def _resumed(self, _: Any, error: BaseException | None) -> None:
-        self._suspended = None
+    def _resumed(self) -> None:
+        self._suspended = False
         connection = self.connection
-        if error is not None:
-            self.broken(error)
-        elif connection is None:
-            self._finish(Outcome.DONE)
-        else:
+        if connection is not None and not self.gone:
             connection.resume()
             try:
                 self.push(connection)
-            except Exception as failure:  # the server refuses what the upstream sent
+            except Exception as failure:  # the answer is not what its headers promise
                 self.broken(failure)
 
     def _finish(self, outcome: Outcome) -> None:
@@ -320,19 +277,14 @@ class Exchange:
         self.gone = True
         self._finish(Outcome.GONE)
 
-    def _heard(self, message: Any, error: BaseException | None) -> None:
-        self._listening = None
-        if error is not None or message["type"] == "http.disconnect":
-            self._client_left()
-        elif self._uploading:
-            self._pass_on(message.get("body", b""), message.get("more_body", False))
-        else:
-            self.listen()
-
-    def _pass_on(self, piece: bytes, more: bool) -> None:
-        connection = self.connection
-        if connection is None:
+    def _pass_on(self) -> None:
+        """More of the body is here."""
+        connection, downstream = self.connection, self._downstream
+        if connection is None or connection.writable is not None:
             return None
+        piece, more = downstream.take(), downstream.more
+        if more and not piece:
+            return downstream.ask()
         self._since = monotonic()
         self._left -= len(piece)
         if self._left < 0:
@@ -342,15 +294,14 @@ class Exchange:
         quick = connection.write(piece)
         if not more:
             self._uploading = False
+            downstream.on_news = None
             connection.sent = True
-        if quick or not more:
-            self.listen()
-        else:
-            connection.writable = self._listen_again
+        elif not quick:
+            connection.writable = self._write_again
         return None
 
-    def _listen_again(self) -> None:
+    def _write_again(self) -> None:
         if self.connection is not None:
             self.connection.writable = None
-        self._since = monotonic()
-        self.listen()
+            self._since = monotonic()
+            self._pass_on()

@@ -7,10 +7,10 @@ from time import monotonic
 from urllib.parse import parse_qsl
 
 from quintet_common.errors import ApiError, bad_request
-from starlette.types import Receive, Scope
 
 from quintet_router.access.gate import check_model, no_model
 from quintet_router.access.keyring import Client
+from quintet_router.affinity import TALKS
 from quintet_router.balance import Balancer, Hint
 from quintet_router.body import Body, BodyReader
 from quintet_router.catalog import Target
@@ -38,7 +38,7 @@ class Job:
     headers: bytes
     host: bytes
     """What the client called the router, unless a proxy before us has said so in a header of its own."""
-    scope: Scope
+    request: Downstream
     attempts: Attempts
     hint: Hint | None
 
@@ -57,24 +57,22 @@ class Intake:
         self._budgets = Budgets(settings)
         self._session_header = settings.session_header.lower().encode()
 
-    async def prepare(
-        self, path: Path, seen: Seen, receive: Receive, downstream: Downstream | None, fields: dict[bytes, bytes]
-    ) -> Job:
-        """Waits for the body, and for a model that is on its way. ``fields`` are the request's headers.
+    async def prepare(self, path: Path, seen: Seen, request: Downstream) -> Job:
+        """Waits for the body, and for a model that is on its way.
 
         Raises ClientGone, and ApiError for what cannot be sent to anybody.
         """
-        scope, exchange = seen.scope, seen.exchange
+        exchange, fields = seen.exchange, request.fields
         if path.method == "GET":
-            body = Body(b"", _model_in_query(scope["query_string"]), length=None, read_at=monotonic())
+            body = Body(b"", _model_in_query(request.query), length=None, read_at=monotonic())
         else:
-            reader = BodyReader(receive, fields, self._settings.max_body, self._settings.body_timeout)
+            reader = BodyReader(request, self._settings.max_body, self._settings.body_timeout)
             content_type = fields.get(b"content-type", b"")
             if content_type.lower().startswith(b"multipart/"):
                 body = await self._read_form(reader, path, seen.client, content_type)
             else:
-                data = None if downstream is None else downstream.take_body()
-                body = await reader.read_json() if data is None else reader.take_json(data)
+                data = await reader.read_json() if request.more else request.take()
+                body = reader.take_json(data, path.label in TALKS)
         if body.whole:
             exchange.listen()
         try:
@@ -82,16 +80,16 @@ class Intake:
         except NotYet:
             targets, model, kind = await self._lobby.wait(lambda: self._find(path, body, seen.client), exchange)
         seen.model = model
-        headers = forwarded(scope["headers"], fields) + b"x-request-id: " + exchange.request_id + b"\r\n"
+        headers = forwarded(request.headers, fields) + b"x-request-id: " + exchange.request_id + b"\r\n"
         if self._spans is not None:
             headers = without(b"traceparent", headers) + self._spans.header(seen.span)
         host = b"" if b"x-forwarded-host" in fields else fields.get(b"host", b"")
         hint = None
         if len(targets) > 1 and body.whole:
             session = fields.get(self._session_header)
-            hint = self._balancer.hint(targets, path.label, session, body.data)
+            hint = self._balancer.hint(targets, session, body)
         attempts = Attempts(self._budgets.of(model))
-        return Job(path, seen, model, kind, targets, body, headers, host, scope, attempts, hint)
+        return Job(path, seen, model, kind, targets, body, headers, host, request, attempts, hint)
 
     async def _read_form(self, reader: BodyReader, path: Path, client: Client, content_type: bytes) -> Body:
         settings = self._settings
@@ -122,7 +120,8 @@ class Intake:
             if default is None:
                 raise self._promised("") or _none_of(path)
             found = default
-        check_model(client, found.id, found.aliases, body.model)
+        if client.restricted:
+            check_model(client, found.id, found.aliases, body.model)
         if found.kind is not None and path.kinds and found.kind not in path.kinds:
             raise _wrong_kind(path, found.id, found.kind)
         if found.loading and self._settings.load_wait:

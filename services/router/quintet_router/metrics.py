@@ -68,7 +68,7 @@ class Metrics(Collector):
     def __init__(self, upstreams: Callable[[], Iterable[Upstream]]) -> None:
         self._upstreams = upstreams
         self._cells: dict[tuple[str, str, str], Cell] = {}
-        self._usage: dict[tuple[str, str, str], float] = {}
+        self._usage: dict[tuple[str, str], dict[str, float]] = {}
         self.waiting: list[tuple[str, Mapping[str, int]]] = []
         """Requests that wait, by model, for each (what they wait for)."""
         self.more: list[Callable[[], Iterable[Metric]]] = []
@@ -88,10 +88,11 @@ class Metrics(Collector):
 
     def use(self, key: str, model: str, amounts: Mapping[str, float]) -> None:
         """Add to what a key has used of a model, by unit."""
-        counts = self._usage
-        for unit, amount in amounts.items():
-            name = (key, model, unit)
-            counts[name] = counts.get(name, 0.0) + amount
+        counts = self._usage.get((key, model))
+        if counts is None:
+            counts = self._usage[key, model] = {}
+        for unit in amounts:
+            counts[unit] = counts.get(unit, 0.0) + amounts[unit]
 
     def exposition(self) -> bytes:
         return generate_latest(self._registry)
@@ -122,8 +123,9 @@ class Metrics(Collector):
             cell.first_byte.add_to(first, who)
             cell.overhead.add_to(overhead, who)
             cell.queue.add_to(queue, who)
-        for name, amount in list(self._usage.items()):
-            usage.add_metric(["router", *name], amount)
+        for key_and_model, counts in list(self._usage.items()):
+            for unit, amount in list(counts.items()):
+                usage.add_metric(["router", *key_and_model, unit], amount)
         yield from (requests, retries, gone, latency, first, overhead, queue, usage, *self._gauges())
         for show in self.more:
             yield from show()

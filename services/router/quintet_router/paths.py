@@ -52,6 +52,8 @@ _FILE = Path(_FILES + "{id}", "GET", kinds=("image",), ask_all=True)
 
 
 _BY_PATH = {prefix + label: path for label, path in _EXACT.items() for prefix in ("", "/v1")}
+FORWARDED = {path.encode(): entry for path, entry in _BY_PATH.items()}
+"""The entries by what usually stands in a request line."""
 
 
 def find_path(path: str) -> Path | None:

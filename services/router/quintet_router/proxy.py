@@ -9,13 +9,13 @@ from time import monotonic
 
 import msgspec
 from quintet_common.errors import CLIENT_CLOSED_REQUEST, ApiError
-from starlette.types import Receive, Scope, Send
 
 from quintet_router.access.gate import Gate
 from quintet_router.balance import Balancer, retry_seconds
 from quintet_router.body import Body, ClientGone, too_large
 from quintet_router.catalog import Target
-from quintet_router.downstream import KEY, Downstream
+from quintet_router.downstream import Downstream
+from quintet_router.driven import in_task
 from quintet_router.exchange import Exchange, Outcome
 from quintet_router.fleet import Fleet
 from quintet_router.headers import request_id
@@ -76,45 +76,42 @@ class Proxy:
         if waits and job.attempts.may_move(job.targets, now):
             exchange.move()
 
-    async def __call__(self, path: Path, scope: Scope, receive: Receive, send: Send) -> None:
-        arrived = monotonic()
-        fields = dict(scope["headers"])
-        own_id = request_id(fields)
-        downstream: Downstream | None = scope.get("extensions", {}).get(KEY)
-        exchange = Exchange(send, receive, self._settings, own_id, downstream)
-        seen = Seen(path.label, scope, exchange, arrived)
+    async def __call__(self, path: Path, request: Downstream) -> None:
+        own_id = request_id(request.fields)
+        exchange = Exchange(request, self._settings, own_id)
+        seen = Seen(path.label, request.method, exchange, monotonic())
         if self._spans is not None:
-            seen.span = self._spans.start(path.label, fields)
+            seen.span = self._spans.start(path.label, request.fields)
         self._active[exchange] = None
         try:
             # What ``ask_all`` paths lead to has names that nobody can guess, and browsers open it without a key.
             if self._gate.locked and not path.ask_all:
-                seen.client = self._gate.identify(fields)
+                seen.client = self._gate.identify(request.fields)
                 counts = self._gate.enter(seen.client)
                 seen.inside = True
                 if counts:
                     exchange.added += await self._gate.count(seen.client)
-            job = await self._intake.prepare(path, seen, receive, downstream, fields)
+            job = await self._intake.prepare(path, seen, request)
             seen.code = await self._forward(job, exchange)
         except ClientGone:
             pass
         except ApiError as error:
             seen.code = error.status
-            await send_error(send, error, [(b"x-request-id", own_id)])
+            send_error(request, error, [(b"x-request-id", own_id)])
         except Exception:
             log.exception("%s failed", path.label)
             seen.code = 500
             if not exchange.status:
                 fault = ApiError(500, "The router failed on this request; its log has the details.")
-                await send_error(send, fault, [(b"x-request-id", own_id)])
+                send_error(request, fault, [(b"x-request-id", own_id)])
         finally:
             del self._active[exchange]
             exchange.close()
             if seen.inside:
                 self._gate.leave(seen.client)
             self._recorder.record(seen)
-        if exchange.status and seen.code != exchange.status:
-            await self._cut(scope, receive, flush=seen.code != CLIENT_CLOSED_REQUEST)
+        if exchange.status and seen.code != exchange.status:  # the answer is not complete and must not look so
+            request.hang_up(None if seen.code == CLIENT_CLOSED_REQUEST else self._settings.connect_timeout)
 
     # Attempts.
 
@@ -142,9 +139,14 @@ class Proxy:
                 reused = connection.reused
                 outcome = await self._send(job, exchange, target, connection)
             finally:
-                self._queue.leave(upstream)
-                exchange.detach()
-                upstream.breaker.ended(ticket)
+                if self._limited:
+                    self._queue.leave(upstream)
+                else:
+                    upstream.outstanding -= 1
+                if exchange.connection is not None:
+                    exchange.detach()
+                if not upstream.breaker.closed:
+                    upstream.breaker.ended(ticket)
             if outcome is Outcome.DONE:
                 upstream.observe(exchange.first_byte_at - exchange.sent_at)
                 _judge(upstream, exchange.status, ticket)
@@ -160,7 +162,7 @@ class Proxy:
                 error = None if stale else self._explain(upstream, exchange, outcome, ticket)
                 if not (job.body.whole and attempts.resend(job.targets, exchange, outcome, reused)):
                     error = self._explain(upstream, exchange, outcome, ticket) if stale else error
-                    return await self._end(exchange, error)
+                    return self._end(exchange, error)
             job.seen.retries += 1
 
     def _pick(self, job: Job, targets: Sequence[Target]) -> Target:
@@ -190,7 +192,7 @@ class Proxy:
     async def _connect(self, upstream: Upstream) -> Connection | None:
         """A new connection; None when nothing listens there."""
         try:
-            return await upstream.pool.connect()
+            return await in_task(upstream.pool.connect())
         except (OSError, TimeoutError) as error:
             upstream.breaker.failed(Failure.CONNECT, monotonic())
             self._fleet.ask_now(upstream)
@@ -198,18 +200,17 @@ class Proxy:
             return None
 
     def _send(self, job: Job, exchange: Exchange, target: Target, connection: Connection) -> asyncio.Future[Outcome]:
-        upstream, scope, path = target.upstream, job.scope, job.path
+        upstream, request, path = target.upstream, job.request, job.path
         body = job.body if target.rename is None else job.body.with_model(target.rename)
-        method, raw_path, query = scope["method"].encode(), scope["raw_path"], scope["query_string"]
-        head = upstream.request_head(method, path, raw_path, query, job.host) + job.headers + _framing(body)
+        line = upstream.request_head(path, request.raw_path, request.query, job.host)
+        head = line + job.headers + _framing(body)
         data = body.data
         if body.length is None and data:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         others = body.whole and len(job.attempts.tried) + 1 < len(job.targets)
         other_on = (_NOT_HERE if path.ask_all else _OTHER_REPLICA) if others else ()
         if not job.seen.retries:
-            cell = self._metrics.cell(job.model, path.label, upstream.label)
-            cell.overhead.observe(monotonic() - job.body.read_at - job.seen.waited)
+            job.seen.overhead = monotonic() - job.body.read_at - job.seen.waited
         if not body.whole:
             left = self._settings.max_body if body.length is None else body.length
             exchange.upload(body.length is None, left - len(body.data))
@@ -220,7 +221,7 @@ class Proxy:
 
     # Ends.
 
-    async def _end(self, exchange: Exchange, error: ApiError | None) -> int:
+    def _end(self, exchange: Exchange, error: ApiError | None) -> int:
         """The end of a request without a complete answer: the status that it counts as. Raises ApiError if the client
         can still be told."""
         if error is None:
@@ -228,7 +229,7 @@ class Proxy:
         if not exchange.status:
             raise error
         if exchange.between_events:
-            await exchange.last_words(b"data: " + msgspec.json.encode(error.body) + b"\n\n")
+            exchange.last_words(b"data: " + msgspec.json.encode(error.body) + b"\n\n")
         return error.status
 
     def _explain(self, upstream: Upstream, exchange: Exchange, outcome: Outcome, ticket: int) -> ApiError | None:
@@ -247,19 +248,6 @@ class Proxy:
         if outcome is Outcome.STALLED and not exchange.status:
             return ApiError(408, "The request's body did not arrive in time.", code="request_timeout")
         return None
-
-    async def _cut(self, scope: Scope, receive: Receive, flush: bool) -> None:
-        """Close the client's connection: its answer is not complete and must not look so."""
-        downstream: Downstream | None = scope.get("extensions", {}).get(KEY)
-        if downstream is None:  # a server that is not ours closes by itself when an app returns early
-            return
-        downstream.hang_up(flush)
-        try:
-            async with asyncio.timeout(self._settings.connect_timeout):
-                while (await receive())["type"] != "http.disconnect":
-                    pass
-        except TimeoutError:
-            downstream.hang_up(False)
 
 
 def _always(_: float) -> bool:

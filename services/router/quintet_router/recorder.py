@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 from quintet_common.errors import CLIENT_CLOSED_REQUEST
-from starlette.types import Scope
 
 from quintet_router.access.keyring import ANYONE, Client
 from quintet_router.exchange import Exchange
@@ -21,6 +20,7 @@ from quintet_router.upstream.upstream import Upstream
 from quintet_router.usage import read_usage
 
 access_log = logging.getLogger("quintet.access")
+_ONE = {"requests": 1.0}
 
 
 @dataclass(slots=True)
@@ -28,7 +28,7 @@ class Seen:
     """One request as it is told about afterwards. Times are of ``time.monotonic``."""
 
     endpoint: str
-    scope: Scope
+    method: str
     exchange: Exchange
     arrived: float
     client: Client = ANYONE
@@ -37,6 +37,8 @@ class Seen:
     model: str = ""
     upstream: str = ""
     retries: int = 0
+    overhead: float | None = None
+    """Seconds from its last byte until an upstream got it."""
     waited: float = 0.0
     """Seconds in a queue."""
     code: int = CLIENT_CLOSED_REQUEST
@@ -62,6 +64,8 @@ class Recorder:
         cell.latency.observe(seconds)
         if first_byte is not None:
             cell.first_byte.observe(first_byte)
+        if seen.overhead is not None:
+            cell.overhead.observe(seen.overhead)
         if seen.waited:
             cell.queue.observe(seen.waited)
         if code == CLIENT_CLOSED_REQUEST:
@@ -78,21 +82,21 @@ class Recorder:
         tell its usage, or was left before it did, is counted in events."""
         exchange, who = seen.exchange, (seen.client.name, seen.model)
         usage = read_usage(exchange.headers, exchange.tail)
-        events = {"events": float(exchange.events)} if exchange.events else {}
+        events = {"events": float(exchange.events)} if exchange.events and not usage else {}
         is_untold = not usage and (exchange.tells_later or seen.code != exchange.status)
         if seen.service is not None and is_untold:
-            self._metrics.use(*who, {"requests": 1.0})
+            self._metrics.use(*who, _ONE)
             self._late.ask(seen.service, exchange.request_id.decode(), events, partial(self._metrics.use, *who))
             return {}
         usage = usage or events
-        self._metrics.use(*who, {"requests": 1.0, **usage})
+        self._metrics.use(*who, usage | _ONE)
         return usage
 
     def _write_line(self, seen: Seen, seconds: float, first_byte: float | None, usage: dict[str, float]) -> None:
         line: dict[str, Any] = {
             "request_id": seen.exchange.request_id.decode(),
             "service": "router",
-            "method": seen.scope["method"],
+            "method": seen.method,
             "path": seen.endpoint,
             "key": seen.client.name,
             "model": seen.model,

@@ -1,4 +1,4 @@
-"""The router's own answers, straight to ASGI."""
+"""The router's own answers."""
 
 from __future__ import annotations
 
@@ -6,21 +6,17 @@ from collections.abc import Sequence
 
 import msgspec
 from quintet_common.errors import ApiError
-from starlette.types import Send
+
+from quintet_router.downstream import Downstream
 
 Headers = Sequence[tuple[bytes, bytes]]
 
 
-async def send_json(send: Send, status: int, body: bytes, headers: Headers = ()) -> None:
-    """``body`` is JSON already."""
-    head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *headers]
-    await send({"type": "http.response.start", "status": status, "headers": head})
-    await send({"type": "http.response.body", "body": body})
-
-
-async def send_error(send: Send, error: ApiError, headers: Headers = ()) -> None:
+def send_error(request: Downstream, error: ApiError, headers: Headers = ()) -> None:
+    body = msgspec.json.encode(error.body)
     own = [(name.encode(), value.encode()) for name, value in error.headers.items()]
-    await send_json(send, error.status, msgspec.json.encode(error.body), [*own, *headers])
+    head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *own, *headers]
+    request.begin(error.status, head, body, True)
 
 
 def unavailable(message: str, seconds: float) -> ApiError:

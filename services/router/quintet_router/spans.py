@@ -53,7 +53,7 @@ class Spans:
         if span.is_recording():
             span.set_attributes(
                 {
-                    "http.request.method": seen.scope["method"],
+                    "http.request.method": seen.method,
                     "http.route": seen.endpoint,
                     "http.response.status_code": seen.code,
                     "gen_ai.request.model": seen.model,

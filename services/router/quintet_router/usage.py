@@ -62,8 +62,9 @@ def _counts(usage: bytes) -> dict[str, float]:
         members: dict[str, Any] = msgspec.json.decode(usage)
     except msgspec.DecodeError:
         return {}
-    return {
-        _UNITS[name]: float(value)
-        for name, value in members.items()
-        if name in _UNITS and type(value) in (int, float) and 0 <= value < _MOST
-    }
+    found = {}
+    for name, value in members.items():
+        unit = _UNITS.get(name)
+        if unit is not None and type(value) in (int, float) and 0 <= value < _MOST:
+            found[unit] = float(value)
+    return found

@@ -33,11 +33,8 @@ class Gate:
 
     def __init__(self, keyring: Keyring | None = None, rates: Rates | None = None) -> None:
         self.keyring = keyring
+        self.locked = keyring is not None
         self._rates = rates or MemoryRates()
-
-    @property
-    def locked(self) -> bool:
-        return self.keyring is not None
 
     def identify(self, fields: dict[bytes, bytes]) -> Client:
         """Whose request it is. Raises ApiError 401."""

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from time import monotonic, time
 from typing import Any, Protocol
 
+from quintet_router.driven import in_task
+
 log = logging.getLogger("quintet.router")
 WINDOW = 60.0
 _ANSWER_SECONDS = 0.25
@@ -102,8 +104,7 @@ class SharedRates:
         if monotonic() < self._paused_until:
             return await self._own.hit(name, limit)
         try:
-            async with asyncio.timeout(2 * _ANSWER_SECONDS):
-                return await self._ask(name, limit)
+            return await in_task(self._ask(name, limit))
         except Exception as error:  # of the client library, the socket, or the script in Redis
             log.warning("Redis does not answer, this router counts requests for itself: %r", error)
             self._paused_until = monotonic() + _PAUSE_SECONDS
@@ -111,8 +112,9 @@ class SharedRates:
 
     async def _ask(self, name: str, limit: int) -> Rate:
         item = self._per_minute(limit)
-        within = await self._limiter.hit(item, name)
-        reset, remaining = await self._limiter.get_window_stats(item, name)
+        async with asyncio.timeout(2 * _ANSWER_SECONDS):
+            within = await self._limiter.hit(item, name)
+            reset, remaining = await self._limiter.get_window_stats(item, name)
         return Rate(limit, max(0, remaining), 0.0 if within else max(0.001, reset - time()))
 
     async def close(self) -> None:

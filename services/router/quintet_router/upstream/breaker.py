@@ -46,7 +46,7 @@ class Breaker:
 
     def succeeded(self, ticket: int | None = None) -> None:
         """``ticket`` is None when it was a poll."""
-        if ticket is None or ticket == _ANYHOW or ticket == self._era:
+        if (self._failures or not self.closed) and (ticket is None or ticket == _ANYHOW or ticket == self._era):
             self._close()
 
     def failed(self, why: Failure, now: float, ticket: int | None = None) -> None:

@@ -88,8 +88,8 @@ class Connection(asyncio.Protocol):
         """Part with the listener: True when the connection is idle again, else it is closed."""
         self.listener = None
         self.writable = None
-        reusable = self.complete and self._keep and self.sent and not self._dirty and not self.closing
-        if not reusable or self._transport.get_write_buffer_size():
+        reusable = self.complete and self._keep and self.sent and not (self._dirty or self._closed)
+        if not reusable or self._transport.is_closing() or self._transport.get_write_buffer_size():
             self.abort()
             return False
         self.reused = True

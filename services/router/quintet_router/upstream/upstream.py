@@ -74,7 +74,7 @@ class Upstream:
         known = self.first_byte_seconds
         self.first_byte_seconds = known + (seconds - known) / 8 if known else seconds
 
-    def request_head(self, method: bytes, path: Path, raw_path: bytes, query: bytes, client_host: bytes) -> bytes:
+    def request_head(self, path: Path, raw_path: bytes, query: bytes, client_host: bytes) -> bytes:
         """The request line and the headers that are the upstream's own.
 
         Our services hear under which host the client knows the router: they make links to pictures with it.
@@ -85,9 +85,9 @@ class Upstream:
             raw_path = b"/v1" + raw_path
         target = raw_path + b"?" + query if query else raw_path
         if not self.ours:
-            return method + b" " + target + self._head
+            return path.method.encode() + b" " + target + self._head
         host = b"x-forwarded-host: " + client_host + b"\r\n" if client_host else b""
-        return method + b" " + target + self._head + ASK + host
+        return path.method.encode() + b" " + target + self._head + ASK + host
 
     @property
     def models_url(self) -> str:
