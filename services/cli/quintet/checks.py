@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from quintet_common.footprint import too_large
 from quintet_common.models_yml import Config, ConfigError, ModelSpec, load_config
+
+from quintet.fit import needed
 
 
 def load_checked(file: Path) -> Config:
@@ -19,8 +22,17 @@ def load_checked(file: Path) -> Config:
 
 
 def problems(config: Config) -> list[str]:
-    """One line for each model that cannot be loaded from where it is said to be."""
-    return [line for spec in config.models if (line := missing(spec))]
+    """One line for each model that cannot be loaded from where it is said to be, or not into what it is granted."""
+    return [line for spec in config.models if (line := missing(spec) or _misfit(spec))]
+
+
+def _misfit(spec: ModelSpec) -> str | None:
+    """Why its weights cannot be read, or are more than its entry grants."""
+    try:
+        needed(spec)
+        return too_large(spec)
+    except OSError as error:
+        return str(error)
 
 
 def missing(spec: ModelSpec) -> str | None:

@@ -6,13 +6,15 @@ import argparse
 import sys
 from pathlib import Path
 
+from quintet_common.footprint import in_words
 from quintet_common.models_yml import ConfigError, ModelSpec, load_config
 
+from quintet import fit
 from quintet.checks import missing, problems
 from quintet.supervisor.plan import ENDPOINTS
 from quintet.terminal.table import table
 
-HEADER = ("model", "kind", "engine", "path", "memory", "endpoint", "default")
+HEADER = ("model", "kind", "engine", "path", "weights", "memory", "endpoint", "default")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
     print("\n".join(table(HEADER, [_row(spec) for spec in config.models])))
     for upstream in config.upstreams:
         print(f"upstream  {upstream.url}")
-    found = problems(config)
+    found = problems(config) + fit.problems(config.models, fit.free())
     for problem in found:
         print(f"{file}: {problem}", file=sys.stderr)
     return 1 if found else 0
@@ -40,4 +42,13 @@ def _row(spec: ModelSpec) -> tuple[str, ...]:
     memory = ", ".join(f"{device}: {limit}" for device, limit in spec.memory.items()) or "any"
     path = spec.path + (" (missing)" if missing(spec) else "")
     default = "yes" if spec.default else ""
-    return (spec.id, spec.kind, spec.engine, path, memory, ENDPOINTS[spec.kind], default)
+    return (spec.id, spec.kind, spec.engine, path, _weights(spec), memory, ENDPOINTS[spec.kind], default)
+
+
+def _weights(spec: ModelSpec) -> str:
+    """What they take in memory, as far as their files are here."""
+    try:
+        size = fit.needed(spec)
+    except OSError:
+        return "?"
+    return "" if size is None else in_words(size)

@@ -14,6 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 import msgspec
 
 from quintet_common.errors import ApiError
+from quintet_common.footprint import too_large
 from quintet_common.models_yml import ModelSpec
 from quintet_common.worker import protocol
 
@@ -142,6 +143,8 @@ class Host(Generic[RequestT]):
 
         report(0.0, "starting")
         try:
+            if problem := too_large(spec):
+                raise LoadError(problem)
             engine = self._create(spec)
             info = engine.load(report)
         except Exception as error:
