@@ -77,7 +77,7 @@ def test_check_and_serve_refuse_what_cannot_fit(model: Path, capsys: pytest.Capt
     line = f"{file}: the weights of 'm' need 8 GB, but memory grants 2 GB."
     assert printed.err.splitlines()[0] == line
     assert "8 GB" in printed.out
-    assert status_of("serve", str(file)) == 1
+    assert status_of("serve", str(file)) == 2
     assert line in capsys.readouterr().err
 
 
