@@ -25,12 +25,15 @@ def scripted_url() -> Iterator[str]:
         return ModelSpec(id=name, kind="chat", path="embedded:scripted", **fields)  # type: ignore[arg-type]
 
     hermes = {"info": {"tool_family": "hermes", "sampling": {"temperature": 0.3, "unknown": 1}}}
+    thinking = {"info": {"tool_family": "hermes", "thinking": "think"}}
     native = {"info": {"tool_family": "hermes", "template_tools": True}}
     specs = [
         spec("org/scripted", aliases=["short"], default=True, engine_args=hermes),
         spec("eager", auto_tools="eager", engine_args=hermes),
         spec("native", engine_args=native),
         spec("toolless"),
+        spec("thinker", engine_args=thinking),
+        spec("oss", engine_args={"info": {"tool_family": "harmony", "thinking": "harmony"}}),
     ]
     with serving(create_app("chat", specs, "scripted_engine:create_engine")) as url:
         yield url

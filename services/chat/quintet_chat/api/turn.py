@@ -18,7 +18,7 @@ from quintet_chat.api.messages import read_conversation
 from quintet_chat.api.reading import Reading
 from quintet_chat.api.tool_plan import family_of, grammar_of, is_small_model, plan_tools
 from quintet_chat.metrics import Meter
-from quintet_chat.protocol import Event, Generate
+from quintet_chat.protocol import Event, Generate, Sampling
 from quintet_chat.tools import FAMILIES, HARMONY, THINKING
 from quintet_chat.tools.rendering import as_plain_messages
 from quintet_chat.tools.thinking import TAGS
@@ -36,6 +36,7 @@ class Turn:
     reading: Reading
     model: str
     """As the client names it."""
+    sampling: Sampling
     choices: int
 
 
@@ -53,7 +54,7 @@ async def start_turn(
     events = generate(worker, generation, meter)
     begun = await accepted(events)
     reading = replace(reading, inside=begun.thinking)
-    return Turn(events, meter, reading, body.model or worker.spec.id, generation.n)
+    return Turn(events, meter, reading, body.model or worker.spec.id, generation.sampling, generation.n)
 
 
 async def as_prompt(

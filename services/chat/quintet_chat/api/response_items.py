@@ -1,0 +1,122 @@
+"""The input of a response request as the messages of a conversation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quintet_common.errors import ApiError, bad_request
+
+from quintet_chat.api.chat_request import FunctionCall, Message, ToolCall
+
+_ROLES = ("developer", "system", "user", "assistant")
+_TEXTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
+_REFUSED = {
+    "input_file": "files are not read here; send pictures as input_image",
+    "input_audio": "the models of this service do not listen",
+}
+
+
+def messages_of(items: str | list[dict[str, Any]]) -> tuple[list[Message], list[str]]:
+    """The messages, and for each the path of its item. Raises ApiError 400 that names the field."""
+    if isinstance(items, str):
+        return [Message(role="user", content=items)], ["input"]
+    reader = _Reader()
+    for index, item in enumerate(items):
+        reader.read(item, f"input[{index}]")
+    return reader.messages, reader.paths
+
+
+class _Reader:
+    """Thoughts, words and calls of the assistant that follow one another become one message."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self.paths: list[str] = []
+        self._thoughts = ""
+
+    def read(self, item: dict[str, Any], path: str) -> None:
+        kind = item.get("type", "message")
+        if kind == "message":
+            self._message(item, path)
+        elif kind == "function_call":
+            call = FunctionCall(name=_string(item, "name", path), arguments=_string(item, "arguments", path))
+            calls = self._assistant(path).tool_calls or []
+            self._assistant(path).tool_calls = [*calls, ToolCall(id=_string(item, "call_id", path), function=call)]
+        elif kind == "function_call_output":
+            content = _content(item, "output", path)
+            self._add(Message(role="tool", content=content, tool_call_id=_string(item, "call_id", path)), path)
+        elif kind == "reasoning":
+            self._thoughts += _thoughts(item)
+        else:
+            message = f"{path}.type: {str(kind)[:40]!r} is not read here; items are messages, function calls, their "
+            raise bad_request(message + "outputs and reasoning.", f"{path}.type", "unsupported_content")
+
+    def _message(self, item: dict[str, Any], path: str) -> None:
+        role = item.get("role")
+        if role is None:
+            raise _missing(f"{path}.role")
+        if role not in _ROLES:
+            raise bad_request(f"{path}.role: expected one of {', '.join(_ROLES)}.", f"{path}.role", "invalid_value")
+        message = Message(role=role, content=_content(item, "content", path))
+        if role == "assistant":
+            message.reasoning_content = self._take_thoughts()
+        self._add(message, path)
+
+    def _assistant(self, path: str) -> Message:
+        """The assistant's message that a call belongs to."""
+        if self._thoughts or not self.messages or self.messages[-1].role != "assistant":
+            self._add(Message(role="assistant", reasoning_content=self._take_thoughts()), path)
+        return self.messages[-1]
+
+    def _add(self, message: Message, path: str) -> None:
+        self.messages.append(message)
+        self.paths.append(path)
+
+    def _take_thoughts(self) -> str | None:
+        thoughts, self._thoughts = self._thoughts, ""
+        return thoughts or None
+
+
+def _content(item: dict[str, Any], field: str, path: str) -> str | list[dict[str, Any]]:
+    """Text, or parts as chat messages have them, in the same order."""
+    content = item.get(field)
+    if content is None:
+        raise _missing(f"{path}.{field}")
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise bad_request(f"{path}.{field}: expected a string or a list.", f"{path}.{field}", "invalid_value")
+    return [_part(part, f"{path}.{field}[{index}]") for index, part in enumerate(content)]
+
+
+def _part(part: Any, path: str) -> dict[str, Any]:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if isinstance(kind, str) and kind in _TEXTS:
+        field = _TEXTS[kind]
+        return {"type": field, field: _string(part, field, path)}
+    if kind == "input_image":
+        if part.get("file_id") is not None:
+            raise bad_request(f"{path}.file_id: no files are stored here.", f"{path}.file_id", "unsupported_content")
+        return {"type": "image_url", "image_url": {"url": _string(part, "image_url", path)}}
+    if isinstance(kind, str) and kind in _REFUSED:
+        raise bad_request(f"{path}: {_REFUSED[kind]}.", f"{path}.type", "unsupported_content")
+    raise bad_request(f"{path}.type: expected 'input_text' or 'input_image'.", f"{path}.type", "invalid_value")
+
+
+def _thoughts(item: dict[str, Any]) -> str:
+    """Of a reasoning item: the thoughts themselves, else their summary."""
+    parts = item.get("content") or item.get("summary") or []
+    return "".join(str(part.get("text", "")) for part in parts if isinstance(part, dict))
+
+
+def _string(item: dict[str, Any], field: str, path: str) -> str:
+    if item.get(field) is None:
+        raise _missing(f"{path}.{field}")
+    value = item[field]
+    if not isinstance(value, str):
+        raise bad_request(f"{path}.{field}: expected a string.", f"{path}.{field}", "invalid_value")
+    return value
+
+
+def _missing(path: str) -> ApiError:
+    return bad_request(f"Missing required field: {path}.", path, "missing_required_parameter")

@@ -1,0 +1,239 @@
+"""The body of a ``POST /responses`` request, and the same request as a chat completion's."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from quintet_common.errors import ApiError, bad_request
+
+from quintet_chat.api.chat_request import (
+    AllowedTools,
+    ChatRequest,
+    FunctionDefinition,
+    FunctionName,
+    JsonSchema,
+    Message,
+    Name,
+    ResponseFormat,
+    Tool,
+    ToolChoiceObject,
+)
+from quintet_chat.api.response_items import messages_of
+from quintet_chat.api.sampling import INT64, StreamOptions
+
+_STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class ResponseTool(BaseModel):
+    """A tool; a function lies flat in it."""
+
+    model_config = _STRICT
+
+    type: str
+    name: Name | None = None
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ResponseToolChoice(BaseModel):
+    model_config = _STRICT
+
+    type: str
+    name: str | None = None
+    mode: Literal["auto", "required"] | None = None
+    tools: list[dict[str, Any]] | None = None
+
+
+class TextFormat(BaseModel):
+    model_config = ConfigDict(strict=True, populate_by_name=True)
+
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    name: str | None = None
+    description: str | None = None
+    json_schema: dict[str, Any] | None = Field(None, alias="schema")
+    strict: bool | None = None
+
+
+class TextOptions(BaseModel):
+    model_config = _STRICT
+
+    format: TextFormat | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+
+
+class ReasoningOptions(BaseModel):
+    """The thoughts come as they are, so kinds of summaries are accepted without effect."""
+
+    model_config = _STRICT
+
+    effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    summary: str | None = None
+    generate_summary: str | None = None
+
+
+class ResponseRequest(BaseModel):
+    """What ``POST /responses`` takes. ``null`` is the same as leaving a field out."""
+
+    model_config = _STRICT
+
+    model: str | None = None
+    input: str | Annotated[list[dict[str, Any]], Field(min_length=1)]
+    instructions: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_output_tokens: Annotated[int, Field(ge=1, le=INT64)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    include: list[str] | None = None
+    tools: list[ResponseTool] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ResponseToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    text: TextOptions | None = None
+    reasoning: ReasoningOptions | None = None
+    metadata: dict[str, str] | None = None
+
+    # Beyond OpenAI, as for chat completions.
+    seed: Annotated[int, Field(ge=-INT64 - 1, le=INT64)] | None = None
+    top_k: Annotated[int, Field(ge=-1, le=INT64)] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+    # Accepted without effect on the answer. Built-in tools, which max_tool_calls counts, are refused.
+    access_programs: Any = None
+    image: Any = None
+    max_tool_calls: int | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_options: dict[str, Any] | None = None
+    prompt_cache_retention: str | None = None
+    safety_identifier: str | None = None
+    service_tier: str | None = None
+    user: str | None = None
+
+    # Refused by name when they ask for what cannot be had here.
+    background: bool | None = None
+    background_options: dict[str, Any] | None = None
+    context_management: list[Any] | None = None
+    conversation: Any = None
+    moderation: dict[str, Any] | None = None
+    previous_response_id: str | None = None
+    prompt: dict[str, Any] | None = None
+    store: bool | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+
+    def refuse_unsupported(self) -> None:
+        """Raise ApiError 400 that names the first field which asks for what cannot be had."""
+        for field, reason in _REASONS.items():
+            value = getattr(self, field)
+            if value not in (None, False, "disabled", []):
+                raise bad_request(f"{field}: {reason}.", field, "unsupported_parameter")
+
+    def as_chat(self) -> tuple[ChatRequest, list[str]]:
+        """The same as a chat completion request, and for each of its messages where it comes from in this one.
+
+        Raises ApiError 400 that names the field.
+        """
+        self.refuse_unsupported()
+        messages, paths = messages_of(self.input)
+        if self.instructions is not None:
+            messages.insert(0, Message(role="system", content=self.instructions))
+            paths.insert(0, "instructions")
+        wants_logprobs = self.top_logprobs is not None or "message.output_text.logprobs" in (self.include or [])
+        chat = ChatRequest(
+            model=self.model,
+            messages=messages,
+            stream=self.stream,
+            stream_options=self.stream_options,
+            max_completion_tokens=self.max_output_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            seed=self.seed,
+            logprobs=wants_logprobs or None,
+            top_logprobs=self.top_logprobs,
+            tools=[_tool(tool, index) for index, tool in enumerate(self.tools or [])] or None,
+            tool_choice=_choice(self.tool_choice),
+            parallel_tool_calls=self.parallel_tool_calls,
+            response_format=_format(self.text),
+            verbosity=self.text.verbosity if self.text else None,
+            reasoning_effort=self.reasoning.effort if self.reasoning else None,
+            chat_template_kwargs=self.chat_template_kwargs,
+        )
+        return chat, paths
+
+
+def _tool(tool: ResponseTool, index: int) -> Tool:
+    if tool.type != "function":
+        path = f"tools[{index}].type"
+        message = f"{path}: only 'function' is served here; there is no built-in tool {tool.type[:40]!r}."
+        raise bad_request(message, path, "unsupported_parameter")
+    if tool.name is None:
+        path = f"tools[{index}].name"
+        raise bad_request(f"Missing required field: {path}.", path, "missing_required_parameter")
+    function = FunctionDefinition(
+        name=tool.name, description=tool.description, parameters=tool.parameters, strict=tool.strict
+    )
+    return Tool(type="function", function=function)
+
+
+def _choice(choice: str | ResponseToolChoice | None) -> Any:
+    if not isinstance(choice, ResponseToolChoice):
+        return choice
+    if choice.type == "function" and choice.name is not None:
+        return ToolChoiceObject(type="function", function=FunctionName(name=choice.name))
+    if choice.type == "allowed_tools" and choice.mode is not None:
+        tools = [{"type": "function", "function": {"name": tool.get("name")}} for tool in choice.tools or []]
+        return ToolChoiceObject(type="allowed_tools", allowed_tools=AllowedTools(mode=choice.mode, tools=tools))
+    return ToolChoiceObject(type="unknown")
+
+
+def _format(text: TextOptions | None) -> ResponseFormat | None:
+    if text is None or text.format is None:
+        return None
+    wanted = text.format
+    schema = JsonSchema.model_validate({"name": wanted.name, "schema": wanted.json_schema, "strict": wanted.strict})
+    return ResponseFormat(type=wanted.type, json_schema=schema if wanted.type == "json_schema" else None)
+
+
+_RENAMED = (
+    (re.compile(r"^(tools\[\d+\])\.function"), r"\1"),
+    (re.compile(r"^tool_choice\.allowed_tools(\.tools\[\d+\])\.function"), r"tool_choice\1"),
+    (re.compile(r"^tool_choice\.(function|allowed_tools)"), "tool_choice"),
+    (re.compile(r"^response_format(\.json_schema)?"), "text.format"),
+    (re.compile(r"^messages"), "input"),
+    (re.compile(r"\.tool_call_id$"), ".call_id"),
+    (re.compile(r"^verbosity"), "text.verbosity"),
+    (re.compile(r"^max_(completion_)?tokens"), "max_output_tokens"),
+)
+
+
+def as_response_error(error: ApiError) -> ApiError:
+    """An error about a chat request with the field's name in a response request."""
+    if error.param is None:
+        return error
+    param = error.param
+    for pattern, name in _RENAMED:
+        param = pattern.sub(name, param)
+    return ApiError(
+        error.status,
+        error.message.replace(error.param, param),
+        param=param,
+        code=error.code,
+        retry_after=error.retry_after,
+        retry=error.retry,
+    )
+
+
+_REASONS = {
+    "store": "responses are not stored here; leave it out, or false",
+    "previous_response_id": "responses are not stored here; send the whole conversation as input",
+    "conversation": "conversations are not stored here; send the whole conversation as input",
+    "background": "responses are not stored here, so none can be made in the background and fetched later",
+    "background_options": "there are no background responses here",
+    "prompt": "prompt templates are not stored here; send instructions and input",
+    "context_management": "conversations are not compacted here",
+    "moderation": "there is no moderation model here",
+    "truncation": "input that is too long is refused, never cut; leave it out, or 'disabled'",
+}
