@@ -13,7 +13,7 @@ vectors = [
     ),
     Panel(
         "Documents scored", "short", "Of reranking, in a second.",
-        {"{{model}}": rate("quintet_rerank_scores_total", WHERE, "model")},
+        {"{{model}}": rate("quintet_rerank_scores_total", WHERE, "model") + " or vector(0)"},
     ),
     Panel(
         "Tokens", "short", "Read in a second: what the hardware gives.",

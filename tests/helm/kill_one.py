@@ -1,8 +1,8 @@
 """While the chart runs: ask for vectors all the time, kill one of the two pods that make them, and count what fails.
 
-Run by ``lab/chart --then``, which says in SERVICE_Q_QUINTET_ROUTER where the router is. The lab has one address for both
-pods, so for the router they are one upstream that breaks for a moment, and a few requests may fail; in a cluster it knows
-each and asks the other.
+Run by ``lab/chart --then``, which says in SERVICE_Q_QUINTET_ROUTER where the router is. The lab has one address for
+both pods, so for the router they are one upstream that breaks for a moment, and a few requests may fail; in a cluster
+it knows each and asks the other.
 """
 
 from __future__ import annotations
