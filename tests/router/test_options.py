@@ -65,6 +65,15 @@ def test_an_extra_that_is_missing_is_named(
         cli.main(["--upstream", "http://127.0.0.1:1", *option])
 
 
+def test_the_environment_can_name_the_keys_and_what_is_set_to_nothing_names_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for value, keys in (("/run/secrets/keys", "/run/secrets/keys"), ("", None)):
+        monkeypatch.setenv("QUINTET_KEYS", value)
+        assert cli._parser().parse_args([]).keys == keys
+    assert cli._parser().parse_args(["--keys", "k.yml"]).keys == "k.yml"
+
+
 def test_a_file_of_keys_that_is_wrong_stops_the_start(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"none\.yml: cannot be read"):
         cli.main(["--upstream", "http://127.0.0.1:1", "--keys", str(tmp_path / "none.yml")])

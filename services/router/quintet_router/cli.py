@@ -104,7 +104,10 @@ def _add_upstreams(parser: argparse.ArgumentParser, defaults: Settings) -> None:
 def _add_admission(parser: argparse.ArgumentParser) -> None:
     """The options that the section ``router`` of models.yml has as well; those of the command line go first."""
     add = parser.add_argument_group("admission").add_argument
-    add("--keys", metavar="FILE", help="API keys, written by `quintet keys`; without it everyone may use the router")
+    add(
+        "--keys", metavar="FILE", default=os.environ.get("QUINTET_KEYS") or None,
+        help="API keys, written by `quintet keys` (default: $QUINTET_KEYS); without them everyone may use the router",
+    )  # fmt: skip
     add("--redis", metavar="URL", help="share the keys' rates with other routers: redis://host:6379")
     add("--traces", metavar="URL", help="send OpenTelemetry spans there: http://host:4318")
     add("--max-concurrent", type=_count, metavar="N", help="requests at one upstream at a time (default: any number)")
