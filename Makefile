@@ -7,7 +7,7 @@ PACKAGES := $(wildcard services/*/quintet*)
 
 .DEFAULT_GOAL := help
 .PHONY: help install up test test-fast lint lock clean bench-stack bench-embed bench-router \
-	bench-affinity bench-chaos gpu-check containers
+	bench-affinity bench-chaos bench-soak gpu-check containers
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -50,8 +50,11 @@ bench-affinity: install ## Simulate how conversations keep to their replicas; wr
 gpu-check: install ## Correctness and speed on this machine's GPU: make gpu-check [ARGS='--only chat']
 	@$(BIN)/python bench/gpu/run.py $(ARGS)
 
-bench-chaos: install ## Kill, freeze and confuse the router's replicas for three minutes
-	@$(BIN)/python bench/chaos/run.py
+bench-chaos: install ## Kill, freeze and confuse the router's replicas for three minutes: make bench-chaos [ARGS='--clients 50']
+	@$(BIN)/python bench/chaos/run.py $(ARGS)
+
+bench-soak: install ## Half an hour of ordinary work: the router's memory, lost requests: make bench-soak [ARGS='--minutes 5']
+	@$(BIN)/python bench/chaos/soak.py $(ARGS)
 
 lock: install ## Write requirements.lock anew: make lock [UPGRADE=1]
 	@UPGRADE=$(UPGRADE) $(BIN)/python scripts/lock.py
