@@ -13,6 +13,7 @@ from quintet import __version__
 COMMANDS = {
     "serve": "start the services of models.yml behind the router",
     "check": "say whether models.yml is right, and what it would serve",
+    "pull": "download models from a hub, and check them",
     "models": "list the models of a running endpoint, with their state",
     "run": "ask one model, of any kind, from the command line",
     "keys": "make, list and revoke the API keys of the router",
