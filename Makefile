@@ -6,7 +6,7 @@ BIN := .venv/bin
 PACKAGES := $(wildcard services/*/quintet*)
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test test-fast lint lock clean bench-stack bench-embed bench-router \
+.PHONY: help install up test test-fast lint lock clean bench-stack bench-embed bench-tts bench-router \
 	bench-affinity bench-chaos bench-soak gpu-check containers
 
 help: ## List the targets
@@ -40,6 +40,9 @@ bench-stack: install ## Time to the first token, memory, 32 chat clients at once
 
 bench-embed: install ## Compare embeddings with a plain loop and infinity-emb
 	@$(BIN)/python bench/embed/run.py
+
+bench-tts: install ## Compare speech with Piper's own server, and the audio libraries
+	@$(BIN)/python bench/tts/run.py
 
 bench-router: install ## Compare the router with others; writes docs/benchmarks.md
 	@$(BIN)/python bench/router/run.py --write

@@ -210,6 +210,24 @@ def test_every_engine_takes_every_pace(model: Any, voice: str, speed: float) -> 
     assert length(speed) == pytest.approx(length(1.0) / speed, rel=0.2)
 
 
+@pytest.mark.parametrize("format", ["mp3", "wav"])
+def test_the_first_of_four_sentences_sounds_within_a_quarter_of_the_work(model: Any, format: Any) -> None:
+    text = (
+        "The morning train was late again, and nobody seemed to mind. A boy counted the pigeons under the clock. "
+        "His mother read the same page of her book again. Then, far away, a bell began to ring."
+    )
+
+    def share() -> float:
+        begun = time.thread_time()
+        speaking = Speaking(Speak(text=text, voice="heart", format=format), *model)
+        assert next(speaking).data
+        first = time.thread_time() - begun
+        assert len(list(speaking)) >= 4
+        return first / (time.thread_time() - begun)
+
+    assert sorted(share() for _ in range(5))[2] <= 0.25
+
+
 def test_joins_are_silent(model: Any) -> None:
     """The sound on both sides of each pause is faded: no sample jumps by more than speech itself does."""
     audio = Speaking(Speak(text="One here. Two there. 三在这里。", format="pcm", seed=1), *model)
