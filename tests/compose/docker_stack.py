@@ -86,7 +86,8 @@ class Project:
         self._options += ["-p", name, "--project-directory", str(ROOT), "--profile", "monitoring"]
         ports = {"QUINTET_PORT": self.port, "PROMETHEUS_PORT": self.prometheus_port}
         # The tests' own: settings of the person who runs them, in the environment or in .env, are for their stack.
-        self._environment = {**os.environ, "QUINTET_TAG": TAG, "COMPOSE_DISABLE_ENV_FILE": "1", **ports, **settings}
+        ours = {"QUINTET_TAG": TAG, "COMPOSE_DISABLE_ENV_FILE": "1", "START_PERIOD": f"{WAIT_SECONDS}s"}
+        self._environment = {**os.environ, **ours, **ports, **settings}
 
     def up(self, *options: str) -> subprocess.CompletedProcess[str]:
         """Build what is not built, start, and wait until all are healthy, or one cannot become so."""

@@ -14,7 +14,7 @@ CPU = [ROOT / "compose.yaml", ROOT / "compose" / "cpu.yaml"]
 NAMES = {name: f"quintet/{name}:{TAG}-cpu" for name in ("chat", "vision", "tts", "embed")} | {
     "router": f"quintet/router:{TAG}"
 }
-TORCH = ("chat", "vision", "embed")
+TORCH = ("chat", "vision", "tts", "embed")
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ def trouble(containers: str, key: tuple[str, Path]) -> Iterator[Project]:
     done = project.up()
     try:
         assert done.returncode != 0, "up says that not all is well"
-        until(lambda: project.health("router") == "healthy", 60)
+        until(lambda: project.health("router") == "healthy", 120)
         yield project
     finally:
         project.down()
@@ -56,13 +56,14 @@ def test_the_router_wants_keys(trouble: Project, key: tuple[str, Path]) -> None:
 
 
 def test_what_is_well_is_served(trouble: Project, key: tuple[str, Path]) -> None:
-    until(lambda: trouble.health("vision") == "healthy")
+    until(lambda: trouble.health("vision") == "healthy", 120)
     body = {"model": "emoji-64", "prompt": "a red apple", "size": "128x128"}
     assert ask(trouble, key, "/v1/images/generations", body).status_code == 200
 
 
 def test_a_missing_model_is_named(trouble: Project, key: tuple[str, Path]) -> None:
-    until(lambda: trouble.health("embed") == "unhealthy", 40)
+    until(lambda: "ERROR" in trouble.logs("embed"))
+    until(lambda: trouble.health("embed") == "unhealthy")
     (said,) = {line for line in trouble.logs("embed").splitlines() if line.startswith("ERROR")}
     assert "not-there failed to load" in said
     assert "/etc/quintet/models/not-there" in said
@@ -72,8 +73,8 @@ def test_a_missing_model_is_named(trouble: Project, key: tuple[str, Path]) -> No
 
 
 def test_a_full_cache_is_named(trouble: Project, key: tuple[str, Path]) -> None:
-    until(lambda: trouble.health("chat") == "unhealthy", 40)
-    assert "No space left on device" in trouble.logs("chat")
+    until(lambda: "No space left on device" in trouble.logs("chat"))
+    until(lambda: trouble.health("chat") == "unhealthy")
     answer = ask(trouble, key, "/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]})
     assert answer.status_code == 503
     assert "No space left on device" in answer.json()["error"]["message"]
