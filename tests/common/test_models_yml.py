@@ -33,6 +33,12 @@ models:
     assert spec.default
 
 
+def test_a_folder_of_loras_is_found_from_the_file(tmp_path: Path) -> None:
+    text = "models: [{id: k, kind: image, path: a/b, engine_args: {loras: styles}}]"
+    (spec,) = parse_config(text, tmp_path / "models.yml").models
+    assert spec.engine_args == {"loras": str(tmp_path / "styles")}
+
+
 def test_embedded_and_hub_paths_stay_as_they_are() -> None:
     text = "models:\n- {id: a, kind: tts, path: 'embedded:hibari'}\n- {id: b, kind: chat, path: Qwen/Qwen2-7B-Instruct}"
     first, second = parse_config(text, FILE).models

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from quintet_vision import files
 from quintet_vision.files import FileStore
@@ -34,3 +36,11 @@ def test_the_oldest_make_room() -> None:
     large = store.put(b"x" * 100, "png")
     assert store.get(large) is not None
     assert store.get(names[2]) is None
+
+
+async def test_an_expired_file_is_forgotten_though_nobody_asks() -> None:
+    store = FileStore(seconds=0.05)
+    store.put(b"one", "png")
+    assert store.bytes == 3
+    await asyncio.sleep(0.2)
+    assert store.bytes == 0

@@ -8,9 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import KolorsPipeline
-from peft import LoraConfig
-from peft.utils import get_peft_model_state_dict
 from quintet_common.errors import ApiError
 from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import LoadError
@@ -18,6 +15,8 @@ from quintet_vision.backends.base import Item
 from quintet_vision.backends.diffusers import DiffusersBackend
 from quintet_vision.protocol import Draw
 from safetensors.torch import save_file
+
+from .tiny_kolors import save_lora
 
 SIZE = (64, 64)
 
@@ -27,15 +26,8 @@ def folder(kolors_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """Two random LoRAs of the tiny Kolors: a file, and a folder as trainers write it."""
     folder = tmp_path_factory.mktemp("loras")
     (folder / "line.art").mkdir()
-    for seed, name in ((1, "ink"), (2, "line.art/pytorch_lora_weights")):
-        unet = KolorsPipeline.from_pretrained(kolors_folder).unet
-        torch.manual_seed(seed)
-        unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights="gaussian"))
-        for weight_name, weight in unet.named_parameters():
-            if "lora_B" in weight_name:
-                torch.nn.init.normal_(weight, 0, 2.0)
-        layers = {f"unet.{key}": value for key, value in get_peft_model_state_dict(unet).items()}
-        save_file(layers, folder / f"{name}.safetensors")
+    save_lora(kolors_folder, folder / "ink.safetensors", seed=1)
+    save_lora(kolors_folder, folder / "line.art" / "pytorch_lora_weights.safetensors", seed=2)
     return folder
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from PIL import Image
 from quintet_common.errors import ApiError
+from quintet_common.memory import give_back
 from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import Emit, LoadError, Report
 
@@ -211,7 +212,8 @@ class ImageEngine:
             shot.job.read_pictures()
         pictures = self._backend.draw(plan, [shot.item() for shot in batch], on_step)
         for place, (shot, picture) in enumerate(zip(batch, pictures, strict=True)):
-            self._encoder.submit(self._send, shot, picture, 0 if place else len(batch))
+            is_last = place == len(batch) - 1
+            self._encoder.submit(self._send, shot, picture, len(batch) if is_last else 0)
 
     def _fail(self, job: Job, error: Exception) -> None:
         """Answer a request that cannot be drawn; the model goes on with the others."""
@@ -245,6 +247,8 @@ class ImageEngine:
             job.left -= 1
             if not job.left and not job.cancelled:
                 self._end(job, job.emit.done)
+        if batch_size:
+            give_back()  # a large picture leaves many times its size behind
 
 
 def _is_out_of_memory(error: Exception) -> bool:

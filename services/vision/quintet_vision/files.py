@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import secrets
 import time
 from collections import OrderedDict
@@ -23,14 +25,17 @@ class FileStore:
         self._max_bytes = max_bytes
         self.seconds = seconds
         self._files: OrderedDict[str, File] = OrderedDict()
-        self._bytes = 0
+        self.bytes = 0
+        """Of all files."""
 
     def put(self, data: bytes, form: str) -> str:
         """Keep a file of format ``form`` (png, jpeg, webp) and return its name."""
         name = f"{secrets.token_urlsafe(24)}.{form}"
         self._files[name] = File(data, f"image/{form}", time.monotonic() + self.seconds)
-        self._bytes += len(data)
+        self.bytes += len(data)
         self._make_room()
+        with contextlib.suppress(RuntimeError):  # without a loop, the next call forgets it
+            asyncio.get_running_loop().call_later(self.seconds, self._make_room)
         return name
 
     def get(self, name: str) -> File | None:
@@ -43,7 +48,7 @@ class FileStore:
         now = time.monotonic()
         while self._files:
             oldest = next(iter(self._files.values()))
-            if oldest.expires > now and (self._bytes <= self._max_bytes or len(self._files) == 1):
+            if oldest.expires > now and (self.bytes <= self._max_bytes or len(self._files) == 1):
                 return
             self._files.popitem(last=False)
-            self._bytes -= len(oldest.data)
+            self.bytes -= len(oldest.data)
