@@ -24,6 +24,7 @@ from quintet_chat.app import create_app
 from quintet_chat.protocol import Generate, Grammar, Sampling
 from quintet_chat.vllm import facts, requests, server
 from quintet_chat.vllm.engine import VllmEngine
+from quintet_chat.worker import create_engine
 from quintet_common.errors import ApiError
 from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import LoadError
@@ -184,6 +185,22 @@ def test_what_files_say(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_text("{{ tools }}<|observation|>")
     info = facts.info(spec_of(path=str(tmp_path)), None)
     assert (info["tool_family"], info["template_tools"]) == ("glm4", True)
+
+
+@pytest.mark.parametrize(
+    ("config", "engine"),
+    [
+        ({"model_type": "minicpmv"}, "VllmEngine"),
+        ({"model_type": "chatglm", "vision_config": {}}, "VllmEngine"),
+        ({"model_type": "qwen2_moe", "quantization_config": {"quant_method": "gptq"}}, "VllmEngine"),
+        ({"model_type": "qwen2"}, "ChatEngine"),
+        ({"model_type": "chatglm"}, "ChatEngine"),
+    ],
+)
+def test_what_only_vllm_can_run_goes_there(tmp_path: Path, config: dict[str, Any], engine: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert type(create_engine(spec_of(path=str(tmp_path), engine="auto"))).__name__ == engine
+    assert type(create_engine(spec_of(path=str(tmp_path), engine="transformers"))).__name__ == "ChatEngine"
 
 
 def test_the_worker_of_vllm_is_light() -> None:

@@ -17,7 +17,9 @@ def create_engine(spec: ModelSpec) -> Engine[Any]:
         from quintet_chat.backends.ppocr import OcrEngine
 
         return OcrEngine(spec)
-    if spec.engine == "vllm":
+    from quintet_chat.vllm import facts
+
+    if spec.engine == "vllm" or (spec.engine == "auto" and facts.needs_vllm(spec)):
         from quintet_chat.vllm.engine import VllmEngine
 
         return VllmEngine(spec)

@@ -37,6 +37,17 @@ def info(spec: ModelSpec, context: int | None) -> dict[str, Any]:
     return found
 
 
+def needs_vllm(spec: ModelSpec) -> bool:
+    """Whether the model is one that vLLM can run and transformers cannot, without code from the model's folder."""
+    if spec.embedded is not None:
+        return False
+    config = _json(spec.path, "config.json")
+    kind = config.get("model_type")
+    quantization = config.get("quantization_config")
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+    return kind == "minicpmv" or (kind == "chatglm" and "vision_config" in config) or method in ("gptq", "awq")
+
+
 def _template(path: str) -> str:
     file = _file(path, "chat_template.jinja")
     if file is not None:
