@@ -2,8 +2,9 @@
 
 ``chat_template_kwargs`` has: ``pieces`` (texts, one Delta each; a list of lists: one per choice), ``reason``, ``delay``
 between pieces in seconds, ``refuse`` (an ApiError instead of Accepted), ``fail_after`` (pieces, then an ApiError), and
-``show``: answer with the request itself as JSON. Text completions continue a prompt ``a|b`` with its pieces ``a``, then
-``b``; the prompts ``refuse`` and ``fail`` are refused and fail.
+``show``: answer with the request itself as JSON; ``opened``: the prompt has begun the model's thinking. Text
+completions continue a prompt ``a|b`` with its pieces ``a``, then ``b``; the prompts ``refuse`` and ``fail`` are refused
+and fail.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class ScriptedEngine:
         script = request.template_args
         text = request.prompt if isinstance(request.prompt, str) else "".join(map(chr, request.prompt or []))
         echoed = text if request.echo else None
-        emit(Accepted(7, prompt_text=echoed, thinking=bool(script.get("thinking"))))
+        emit(Accepted(7, prompt_text=echoed, thinking=bool(script.get("opened"))))
         emit(Started(0.001, 3))
         said = self._say(request_id, request, emit, _pieces(request, text))
         self._running -= 1

@@ -12,6 +12,7 @@ from quintet_common.pool import ModelPool
 from quintet_chat.api.chat import chat_router
 from quintet_chat.api.completions import completions_router
 from quintet_chat.api.responses import responses_router
+from quintet_chat.api.tokens import tokens_router
 from quintet_chat.protocol import Event
 
 WORKER = "quintet_chat.worker:create_engine"
@@ -23,5 +24,5 @@ Service = Literal["chat", "multimodal"]
 def create_app(service: Service, specs: list[ModelSpec], factory: str = WORKER) -> FastAPI:
     """``specs`` are the models, all of kind ``service``; ``factory`` makes a worker's engine."""
     pool: ModelPool[Event] = ModelPool(specs, factory, Event)
-    routers = [chat_router(service), completions_router(service), responses_router(service)]
-    return app.create_app(service, pool, routers)
+    routes = (chat_router, completions_router, responses_router, tokens_router)
+    return app.create_app(service, pool, [router(service) for router in routes])

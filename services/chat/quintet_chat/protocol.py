@@ -68,8 +68,14 @@ class Generate(msgspec.Struct, kw_only=True):
     sampling: Sampling = msgspec.field(default_factory=Sampling)
     n: int = 1
     grammar: Grammar | None = None
+    add_generation_prompt: bool = True
+    """Whether the chat template ends with the beginning of the assistant's message."""
+    add_special_tokens: bool | None = None
+    """Whether the tokenizer adds its own; None: to prompts, and not to messages, whose template writes them."""
     echo: bool = False
     """Whether Accepted carries the prompt as text."""
+    only_tokens: bool = False
+    """Whether Accepted shall carry the prompt's tokens and nothing be generated. The prompt may have any length."""
     marks: list[str] = []
     """Special tokens that stay in the text; formats of tool calls and of thinking are made of them."""
     thinking: tuple[str, str] | None = None
@@ -82,6 +88,9 @@ class Accepted(msgspec.Struct, tag="accepted"):
     prompt_tokens: int
     prompt_text: str | None = None
     """The prompt as text, when the request has ``echo``."""
+    tokens: list[int] | None = None
+    token_texts: list[str] | None = None
+    """Each token as the vocabulary writes it; this and ``tokens`` when the request has ``only_tokens``."""
     thinking: bool = False
     """Whether the prompt ends with the opening tag of ``thinking``, so that the answer begins inside."""
 

@@ -131,6 +131,9 @@ class ChatEngine:
         self._accept(request)
 
     def _accept(self, request: Request) -> None:
+        if request.body.only_tokens:
+            self._show_tokens(request)
+            return
         text = self._preparer.text_of(request.prompt) if request.body.echo else None
         request.sequences = sequences_of(request)
         request.open_choices = request.body.n
@@ -140,6 +143,12 @@ class ChatEngine:
             return
         for index in range(request.body.n):  # max_tokens of 0: the prompt is all there is
             request.emit(Finished(index, "length"))
+        self._output.put([Ended(request)])
+
+    def _show_tokens(self, request: Request) -> None:
+        text = self._preparer.text_of(request.prompt, special=True) if request.body.echo else None
+        texts = self._preparer.texts_of(request.prompt)
+        request.emit(Accepted(len(request.prompt), prompt_text=text, tokens=request.prompt, token_texts=texts))
         self._output.put([Ended(request)])
 
     def _on_end(self, request: Request) -> None:

@@ -43,6 +43,8 @@ class Preparer:
             text = body.prompt if body.messages is None else self._render(body)
             request.prompt = self._tokenize(text or "", body, param)
             request.thinking = _thinking(text or "", body.thinking)
+        if body.only_tokens:
+            return
         room = self._context - len(request.prompt)
         if room < 1:
             raise self._too_long(f"{len(request.prompt)}", param)
@@ -52,9 +54,14 @@ class Preparer:
             frozenset() if body.sampling.ignore_eos else self._eos
         )
 
-    def text_of(self, prompt: list[int]) -> str:
-        text: str = self._tokenizer.decode(prompt, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    def text_of(self, prompt: list[int], special: bool = False) -> str:
+        """``special``: with the special tokens."""
+        text: str = self._tokenizer.decode(prompt, skip_special_tokens=not special, clean_up_tokenization_spaces=False)
         return text
+
+    def texts_of(self, prompt: list[int]) -> list[str]:
+        """Each token as the vocabulary writes it."""
+        return [str(text) for text in self._tokenizer.convert_ids_to_tokens(prompt)]
 
     def _check_ids(self, body: Generate) -> None:
         ids = {
@@ -71,10 +78,13 @@ class Preparer:
             raise ApiError(400, "The prompt is empty.", param="prompt")
 
     def _tokenize(self, text: str, body: Generate, param: str) -> list[int]:
-        if len(text) > self._context * self._longest_token:
+        if len(text) > self._context * self._longest_token and not body.only_tokens:
             raise self._too_long(f"at least {len(text) // self._longest_token}", param)
         # A chat template writes the special tokens itself.
-        ids: list[int] = self._tokenizer(text, add_special_tokens=body.messages is None)["input_ids"]
+        adds = body.messages is None if body.add_special_tokens is None else body.add_special_tokens
+        ids: list[int] = self._tokenizer(text, add_special_tokens=adds)["input_ids"]
+        if body.only_tokens:
+            return ids
         first = (
             self._tokenizer.bos_token_id if self._tokenizer.bos_token_id is not None else min(self._eos, default=None)
         )
@@ -96,7 +106,7 @@ class Preparer:
                 [_plain(message) for message in body.messages or []],
                 tools=body.tools or None,
                 tokenize=False,
-                add_generation_prompt=True,
+                add_generation_prompt=body.add_generation_prompt,
                 **body.template_args,
             )
         except (TemplateError, TypeError, ValueError, KeyError) as error:

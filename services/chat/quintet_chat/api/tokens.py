@@ -1,0 +1,123 @@
+"""``POST /tokenize`` and ``/detokenize``: what the model reads instead of a text or a conversation, and back.
+
+The shapes are vLLM's.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field
+from quintet_common.dialect import Dialect, RequestDialect
+from quintet_common.disconnect import or_disconnect
+from quintet_common.errors import ApiError, bad_request
+from quintet_common.observation import observation_of
+from quintet_common.pool import ModelPool
+from quintet_common.worker.process import Worker
+
+from quintet_chat.api.chat_request import ChatRequest, Message, Tool
+from quintet_chat.api.sampling import INT64
+from quintet_chat.api.turn import as_prompt
+from quintet_chat.protocol import Accepted, Event, Generate
+
+_STRICT = ConfigDict(strict=True)
+
+
+class TokenizeRequest(BaseModel):
+    """Either ``prompt`` or ``messages``."""
+
+    model_config = _STRICT
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    tools: list[Tool] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    add_generation_prompt: bool = True
+    add_special_tokens: bool | None = None
+    """By default true for a prompt and false for messages, whose template writes them."""
+    return_token_strs: bool | None = None
+
+
+class TokenizeResponse(BaseModel):
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None = None
+    """Each token as the vocabulary writes it, on request."""
+
+
+class DetokenizeRequest(BaseModel):
+    model_config = _STRICT
+
+    model: str | None = None
+    tokens: list[Annotated[int, Field(ge=0, le=INT64)]]
+
+
+class DetokenizeResponse(BaseModel):
+    prompt: str
+
+
+def tokens_router(service: str) -> APIRouter:
+    """The routes of the models of kind ``service``: ``chat`` or ``multimodal``."""
+    router = APIRouter(tags=["tokens"])
+
+    @router.post("/tokenize", response_model_exclude_none=True)
+    async def tokenize(body: TokenizeRequest, request: Request, dialect: RequestDialect) -> TokenizeResponse:
+        """The tokens of a text, or of a conversation as the model is given it, to count them before sending."""
+        worker = _worker(request, body.model, service)
+        found = await or_disconnect(request, _ask(worker, await _as_generate(body, dialect, worker)))
+        assert found.tokens is not None
+        return TokenizeResponse(
+            count=len(found.tokens),
+            max_model_len=worker.info.get("context", 0),
+            tokens=found.tokens,
+            token_strs=found.token_texts if body.return_token_strs else None,
+        )
+
+    @router.post("/detokenize")
+    async def detokenize(body: DetokenizeRequest, request: Request, dialect: RequestDialect) -> DetokenizeResponse:
+        """The text of tokens, special ones included."""
+        del dialect  # the two do not differ here
+        worker = _worker(request, body.model, service)
+        if not body.tokens:
+            return DetokenizeResponse(prompt="")
+        try:
+            found = await or_disconnect(request, _ask(worker, Generate(prompt=body.tokens, echo=True)))
+        except ApiError as error:
+            error.param = "tokens" if error.param == "prompt" else error.param
+            raise
+        return DetokenizeResponse(prompt=found.prompt_text or "")
+
+    return router
+
+
+def _worker(request: Request, model: str | None, service: str) -> Worker[Event]:
+    pool: ModelPool[Event] = request.app.state.pool
+    worker = pool.find(model or None, service)
+    observation_of(request).model = worker.spec.id
+    return worker
+
+
+async def _as_generate(body: TokenizeRequest, dialect: Dialect, worker: Worker[Event]) -> Generate:
+    if (body.prompt is None) == (body.messages is None):
+        raise bad_request("Give either prompt or messages.", "prompt", "invalid_value")
+    if body.messages is None:
+        generation = Generate(prompt=body.prompt)
+    else:
+        chat = ChatRequest(messages=body.messages, tools=body.tools, chat_template_kwargs=body.chat_template_kwargs)
+        chat.refuse_unsupported()
+        generation, _ = await as_prompt(chat, dialect, worker)
+        generation.add_generation_prompt = body.add_generation_prompt
+    generation.add_special_tokens = body.add_special_tokens
+    return generation
+
+
+async def _ask(worker: Worker[Event], generation: Generate) -> Accepted:
+    generation.only_tokens = True
+    async with await worker.submit(generation) as job:
+        event = await anext(job)
+        if isinstance(event, Accepted) and event.tokens is not None:
+            return event
+    raise bad_request(f"The model {worker.spec.id!r} has no tokens to show.", "model", "unsupported_parameter")

@@ -1,0 +1,63 @@
+"""Tokens of texts and conversations, and back, on the embedded model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx2
+import pytest
+
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+def post(url: str, path: str, **body: Any) -> Any:
+    response = httpx2.post(f"{url}{path}", json={"model": "smollm2", **body})
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+@pytest.mark.parametrize("prefix", ["", "/v1"])
+def test_a_text_becomes_tokens_and_text_again(smollm2_url: str, prefix: str) -> None:
+    found = post(smollm2_url, f"{prefix}/tokenize", prompt="The sky is blue, 天空.", return_token_strs=True)
+    assert found["count"] == len(found["tokens"]) == len(found["token_strs"])
+    assert found["token_strs"][:2] == ["The", "Ġsky"]
+    assert found["max_model_len"] > 1000
+    assert post(smollm2_url, f"{prefix}/detokenize", tokens=found["tokens"]) == {"prompt": "The sky is blue, 天空."}
+
+
+def test_a_conversation_is_counted_as_it_is_sent(smollm2_url: str) -> None:
+    found = post(smollm2_url, "/tokenize", messages=HELLO)
+    assert set(found) == {"count", "max_model_len", "tokens"}
+    answer = post(smollm2_url, "/v1/chat/completions", messages=HELLO, max_tokens=1)
+    assert found["count"] == answer["usage"]["prompt_tokens"]
+    text = post(smollm2_url, "/detokenize", tokens=found["tokens"])["prompt"]
+    assert text.endswith("<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n")
+    shorter = post(smollm2_url, "/tokenize", messages=HELLO, add_generation_prompt=False)
+    assert found["tokens"][: shorter["count"]] == shorter["tokens"]
+    assert shorter["count"] < found["count"]
+
+
+def test_what_is_too_long_to_answer_can_be_counted(smollm2_url: str) -> None:
+    found = post(smollm2_url, "/tokenize", prompt="word " * 20_000)
+    assert found["count"] > found["max_model_len"]
+
+
+def test_nothing_is_nothing(smollm2_url: str) -> None:
+    assert post(smollm2_url, "/tokenize", prompt="")["tokens"] == []
+    assert post(smollm2_url, "/detokenize", tokens=[]) == {"prompt": ""}
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("tokenize", {}, "prompt"),
+        ("tokenize", {"prompt": "x", "messages": HELLO}, "prompt"),
+        ("tokenize", {"prompt": 5}, "prompt"),
+        ("tokenize", {"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id"),
+        ("detokenize", {"tokens": [10**9]}, "tokens"),
+        ("detokenize", {"tokens": ["x"]}, "tokens[0]"),
+    ],
+)
+def test_bad_input_is_a_400_that_names_its_field(smollm2_url: str, path: str, body: Any, param: str) -> None:
+    response = httpx2.post(f"{smollm2_url}/v1/{path}", json=body)
+    assert (response.status_code, response.json()["error"]["param"]) == (400, param)
