@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from grafana import Board, Panel
-from shared import AMBER, RATE, RED, model_panels, model_variables, quantiles, rate
+from shared import AMBER, ASKED, RATE, RED, model_panels, model_variables, quantiles, rate
 
 WHERE = 'service=~"chat|multimodal", instance=~"$instance", model=~"$model"'
 tokens = [
@@ -32,7 +32,7 @@ tokens = [
     ),
     Panel(
         "Latency", "s", "From arrival to the last byte. Long answers take long; time to the first token says more.",
-        quantiles("quintet_e2e_request_latency_seconds", WHERE, "model", (0.5, 0.95)),
+        quantiles("quintet_e2e_request_latency_seconds", WHERE + ASKED, "model", (0.5, 0.95)),
     ),
 ]  # fmt: skip
 STEPS = f"rate(quintet_decode_steps_total{{{WHERE}}}{RATE})"

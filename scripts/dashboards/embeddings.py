@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from grafana import Board, Panel
-from shared import AMBER, model_panels, model_variables, quantiles, rate
+from shared import AMBER, ASKED, model_panels, model_variables, quantiles, rate
 
 WHERE = 'service="embed", instance=~"$instance", model=~"$model"'
 vectors = [
@@ -31,7 +31,7 @@ vectors = [
     ),
     Panel(
         "Latency", "s", "From arrival to the last byte.",
-        quantiles("quintet_e2e_request_latency_seconds", WHERE, "endpoint", (0.5, 0.95)), steps=[(1, AMBER)],
+        quantiles("quintet_e2e_request_latency_seconds", WHERE + ASKED, "endpoint", (0.5, 0.95)), steps=[(1, AMBER)],
     ),
 ]  # fmt: skip
 BOARD = Board(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from grafana import Board, Panel
-from shared import model_panels, model_variables, quantiles, rate
+from shared import ASKED, model_panels, model_variables, quantiles, rate
 
 WHERE = 'service="vision", instance=~"$instance", model=~"$model"'
 pictures = [
@@ -31,7 +31,7 @@ pictures = [
     ),
     Panel(
         "Latency", "s", "From arrival to the last picture of the request.",
-        quantiles("quintet_e2e_request_latency_seconds", WHERE, "endpoint", (0.5, 0.95)),
+        quantiles("quintet_e2e_request_latency_seconds", WHERE + ASKED, "endpoint", (0.5, 0.95)),
     ),
 ]  # fmt: skip
 BOARD = Board(

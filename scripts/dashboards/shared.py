@@ -8,6 +8,8 @@ from grafana import Panel
 
 RED, AMBER = "red", "orange"
 RATE = "[$__rate_interval]"
+ASKED = ', endpoint!~"/models.*"'
+"""Without the questions of routers, which ask every few seconds what there is."""
 
 
 def quantiles(metric: str, where: str, by: str = "", shares: Sequence[float] = (0.5, 0.95, 0.99)) -> dict[str, str]:
@@ -50,7 +52,7 @@ def model_panels(where: str) -> list[Panel]:
         Panel(
             "Answers by status", "reqps",
             "4xx are the clients' mistakes, 429 a full queue, 499 clients that left, 5xx ours: see the service's log.",
-            {"{{code}}": rate("quintet_requests_total", where, "code")},
+            {"{{code}}": rate("quintet_requests_total", where + ASKED, "code")},
             stacked=True,
         ),
     ]  # fmt: skip

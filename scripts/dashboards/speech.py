@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from grafana import Board, Panel
-from shared import AMBER, RED, model_panels, model_variables, quantiles, rate
+from shared import AMBER, ASKED, RED, model_panels, model_variables, quantiles, rate
 
 WHERE = 'service="tts", instance=~"$instance", model=~"$model"'
 sound = [
@@ -26,7 +26,7 @@ sound = [
     ),
     Panel(
         "Latency", "s", "From arrival to the last byte. Long texts take long.",
-        quantiles("quintet_e2e_request_latency_seconds", WHERE, "endpoint", (0.5, 0.95)),
+        quantiles("quintet_e2e_request_latency_seconds", WHERE + ASKED, "endpoint", (0.5, 0.95)),
     ),
 ]  # fmt: skip
 BOARD = Board("speech", "Quintet / Speech", {"Sound": sound, "Models": model_panels(WHERE)}, model_variables("tts"))
