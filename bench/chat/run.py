@@ -39,8 +39,10 @@ GOALS = {
     "vllm-cpu": {1: 1.0, 8: 0.85, 32: 0.85},
     "llama.cpp": {1: 0.35},
 }
-SCHEMA = {"type": "object", "properties": {"story": {"type": "string"}}, "required": ["story"]}
-GRAMMAR = {"response_format": {"type": "json_schema", "json_schema": {"name": "story", "schema": SCHEMA}}}
+NUMBERS = {"type": "array", "items": {"type": "integer"}, "minItems": 200}
+SCHEMA = {"type": "object", "properties": {"numbers": NUMBERS}, "required": ["numbers"], "additionalProperties": False}
+"""An answer that is no shorter than a free one: what is compared is the cost of a token."""
+GRAMMAR = {"response_format": {"type": "json_schema", "json_schema": {"name": "numbers", "schema": SCHEMA}}}
 
 
 class Result(NamedTuple):

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 import torch
 from chat.engine_kit import KINDS, Heard, reference, started, submit, tiny_path, tiny_spec
+from quintet_chat.engine import runner
 from quintet_chat.engine.engine import ChatEngine
+from quintet_chat.engine.padded import PaddedDecode
+from quintet_chat.engine.slots import SlotCache
 from quintet_chat.protocol import Started
 from transformers import AutoTokenizer
 
@@ -68,11 +71,20 @@ def test_greedy_tokens_are_those_of_generate(kind: str) -> None:
     assert [cached(heard) for heard in following] == [(len(turn) - 6) // 16 * 16 for turn in turns]
 
 
+@pytest.mark.parametrize("on_gpu", [False, True], ids=["pages", "growing slots, padded steps"])
 @pytest.mark.parametrize("kind", ["llama", "mistral", "gemma2"])
-def test_greedy_tokens_are_those_of_generate_after_an_eviction(kind: str) -> None:
+def test_greedy_tokens_are_those_of_generate_after_an_eviction(
+    kind: str, on_gpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With slots as on a CPU, and as on a GPU but for the recording of steps."""
     per_token = 2 * 2 * 2 * 16 * 4  # keys and values, layers, heads, head size, bytes
     small: dict[str, Any] = {"kv_memory": str(320 * per_token), "prefix_cache": "off", "prefill_chunk": 16}
+    if on_gpu:
+        monkeypatch.setattr(runner, "SlotCache", lambda *args, paged: SlotCache(*args, paged=not paged))
     engine = started(tiny_spec(kind, max_batch=5, engine_args=small))
+    if on_gpu:
+        steps = engine._scheduler._runner
+        steps.padded = PaddedDecode(steps._step, steps.slots, steps.device, lambda step: step)
     inputs = [prompt for prompt in prompts(200) if len(prompt) > 8] * 2
     text = engine._output._token_text
     expected = [[text(token)[0] for token in generate(kind, prompt, 60)] for prompt in inputs]

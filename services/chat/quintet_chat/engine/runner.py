@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from quintet_chat.engine.padded import PaddedDecode
 from quintet_chat.engine.slots import Decode, Prefill, SlotCache
 
 Mask = torch.Tensor | dict[str, torch.Tensor] | None
@@ -43,6 +44,10 @@ class Runner:
         _check(model)
         paged = self.device.type == "cpu"
         self.slots = SlotCache(self._config.num_hidden_layers, max_rows, longest, cells, paged=paged)
+        self.padded: PaddedDecode | None = None
+        """Decode steps as CUDA graphs, where the whole model is on one GPU."""
+        if self.device.type == "cuda" and len({parameter.device for parameter in model.parameters()}) == 1:
+            self.padded = PaddedDecode(self._step, self.slots, self.device)
 
     @torch.inference_mode()
     def prefill(self, row: int, pieces: list[Piece]) -> torch.Tensor:
@@ -62,10 +67,16 @@ class Runner:
     @torch.inference_mode()
     def decode(self, tokens: list[int], positions: list[int]) -> torch.Tensor:
         """One token each for the slots 0..n-1; float32 logits [n, vocabulary]."""
-        where = torch.tensor(positions)
+        if self.padded is not None and (logits := self.padded(tokens, positions)) is not None:
+            return logits
+        where = torch.tensor(positions, device=self.device)
         length = max(positions) + 1
-        self.slots.plan = Decode(where.to(self.device), length)
-        return self._forward(torch.tensor(tokens)[:, None], where[:, None], self._mask(where[:, None], length), 1)
+        self.slots.plan = Decode(where, length)
+        return self._step(torch.tensor(tokens)[:, None], where[:, None], length)
+
+    def _step(self, ids: torch.Tensor, positions: torch.Tensor, length: int) -> torch.Tensor:
+        """A decode step behind the plan that is set, attending to ``length`` keys."""
+        return self._forward(ids, positions, self._mask(positions, length), 1)
 
     def _forward(
         self, ids: torch.Tensor, positions: torch.Tensor, mask: Mask, keep: int | torch.Tensor
@@ -83,7 +94,7 @@ class Runner:
 
     def _mask(self, positions: torch.Tensor, length: int) -> Mask:
         """What each query at ``positions`` [batch, queries] sees of ``length`` keys: [batch, 1, queries, length]."""
-        keys = torch.arange(length)
+        keys = torch.arange(length, device=positions.device)
         causal = keys <= positions[:, :, None]
         masks = {}
         for kind in self._layer_types:
@@ -95,7 +106,9 @@ class Runner:
         """A mask in the form the attention implementation takes: booleans, or numbers to add."""
         if not self._additive:
             return seen.to(self.device)
-        hidden = torch.zeros(seen.shape, dtype=self._dtype).masked_fill(~seen, torch.finfo(self._dtype).min)
+        hidden = torch.zeros(seen.shape, dtype=self._dtype, device=seen.device).masked_fill(
+            ~seen, torch.finfo(self._dtype).min
+        )
         return hidden.to(self.device)
 
 

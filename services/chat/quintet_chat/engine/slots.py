@@ -170,7 +170,8 @@ class SlotCache:
         """
         if len(lengths) > self.max_rows or max(lengths) > self.longest:
             return False
-        return self._reserve_pages(lengths) if self.paged else self._grow(len(lengths), max(lengths))
+        # Where slots grow, the last cell of each is kept free for rows that only pad (padded.py).
+        return self._reserve_pages(lengths) if self.paged else self._grow(len(lengths), max(lengths) + 1)
 
     def _reserve_pages(self, lengths: list[int]) -> bool:
         needs = [min(_round_up(length), self.longest) for length in lengths]
@@ -202,7 +203,8 @@ class SlotCache:
             (max(self.rows, rows), max(self.capacity, capacity)),
             (rows, capacity),
         ):
-            if new_rows * new_capacity <= self.cells:
+            # One slot as long as the context is always allowed, whatever rounding makes of it.
+            if new_rows * new_capacity <= max(self.cells, _round_up(self.longest + 1)):
                 kept = min(self.rows, rows), min(self.capacity, length)
                 self._set_shape(new_rows, new_capacity, kept)
                 return True
