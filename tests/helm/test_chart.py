@@ -160,6 +160,18 @@ def test_scaling_to_zero_makes_the_router_wait() -> None:
     assert "model=~`kolors`" in query
     config = yaml.safe_load(the(objects, "ConfigMap", "router")["data"]["models.yml"])
     assert config["router"]["load_wait"] == 1800
+    (router,) = pods(objects)["q-quintet-router"]["containers"]
+    assert router["readinessProbe"]["httpGet"]["path"] == "/health", "with all asleep it has nobody to send requests to"
+    (router,) = pods(example("single-gpu"))["q-quintet-router"]["containers"]
+    assert router["readinessProbe"]["httpGet"]["path"] == "/ready"
+
+
+def test_network_policies_let_pods_reach_what_values_name() -> None:
+    hub = render("--set", "hub.endpoint=http://mirror.hub.svc:8080", "--set", "router.settings.redis=redis://redis")
+    to_hub, to_redis = (the(hub, "NetworkPolicy", name)["spec"]["egress"] for name in ("models", "router"))
+    assert {"ports": [{"port": 8080, "protocol": "TCP"}]} in to_hub
+    assert {"ports": [{"port": 6379, "protocol": "TCP"}]} in to_redis
+    assert not [rule for rule in the(render(), "NetworkPolicy", "router")["spec"]["egress"] if "to" not in rule][1:]
 
 
 def test_names_in_queries_are_no_patterns() -> None:

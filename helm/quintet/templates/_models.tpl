@@ -98,6 +98,13 @@ then those of groups. What cannot be is refused here, by name.
 {{- $result | toJson -}}
 {{- end }}
 
+{{- /* "true" when some Deployment may have no pods at all. */ -}}
+{{- define "quintet.sleeps" -}}
+{{- range include "quintet.workloads" . | fromJsonArray -}}
+{{- if and (eq .settings.autoscaling.type "keda") (eq (int .settings.autoscaling.minReplicas) 0) }}true{{ break }}{{ end -}}
+{{- end -}}
+{{- end }}
+
 {{- /* models.yml of the router: every model's name, and every Deployment as an upstream whose addresses DNS tells. */ -}}
 {{- define "quintet.routerConfig" -}}
 {{- $config := include "quintet.config" . | fromYaml -}}

@@ -111,3 +111,15 @@ hostPath: {path: {{ $cache.hostPath | quote }}, type: DirectoryOrCreate}
 emptyDir: {sizeLimit: {{ $cache.size }}}
 {{- end }}
 {{- end }}
+
+{{- /* The ports of (url, port when it names none, url, ...) as a list in JSON; nothing when there is no URL. */ -}}
+{{- define "quintet.portsOf" -}}
+{{- $ports := list -}}
+{{- range $pair := chunk 2 . -}}
+{{- if first $pair -}}
+{{- $named := regexFind ":[0-9]+$" (urlParse (first $pair)).host | trimPrefix ":" -}}
+{{- $ports = append $ports (dict "port" (int (default (last $pair) $named)) "protocol" "TCP") -}}
+{{- end -}}
+{{- end -}}
+{{- if $ports }}{{ toJson $ports }}{{ end -}}
+{{- end }}
