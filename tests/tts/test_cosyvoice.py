@@ -340,6 +340,5 @@ def test_chunks_grow_and_lose_nothing() -> None:
 
 
 def test_defaults_of_types() -> None:
-    assert cosyvoice._dtype("auto", torch.device("cpu")) is torch.float32
-    assert cosyvoice._dtype("auto", torch.device("cuda")) is torch.float16
-    assert cosyvoice._dtype("bfloat16", torch.device("cuda")) is torch.bfloat16
+    assert cosyvoice.default_dtype(torch.device("cpu")) is torch.float32
+    assert cosyvoice.default_dtype(torch.device("cuda")) is torch.float16

@@ -194,6 +194,21 @@ def test_the_network_of_flow(models: Models, case: str) -> None:
     close(models.flow.decoder.estimator(*given), data[f"out.{case}.out"])
 
 
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float16, 0.05), (torch.bfloat16, 0.3)])
+def test_half_precision_is_near(dtype: torch.dtype, limit: float) -> None:
+    folder = GOLDEN / "model"
+    config = files.read_config(folder)
+    models = files.load(folder, config, torch.device("cpu"), dtype, lambda _fraction, _note: None)
+    data, columns = golden("lm"), Columns(models.lm.llm)
+    scores, cache = models.lm.prefill(prefix(models, script(data, "a")))
+    columns.add(cache)
+    rows = [scores, *(models.lm.step(token.reshape(1), columns) for token in data["in.a.forced"])]
+    close(torch.cat(rows), data["out.a.logp"], limit)
+    data = golden("flow")
+    *_, mel = models.flow.steps(data["in.l.z"], models.flow.encode(data["in.l.token"], data["in.l.embedding"]))
+    close(mel, data["out.l.mel"], limit)
+
+
 # The vocoder
 
 

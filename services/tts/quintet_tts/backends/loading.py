@@ -9,6 +9,7 @@ from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import LoadError, Report
 
 from quintet_tts.backends import Backend
+from quintet_tts.cosyvoice.settings import check_version, recognised
 from quintet_tts.voices import Catalogue
 
 Loaded = tuple[Catalogue, Mapping[str, Backend]]
@@ -41,6 +42,7 @@ def load(spec: ModelSpec, report: Report) -> Loaded:
 
 
 def _cosyvoice(spec: ModelSpec, report: Report) -> Loaded:
+    check_version(Path(spec.path))
     try:
         from quintet_tts.backends import cosyvoice
     except ImportError as error:
@@ -57,7 +59,6 @@ def _engine_of(spec: ModelSpec) -> str | None:
     if spec.engine != "auto":
         return spec.engine
     from quintet_tts.backends import kokoro, piper
-    from quintet_tts.cosyvoice.settings import recognised
 
     path = Path(spec.path)
     if recognised(path):

@@ -19,7 +19,7 @@ from quintet_tts.cosyvoice import flow, hift, lm, settings
 from quintet_tts.cosyvoice.flow import Flow, FlowConfig, Prompt
 from quintet_tts.cosyvoice.hift import Hift, HiftConfig
 from quintet_tts.cosyvoice.lm import LMConfig, SpeechLM
-from quintet_tts.cosyvoice.settings import CONFIG, NEWER
+from quintet_tts.cosyvoice.settings import CONFIG
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -50,15 +50,8 @@ class Speaker:
 
 
 def read_config(folder: Path) -> Config:
-    """The configuration of a v1 release. Raises LoadError, for CosyVoice2 and 3 with what is supported instead."""
-    newer = [name for name in NEWER if (folder / name).is_file()]
-    if newer or not (folder / CONFIG).is_file():
-        number = newer[0].removeprefix("cosyvoice").removesuffix(".yaml") if newer else ""
-        found = f"is CosyVoice{number}" if newer else f"has no {CONFIG}"
-        raise LoadError(
-            f"{folder} {found}. CosyVoice 1 is supported (CosyVoice-300M, -300M-SFT and -300M-Instruct, at 50 tokens a "
-            "second); CosyVoice2 and CosyVoice3, whose language model is a Qwen2 and whose flow is another, are not."
-        )
+    """The configuration of a v1 release. Raises LoadError."""
+    settings.check_version(folder)
     top = settings.read(folder / CONFIG)
     config = Config(lm.read_config(top), flow.read_config(top), hift.read_config(top))
     rates = {top.integer("sample_rate"), config.hift.sample_rate}

@@ -24,6 +24,18 @@ def recognised(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (CONFIG, *NEWER))
 
 
+def check_version(folder: Path) -> None:
+    """Raises LoadError for CosyVoice2 and 3, and for a folder that is none, with what is supported instead."""
+    newer = [name for name in NEWER if (folder / name).is_file()]
+    if newer or not (folder / CONFIG).is_file():
+        number = newer[0].removeprefix("cosyvoice").removesuffix(".yaml") if newer else ""
+        found = f"is CosyVoice{number}" if newer else f"has no {CONFIG}"
+        raise LoadError(
+            f"{folder} {found}. CosyVoice 1 is supported (CosyVoice-300M, -300M-SFT and -300M-Instruct, at 50 tokens a "
+            "second); CosyVoice2 and CosyVoice3, whose language model is a Qwen2 and whose flow is another, are not."
+        )
+
+
 @dataclass(frozen=True)
 class Tagged:
     """A value with a tag: ``name`` is what ``!new:``, ``!name:`` or ``!apply:`` names."""
