@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -107,10 +108,15 @@ class FakeUpstream:
     """
 
     def __init__(
-        self, behave: Behaviour = echo, cards: list[dict[str, Any]] | None = None, early: bool = False
+        self,
+        behave: Behaviour = echo,
+        cards: list[dict[str, Any]] | None = None,
+        early: bool = False,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.behave = behave
         self.early = early
+        self.tls = tls
         self.cards = [card("m")] if cards is None else cards
         self.requests: list[Request] = []
         self.polls: list[Request] = []
@@ -126,10 +132,10 @@ class FakeUpstream:
 
     @property
     def url(self) -> str:
-        return f"http://{self.host}:{self.port}"
+        return f"http{'s' if self.tls else ''}://{self.host}:{self.port}"
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, self.host, self.port)
+        self._server = await asyncio.start_server(self._serve, self.host, self.port, ssl=self.tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
-import shutil
-import socket
-import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from quintet_router.access import keyfile
 from quintet_router.access.gate import Gate
 from quintet_router.access.keyfile import Key, KeyFileError
 from quintet_router.access.keyring import Client, Keyring
-from quintet_router.access.rates import MemoryRates, SharedRates, Window
+from quintet_router.access.rates import Window
 from router.harness import Door, FakeUpstream, Response, card, http, open_door, until
 from router.test_routing import form
 
@@ -129,6 +127,27 @@ async def test_a_form_cannot_name_an_allowed_model_first_and_another_later(tmp_p
         assert upstream.requests[-1].body == body
         body = b'{"model":"mine","mod\\u0065l":"theirs"}'
         assert (await door.ask("/v1/images/generations", body, bearer("a"))).status == 404
+    assert len(upstream.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model": "secret", "model": "m"}',
+        b'{"model": "secret", "x": {"model": 1}, "model": "m", "y": [1, 2]}',
+        b'{"mod\\u0065l": "secret", "model": "m"}',
+        b'{"model": "secret", "mod\\u0065l": "m"}',
+    ],
+)
+async def test_a_body_cannot_name_one_model_here_and_another_there(tmp_path: Path, body: bytes) -> None:
+    upstream = FakeUpstream(cards=[card("m"), card("secret")])
+    async with locked_door(tmp_path, [key("a", models=["m"])], upstream) as door:
+        assert (await door.ask("/v1/chat/completions", body, bearer("a"))).status == 200
+        assert (await door.ask("/v1/chat/completions", body[:-1] + b', "model": "secret"}', bearer("a"))).status == 404
+        response = await door.ask("/v1/moderations", {"input": "x"}, bearer("a"))
+        assert (response.status, response.error["param"]) == (400, "model")
+    pairs = json.loads(upstream.requests[0].body, object_pairs_hook=list)
+    assert [value for name, value in pairs if name == "model"] == ["m"]
     assert len(upstream.requests) == 1
 
 
@@ -272,57 +291,6 @@ def test_a_wrong_file_is_one_line(tmp_path: Path, text: str | None, line: str) -
         keyfile.read(file)
     assert str(wrong.value).startswith(line.format(file=file))
     assert "\n" not in str(wrong.value)
-
-
-@pytest.fixture
-def redis_url() -> Iterator[str]:
-    pytest.importorskip("limits")
-    pytest.importorskip("redis")
-    program = shutil.which("redis-server") or shutil.which("valkey-server")
-    if program is None:
-        pytest.skip("needs redis-server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = subprocess.Popen([program, "--port", str(port), "--save", "", "--bind", "127.0.0.1"], stdout=-3)
-    for _ in range(200):
-        try:
-            socket.create_connection(("127.0.0.1", port)).close()
-            break
-        except OSError:
-            time.sleep(0.02)
-    yield f"redis://127.0.0.1:{port}"
-    server.kill()
-    server.wait()
-
-
-async def test_two_routers_share_a_limit_through_redis(redis_url: str) -> None:
-    one, two = SharedRates(redis_url), SharedRates(redis_url)
-    rates = [await each.hit("a", 3) for each in (one, two, one)]
-    assert [(rate.remaining, rate.wait) for rate in rates] == [(2, 0), (1, 0), (0, 0)]
-    refused = await two.hit("a", 3)
-    assert refused.remaining == 0
-    assert 55 < refused.wait <= 60
-    assert (await two.hit("b", 3)).wait == 0
-    await one.close()
-    await two.close()
-
-
-async def test_without_redis_each_router_counts_for_itself(caplog: pytest.LogCaptureFixture) -> None:
-    pytest.importorskip("limits")
-    pytest.importorskip("redis")
-    with socket.socket() as silent:  # takes connections and never answers
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
-        rates = SharedRates(f"redis://127.0.0.1:{silent.getsockname()[1]}")
-        started = time.monotonic()
-        waits = [(await rates.hit("a", 2)).wait for _ in range(3)]
-        assert time.monotonic() - started < 2
-        assert waits[:2] == [0, 0]
-        assert waits[2] > 0
-        assert "Redis does not answer" in caplog.text
-        await rates.close()
-    assert (await MemoryRates().hit("a", 1)).wait == 0
 
 
 async def test_a_key_in_use_is_counted_by_its_name(tmp_path: Path) -> None:

@@ -214,3 +214,47 @@ async def test_time_limits_hold_while_a_body_arrives_slowly_elsewhere() -> None:
         assert (await asyncio.wait_for(read_response(reader), 3)).status == 504
         slow.transport.abort()
         await until(lambda: not door.router._proxy._active)
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (b'{"model": "m", "temperature": NaN}', "temperature"),
+        (b'{"model": "m", "a": "\\u00e9", "messages": [{"content": "\\ud83d"}]}', "messages"),
+        ('{"model": "m", "ä": "ß", "b\\u0061d": -Infinity}'.encode(), "bad"),
+        (b'{"model": "\\ud800"}', "model"),
+        (b'{"model": "m", "input": 1e999}', "input"),
+        (b'{"model": "m", "n": 01}', None),
+        (b'{"model": "m"', None),
+        (b'{"model": "m", "n": [1,, 2]}', "n"),
+        (b"", None),
+    ],
+)
+async def test_the_member_that_cannot_be_read_is_named(body: bytes, param: str | None) -> None:
+    async with open_door(FakeUpstream()) as door:
+        response = await door.ask("/v1/chat/completions", body)
+    assert (response.status, response.error["param"]) == (400, param)
+
+
+async def test_blanks_are_not_collected() -> None:
+    """Nor is what begins as no JSON object does: it is refused as soon as it is seen."""
+    async with open_door(FakeUpstream()) as door:
+        for begin in (b" " * 70_000, b" \n [1"):
+            reader, writer = await door.connect()
+            writer.write(head(b"content-length: 60000000") + begin)
+            assert (await asyncio.wait_for(read_response(reader), 3)).status == 400
+        reader, writer = await door.connect()
+        writer.write(head(b"content-length: 99999999"))
+        assert (await asyncio.wait_for(read_response(reader), 3)).status == 413
+
+
+async def test_a_moderation_without_a_model_goes_to_a_server_that_has_any() -> None:
+    async def none(_: Any, __: Any, writer: asyncio.StreamWriter) -> None:
+        writer.write(http(404, b"{}"))
+
+    others = [FakeUpstream(none, [{"id": "a"}]), FakeUpstream(cards=[{"id": "b"}])]
+    async with open_door(FakeUpstream(), *others) as door:
+        for _ in range(4):
+            response = await door.ask("/v1/moderations", {"input": "x"})
+            assert (response.status, response.json["path"]) == (200, "/v1/moderations")
+    assert len(others[1].requests) == 4

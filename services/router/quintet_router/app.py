@@ -73,8 +73,7 @@ class Router:
         await receive()
         await self.fleet.start()
         background = [asyncio.create_task(self._proxy.watch()), asyncio.create_task(self.metrics.watch_loop())]
-        if self.gate.keyring is not None:
-            background.append(asyncio.create_task(self.gate.keyring.watch()))
+        background.append(asyncio.create_task(self.gate.watch()))
         background += [asyncio.create_task(work()) for work in self.background]
         await send({"type": "lifespan.startup.complete"})
         await receive()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from time import monotonic
 
@@ -10,10 +11,11 @@ from quintet_common.errors import ApiError, bad_request
 
 from quintet_router.affinity import Talk
 from quintet_router.downstream import Downstream
-from quintet_router.members import replace_member
+from quintet_router.members import faulty_member, replace_member
 from quintet_router.multipart import ModelScan, boundary_of
 
 _BLANKS = b" \t\r\n"
+_PLACE = re.compile(r"`\$\.(\w+)`$")
 _MOST_BLANKS = 64 << 10
 """Before a JSON body's first brace; nobody sends so many but to fill memory."""
 
@@ -73,8 +75,12 @@ def model_in_json(data: bytes, is_talk: bool = False) -> tuple[str | None, Talk 
     except msgspec.ValidationError as error:
         if str(error).endswith("`$.model`"):
             raise bad_request("Invalid value for model: expected a string.", "model", "invalid_value") from None
+        if found := _PLACE.search(str(error)):
+            raise bad_request(f"Invalid value for {found[1]}.", found[1], "invalid_value") from None
         raise bad_request("The body must be a JSON object.") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if (name := faulty_member(data)) is not None:
+            raise bad_request(f"The body is not valid JSON: the value of {name!r} is not.", name) from None
         raise bad_request(f"The body is not valid JSON: {error}.") from None
     except RecursionError:
         raise bad_request("The body is not valid JSON: nested too deeply.") from None

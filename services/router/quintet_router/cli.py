@@ -15,11 +15,13 @@ from typing import get_args
 import msgspec
 from quintet_common import server
 from quintet_common.addresses import is_loopback
+from quintet_common.memory import return_large_blocks
 from quintet_common.models_yml import Balance, Config, ConfigError, RouterSpec
 
 from quintet_router.access.gate import Gate
 from quintet_router.access.keyfile import KeyFileError
 from quintet_router.access.keyring import Keyring
+from quintet_router.access.places import SharedPlaces
 from quintet_router.access.rates import SharedRates
 from quintet_router.app import Router
 from quintet_router.configuration import Reloads, Sources, promised_by
@@ -54,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     # A hostile form would write a line of log per request.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
+    return_large_blocks()
     # What is here now stays to the end; looking through it for garbage again and again is wasted.
     gc.collect()
     gc.freeze()
@@ -98,6 +101,9 @@ def _add_upstreams(parser: argparse.ArgumentParser, defaults: Settings) -> None:
         help="how replicas share requests: by conversation, by session, to the least busy (default: what fits)",
     )  # fmt: skip
     add("--session-header", default=defaults.session_header, metavar="NAME", help="whose value names a session")
+    add(
+        "--ca-file", metavar="FILE", help="authorities in PEM to trust beside the system's, for upstreams with https://"
+    )
     add("--retry-share", type=float, default=defaults.retry_share, metavar="SHARE", help="of requests sent again")
 
 
@@ -108,7 +114,7 @@ def _add_admission(parser: argparse.ArgumentParser) -> None:
         "--keys", metavar="FILE", default=os.environ.get("QUINTET_KEYS") or None,
         help="API keys, written by `quintet keys` (default: $QUINTET_KEYS); without them everyone may use the router",
     )  # fmt: skip
-    add("--redis", metavar="URL", help="share the keys' rates with other routers: redis://host:6379")
+    add("--redis", metavar="URL", help="share the keys' limits with other routers: redis://host:6379")
     add("--traces", metavar="URL", help="send OpenTelemetry spans there: http://host:4318")
     add("--max-concurrent", type=_count, metavar="N", help="requests at one upstream at a time (default: any number)")
     add("--max-waiting", type=int, metavar="N", help="requests that may wait for a model's upstreams, then 429")
@@ -147,6 +153,7 @@ def _settings(options: argparse.Namespace, admission: RouterSpec) -> Settings:
         balance=options.balance,
         session_header=options.session_header,
         retry_share=options.retry_share,
+        ca_file=options.ca_file,
         **chosen,
     )
     if options.first_byte_timeout is not None:
@@ -160,7 +167,7 @@ def _gate(admission: RouterSpec) -> Gate:
     if not admission.redis:
         return Gate(keyring)
     try:
-        return Gate(keyring, SharedRates(admission.redis))
+        return Gate(keyring, SharedRates(admission.redis), SharedPlaces(admission.redis))
     except ImportError:
         raise ConfigError("Redis needs an extra: pip install 'quintet-router[redis]'.") from None
 

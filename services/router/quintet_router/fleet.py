@@ -69,7 +69,8 @@ class Fleet:
     async def start(self) -> None:
         """Begin to ask, and wait a moment for the first answers."""
         self._started = monotonic()
-        self.client = httpx2.AsyncClient(timeout=self._settings.poll_timeout, trust_env=False, verify=tls_context())
+        tls = tls_context(self._settings.ca_file)
+        self.client = httpx2.AsyncClient(timeout=self._settings.poll_timeout, trust_env=False, verify=tls)
         self._watch_names()
         pollers = [self._follow(upstream) for upstream in self.upstreams]
         try:

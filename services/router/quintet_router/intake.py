@@ -73,6 +73,8 @@ class Intake:
             else:
                 data = await reader.read_json() if request.more else request.take()
                 body = reader.take_json(data, path.label in TALKS)
+                if seen.client.restricted and body.model:
+                    body = body.with_model(body.model)  # one that is there twice might be read otherwise elsewhere
         if body.whole:
             exchange.listen()
         try:
@@ -110,10 +112,10 @@ class Intake:
             if found is None:
                 raise self._missing(body.model, client)
         else:
-            if path.ask_all or not body.whole:
+            if (path.ask_all and not client.restricted) or not body.whole:
                 targets = catalog.serving(path.kinds)
                 if targets:
-                    return targets, "", path.kinds[0]
+                    return targets, "", path.kinds[0] if path.kinds else None
             if not path.kinds:
                 raise bad_request("Missing required field: model.", "model", "missing_required_parameter")
             default = catalog.default(path.kinds)

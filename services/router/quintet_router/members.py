@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import msgspec
@@ -11,6 +12,9 @@ _NEXT = re.compile(rb"[ \t\r\n]*([,}])")
 
 MOST = 256
 """With more members than any request has, the object is written anew: going through them would hold up the loop."""
+
+_MOST_SEARCHED = 64 << 10
+_value = json.JSONDecoder().raw_decode
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -34,7 +38,8 @@ def replace_member(data: bytes, name: str, value: bytes) -> bytes:
 
 
 def _span(data: bytes, members: dict[str, msgspec.Raw], name: str) -> tuple[int, int] | None:
-    """Where the last ``name``'s value stands. A parser has told how long each value is, so none is read again."""
+    """Where ``name``'s value stands; None if it stands there twice. A parser has told how long each value is, so none
+    is read again."""
     at = data.index(b"{") + 1
     found = None
     while (key := _KEY.match(data, at)) is not None:
@@ -42,6 +47,8 @@ def _span(data: bytes, members: dict[str, msgspec.Raw], name: str) -> tuple[int,
         start = key.end()
         end = start + len(memoryview(members.get(named, b"")))
         if named == name:
+            if found is not None:
+                return None
             found = start, end
         delimiter = _NEXT.match(data, end)
         if delimiter is None:
@@ -49,4 +56,30 @@ def _span(data: bytes, members: dict[str, msgspec.Raw], name: str) -> tuple[int,
         if delimiter[1] == b"}":
             return found
         at = delimiter.end()
+    return None
+
+
+def faulty_member(data: bytes) -> str | None:
+    """The member of a JSON object that cannot be read, for a text that names it; None where that is not clear.
+
+    Python's own decoder, which takes NaN and halves of characters, tells where each value ends.
+    """
+    if len(data) > _MOST_SEARCHED:
+        return None
+    at = data.find(b"{") + 1
+    try:
+        text = data.decode()
+        while (key := _KEY.match(data, at)) is not None:
+            name = json.loads(key[1])
+            start = len(data[: key.end()].decode())
+            end = len(text[: _value(text, start)[1]].encode())
+            msgspec.json.decode(data[key.end() : end])
+            delimiter = _NEXT.match(data, end)
+            if delimiter is None:
+                return None
+            at = delimiter.end()
+    except UnicodeDecodeError:
+        return None
+    except (ValueError, msgspec.DecodeError, RecursionError):
+        return str(name)
     return None

@@ -13,7 +13,8 @@ class Path:
     """A path without ``/v1``. Listing what is forwarded keeps the upstreams' private paths private.
 
     ``standard`` paths are served under ``/v1`` by every OpenAI server; the others keep the form that the client used.
-    ``ask_all`` is for what only one of several upstreams has: those that answer 404 are passed over.
+    ``ask_all`` is for what only one of several upstreams has: without a model, those that answer 404 are passed over.
+    What ``open`` paths lead to has names that nobody can guess, and browsers open it without a key.
     """
 
     label: str
@@ -21,6 +22,7 @@ class Path:
     kinds: tuple[str, ...] = ()
     standard: bool = True
     ask_all: bool = False
+    open: bool = False
 
 
 _EXACT = {
@@ -31,7 +33,7 @@ _EXACT = {
         Path("/responses", kinds=_TEXT),
         Path("/messages", kinds=_TEXT),
         Path("/embeddings", kinds=("embedding",)),
-        Path("/moderations"),
+        Path("/moderations", ask_all=True),
         Path("/rerank", kinds=_SCORE, standard=False),
         Path("/score", kinds=_SCORE, standard=False),
         Path("/classify", standard=False),
@@ -48,7 +50,7 @@ _EXACT = {
     )
 }
 _FILES = "/images/files/"
-_FILE = Path(_FILES + "{id}", "GET", kinds=("image",), ask_all=True)
+_FILE = Path(_FILES + "{id}", "GET", kinds=("image",), ask_all=True, open=True)
 
 
 _BY_PATH = {prefix + label: path for label, path in _EXACT.items() for prefix in ("", "/v1")}

@@ -84,13 +84,12 @@ class Proxy:
             seen.span = self._spans.start(path.label, request.fields)
         self._active[exchange] = None
         try:
-            # What ``ask_all`` paths lead to has names that nobody can guess, and browsers open it without a key.
-            if self._gate.locked and not path.ask_all:
+            if self._gate.locked and not path.open:
                 seen.client = self._gate.identify(request.fields)
-                counts = self._gate.enter(seen.client)
+                asks = self._gate.enter(seen.client)
                 seen.inside = True
-                if counts:
-                    exchange.added += await self._gate.count(seen.client)
+                if asks:
+                    exchange.added, seen.place = await self._gate.admit(seen.client)
             job = await self._intake.prepare(path, seen, request)
             seen.code = await self._forward(job, exchange)
         except ClientGone:
@@ -108,7 +107,7 @@ class Proxy:
             del self._active[exchange]
             exchange.close()
             if seen.inside:
-                self._gate.leave(seen.client)
+                self._gate.leave(seen.client, seen.place)
             self._recorder.record(seen)
         if exchange.status and seen.code != exchange.status:  # the answer is not complete and must not look so
             request.hang_up(None if seen.code == CLIENT_CLOSED_REQUEST else self._settings.connect_timeout)
@@ -208,13 +207,14 @@ class Proxy:
         if body.length is None and data:
             data = b"%x\r\n%b\r\n" % (len(data), data)
         others = body.whole and len(job.attempts.tried) + 1 < len(job.targets)
-        other_on = (_NOT_HERE if path.ask_all else _OTHER_REPLICA) if others else ()
+        asks_all = path.ask_all and not job.model
+        other_on = (_NOT_HERE if asks_all else _OTHER_REPLICA) if others else ()
         if not job.seen.retries:
             job.seen.overhead = monotonic() - job.body.read_at - job.seen.waited
         if not body.whole:
             left = self._settings.max_body if body.length is None else body.length
             exchange.upload(body.length is None, left - len(body.data))
-        may_move = _always if path.ask_all else job.attempts.budget.allows
+        may_move = _always if asks_all else job.attempts.budget.allows
         return exchange.attempt(
             upstream.pool, connection, head, data, self._settings.first_byte(job.kind), other_on, may_move
         )

@@ -34,6 +34,8 @@ class Seen:
     client: Client = ANYONE
     inside: bool = False
     """Whether the gate has let it in, and has to let it out."""
+    place: str = ""
+    """What it has taken of its key's places."""
     model: str = ""
     upstream: str = ""
     retries: int = 0

@@ -24,6 +24,8 @@ class Settings:
     body_timeout: float = 60.0
     """A client that sends nothing of its body for so long gets 408."""
     connect_timeout: float = 3.0
+    ca_file: str | None = None
+    """Certificate authorities to trust beside the system's own, in PEM."""
     balance: Balance = "auto"
     """How a model's replicas share its requests, where the upstream's entry does not say."""
     session_header: str = "x-session-id"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Sequence
 
@@ -9,7 +10,9 @@ from quintet_common.addresses import is_loopback
 from quintet_common.errors import ApiError, model_not_found
 from starlette.types import Scope
 
+from quintet_router.access.keyfile import Key
 from quintet_router.access.keyring import ANYONE, Client, Keyring
+from quintet_router.access.places import Places
 from quintet_router.access.rates import MemoryRates, Rate, Rates
 
 Headers = list[tuple[bytes, bytes]]
@@ -29,40 +32,65 @@ class LimitReached(ApiError):
 
 
 class Gate:
-    """``keyring`` None: whoever can reach the router may use it."""
+    """``keyring`` None: whoever can reach the router may use it. ``rates`` and ``places``: where other routers count,
+    too."""
 
-    def __init__(self, keyring: Keyring | None = None, rates: Rates | None = None) -> None:
+    def __init__(
+        self, keyring: Keyring | None = None, rates: Rates | None = None, places: Places | None = None
+    ) -> None:
         self.keyring = keyring
         self.locked = keyring is not None
         self._rates = rates or MemoryRates()
+        self._places = places
 
     def identify(self, fields: dict[bytes, bytes]) -> Client:
         """Whose request it is. Raises ApiError 401."""
         return ANYONE if self.keyring is None else self.keyring.find(fields)
 
     def enter(self, client: Client) -> bool:
-        """Let one request in, which has to ``leave`` again; whether it has to be counted, too. Raises ApiError 429."""
+        """Let one request in, which has to ``leave`` again; whether others must be asked, too, by ``admit``. Raises
+        ApiError 429."""
         key = client.key
         assert key is not None
         most = key.concurrent_requests
         if most is not None and client.running >= most:
-            raise LimitReached(f"The key {key.name!r} may have {most} requests at once.", 1, [])
+            raise _too_many_at_once(key)
         client.running += 1
-        return key.requests_per_minute is not None
+        return key.requests_per_minute is not None or (most is not None and self._places is not None)
 
-    async def count(self, client: Client) -> Headers:
-        """Count one request of the key's in this minute; headers for its answer. Raises ApiError 429."""
+    async def admit(self, client: Client) -> tuple[Headers, str]:
+        """Count one request of the key's over all routers: headers for its answer, and the place that it has taken.
+        Raises ApiError 429."""
         key = client.key
         assert key is not None
-        assert key.requests_per_minute is not None
+        place = ""
+        if self._places is not None and key.concurrent_requests is not None:
+            taken = await self._places.take(key.name, key.concurrent_requests)
+            if taken is None:
+                raise _too_many_at_once(key)
+            place = taken
+        if key.requests_per_minute is None:
+            return [], place
         rate = await self._rates.hit(key.name, key.requests_per_minute)
         if rate.wait:
+            self._give_back(place)
             raise _too_many(key.name, rate)
-        return rate.headers
+        return rate.headers, place
 
-    def leave(self, client: Client) -> None:
+    def leave(self, client: Client, place: str) -> None:
         """The end of a request that was let in."""
         client.running -= 1
+        self._give_back(place)
+
+    def _give_back(self, place: str) -> None:
+        if place and self._places is not None:
+            self._places.give_back(place)
+
+    async def watch(self) -> None:
+        """Keep what is taken of the places, and follow the file of keys, until cancelled."""
+        works = [self.keyring.watch()] if self.keyring is not None else []
+        works += [self._places.keep()] if self._places is not None else []
+        await asyncio.gather(*works)
 
     def check_admin(self, scope: Scope) -> None:
         """Raises ApiError 401 or 403 for who may not look behind the door: with keys, all but an admin key; without
@@ -77,6 +105,8 @@ class Gate:
 
     async def close(self) -> None:
         await self._rates.close()
+        if self._places is not None:
+            await self._places.close()
 
 
 def check_model(client: Client, model: str, aliases: Sequence[str], asked: str | None) -> None:
@@ -90,6 +120,10 @@ def no_model(client: Client, asked: str) -> ApiError:
         return model_not_found(asked)
     message = f"The model {asked!r} does not exist, or this key may not use it."
     return ApiError(404, message, param="model", code="model_not_found")
+
+
+def _too_many_at_once(key: Key) -> ApiError:
+    return LimitReached(f"The key {key.name!r} may have {key.concurrent_requests} requests at once.", 1, [])
 
 
 def _too_many(name: str, rate: Rate) -> ApiError:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import math
 from collections import deque
 from dataclasses import dataclass
 from time import monotonic, time
 from typing import Any, Protocol
 
-from quintet_router.driven import in_task
+from quintet_router.access.shared import ANSWER_SECONDS, Redis, check_url
 
-log = logging.getLogger("quintet.router")
 WINDOW = 60.0
-_ANSWER_SECONDS = 0.25
-_PAUSE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,44 +72,33 @@ class MemoryRates:
 
 
 class SharedRates:
-    """In Redis, through the library ``limits``. While Redis does not answer, each router counts for itself: a limit
-    that is too wide for a moment is better than an endpoint that is away.
+    """In Redis, through the library ``limits``; in memory while Redis does not answer.
 
     Raises ValueError for a URL that is none, and ImportError when the extra ``redis`` is not installed.
     """
 
     def __init__(self, url: str) -> None:
-        import redis  # noqa: F401  # limits asks for it only later
+        check_url(url)
         from limits import RateLimitItemPerMinute
         from limits.aio.storage import RedisStorage
         from limits.aio.strategies import MovingWindowRateLimiter
 
-        if not url.startswith(("redis://", "rediss://")):
-            raise ValueError(f"--redis is like redis://host:6379, not {url!r}")
         self._storage: Any = RedisStorage(
             f"async+{url}", implementation="redispy", key_prefix="quintet",
-            socket_timeout=_ANSWER_SECONDS, socket_connect_timeout=_ANSWER_SECONDS,
+            socket_timeout=ANSWER_SECONDS, socket_connect_timeout=ANSWER_SECONDS,
         )  # fmt: skip
         self._limiter = MovingWindowRateLimiter(self._storage)
         self._per_minute = RateLimitItemPerMinute
         self._own = MemoryRates()
-        self._paused_until = 0.0
+        self._redis = Redis()
 
     async def hit(self, name: str, limit: int) -> Rate:
-        if monotonic() < self._paused_until:
-            return await self._own.hit(name, limit)
-        try:
-            return await in_task(self._ask(name, limit))
-        except Exception as error:  # of the client library, the socket, or the script in Redis
-            log.warning("Redis does not answer, this router counts requests for itself: %r", error)
-            self._paused_until = monotonic() + _PAUSE_SECONDS
-            return await self._own.hit(name, limit)
+        return await self._redis.ask(lambda: self._ask(name, limit)) or await self._own.hit(name, limit)
 
     async def _ask(self, name: str, limit: int) -> Rate:
         item = self._per_minute(limit)
-        async with asyncio.timeout(2 * _ANSWER_SECONDS):
-            within = await self._limiter.hit(item, name)
-            reset, remaining = await self._limiter.get_window_stats(item, name)
+        within = await self._limiter.hit(item, name)
+        reset, remaining = await self._limiter.get_window_stats(item, name)
         return Rate(limit, max(0, remaining), 0.0 if within else max(0.001, reset - time()))
 
     async def close(self) -> None:

@@ -9,6 +9,7 @@ from functools import cache
 from time import monotonic
 from urllib.parse import urlsplit
 
+from quintet_router.settings import Settings
 from quintet_router.upstream.connection import Connection
 
 
@@ -40,9 +41,18 @@ class Address:
 
 
 @cache
-def tls_context() -> ssl.SSLContext:
-    """One for all connections; making one reads every certificate authority."""
-    return ssl.create_default_context()
+def tls_context(ca_file: str | None) -> ssl.SSLContext:
+    """One for all connections; making one reads every certificate authority. ``ca_file`` has further ones.
+
+    Raises ValueError when it cannot be read.
+    """
+    context = ssl.create_default_context()
+    if ca_file is not None:
+        try:
+            context.load_verify_locations(ca_file)
+        except OSError as error:
+            raise ValueError(f"{ca_file} has no certificates: {error}") from None
+    return context
 
 
 class Pool:
@@ -51,14 +61,14 @@ class Pool:
     ``host`` is what to connect to: the address's host, or one of the addresses that this name has.
     """
 
-    def __init__(self, address: Address, connect_timeout: float, idle_limit: float, host: str) -> None:
+    def __init__(self, address: Address, settings: Settings, host: str) -> None:
         self._address = address
         self._host = host
         self._closed = False
-        self._connect_timeout = connect_timeout
-        self.idle_limit = idle_limit
+        self._connect_timeout = settings.connect_timeout
+        self.idle_limit = settings.foreign_idle_timeout
         self.idle: list[Connection] = []
-        self._tls = tls_context() if address.tls else None
+        self._tls = tls_context(settings.ca_file) if address.tls else None
 
     def take(self) -> Connection | None:
         """An idle connection that is still good."""

@@ -30,7 +30,7 @@ class Upstream:
         self.label = there.netloc + there.path
         self.url = ("https://" if there.tls else "http://") + self.label
         """Its URL, by its own address."""
-        self.pool = Pool(self.address, settings.connect_timeout, settings.foreign_idle_timeout, there.host)
+        self.pool = Pool(self.address, settings, there.host)
         self.slot = 0
         """A small number of its own among all upstreams that are there."""
         self.seed = int.from_bytes(blake2b(self.label.encode(), digest_size=8).digest(), "big")
