@@ -196,6 +196,15 @@ def test_voices(http: httpx2.Client, path: str) -> None:
     }
 
 
+def test_what_open_web_ui_asks_for(http: httpx2.Client) -> None:
+    """Its speech settings list models and voices by id and name, and send what was chosen with no other field."""
+    assert http.get("/v1/audio/models").json() == {"models": [{"id": "hibari", "name": "hibari"}]}
+    names = {voice["id"]: voice["name"] for voice in http.get("/v1/audio/voices").json()["voices"]}
+    assert names["alloy"] == "Alloy"
+    answer = http.post("/v1/audio/speech", json={"model": "tts-1", "input": "Hello.", "voice": "alloy"})
+    assert answer.headers["content-type"] == "audio/mpeg"
+
+
 def test_voices_of_an_unknown_model(http: httpx2.Client) -> None:
     assert http.get("/v1/audio/voices?model=x").json()["error"]["code"] == "model_not_found"
 

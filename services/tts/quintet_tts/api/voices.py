@@ -1,4 +1,4 @@
-"""``GET /audio/voices``: who speaks, and with which engine."""
+"""``GET /audio/voices`` and ``GET /audio/models``: who speaks, and with which engine."""
 
 from __future__ import annotations
 
@@ -30,6 +30,13 @@ async def list_voices(request: Request, model: str | None = None) -> dict[str, A
         observation_of(request.scope).model = workers[0].spec.id
     listed = [_entry(worker.spec.id, voice) for worker in workers for voice in await _voices(worker)]
     return {"object": "list", "voices": listed}
+
+
+@router.get("/audio/models")
+async def list_speech_models(request: Request) -> dict[str, Any]:
+    """The speech models alone, in the shape that Open WebUI's settings ask for."""
+    pool: ModelPool[Event] = request.app.state.pool
+    return {"models": [{"id": worker.spec.id, "name": worker.spec.id} for worker in pool]}
 
 
 async def _voices(worker: Worker[Event]) -> list[Voice]:
