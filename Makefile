@@ -6,7 +6,7 @@ BIN := .venv/bin
 PACKAGES := $(wildcard services/*/quintet*)
 
 .DEFAULT_GOAL := help
-.PHONY: help install up test test-fast lint lock clean bench-stack bench-embed bench-tts bench-router \
+.PHONY: help install up test test-fast lint lock clean bench-stack bench-embed bench-tts bench-vision bench-router \
 	bench-affinity bench-chaos bench-soak gpu-check containers
 
 help: ## List the targets
@@ -43,6 +43,9 @@ bench-embed: install ## Compare embeddings with a plain loop and infinity-emb
 
 bench-tts: install ## Compare speech with Piper's own server, and the audio libraries
 	@$(BIN)/python bench/tts/run.py
+
+bench-vision: install ## Compare images with the bare pipeline; writes docs/benchmarks.md
+	@$(BIN)/python bench/vision/run.py --write
 
 bench-router: install ## Compare the router with others; writes docs/benchmarks.md
 	@$(BIN)/python bench/router/run.py --write
