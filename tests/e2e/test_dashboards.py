@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote
+from urllib.request import urlopen
 
 import pytest
 from dashboards.mixed_load import load
@@ -15,7 +18,9 @@ from dashboards.scraping import prometheus
 from helm.charts import LAB, tool
 from stack import ROOT, Stack
 
-SECONDS = 20
+SECONDS = 15
+CLIENTS = 16
+"""More than the models can do at a time: what is scraped must come all the same."""
 
 
 def test_panels_have_data_under_a_mixed_load(stack: Stack, tmp_path: Path) -> None:
@@ -30,7 +35,8 @@ def test_panels_have_data_under_a_mixed_load(stack: Stack, tmp_path: Path) -> No
     targets["router"] = stack.url.removeprefix("http://")
     seconds = float(os.environ.get("QUINTET_LOAD_SECONDS", SECONDS))
     with prometheus(program, tmp_path, targets) as url:
-        assert asyncio.run(load(stack.url, seconds)) > 20
+        assert asyncio.run(load(stack.url, seconds, CLIENTS)) > 20
+        _every_scrape_came(url)
         options = ["--prometheus", url, "--since", str(int(seconds) + 5)]
         if pictures := os.environ.get("QUINTET_PICTURES"):
             options += ["--render", pictures]
@@ -40,3 +46,10 @@ def test_panels_have_data_under_a_mixed_load(stack: Stack, tmp_path: Path) -> No
         )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count(", 0 problems") == len(files)
+
+
+def _every_scrape_came(url: str) -> None:
+    missed = 'count_over_time((up{job="quintet"} == 0)[1m:1s])'
+    query = f'{missed} or max_over_time(scrape_duration_seconds{{job="quintet"}}[1m]) > 1.5'
+    with urlopen(f"{url}/api/v1/query?query={quote(query)}", timeout=10) as answer:
+        assert json.load(answer)["data"]["result"] == []
