@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 from typing import Any
 
 import pytest
+from quintet_router.body import Body
+from quintet_router.downstream import Downstream
+from quintet_router.exchange import Exchange
 from router.harness import FakeUpstream, card, http, open_door, raw, read_head, read_response
 
 
@@ -266,3 +270,19 @@ async def test_expect_continue_is_answered_here() -> None:
         writer.write(body)
         assert (await asyncio.wait_for(read_response(reader), 2)).status == 200
     assert upstream.requests[0].all("expect") == []
+
+
+async def test_nothing_of_a_request_is_kept_after_its_answer() -> None:
+    """Without waiting for the garbage collector, which runs seldom in the router."""
+    gc.collect()
+    gc.disable()
+    try:
+        async with open_door(FakeUpstream(), watch_seconds=0.05) as door:
+            reader, writer = await door.connect()
+            writer.write(raw("/v1/chat/completions", b'{"model": "m", "x": "%b"}' % (b"x" * 3_000_000)))
+            assert (await asyncio.wait_for(read_response(reader), 5)).status == 200
+            await asyncio.sleep(0.2)
+            kept = [each for each in gc.get_objects() if isinstance(each, Body | Exchange | Downstream)]
+            assert not kept
+    finally:
+        gc.enable()

@@ -62,12 +62,14 @@ class Proxy:
         """End requests that take too long and close connections that nobody uses, until cancelled."""
         while True:
             await asyncio.sleep(self._settings.watch_seconds)
-            now = monotonic()
-            for exchange, job in list(self._active.items()):
-                exchange.check(now)
-                if job is not None:
-                    self._rescue(job, exchange, now)
-            self._fleet.tick(now)
+            self._check(monotonic())
+
+    def _check(self, now: float) -> None:
+        for exchange, job in list(self._active.items()):
+            exchange.check(now)
+            if job is not None:
+                self._rescue(job, exchange, now)
+        self._fleet.tick(now)
 
     def _rescue(self, job: Job, exchange: Exchange, now: float) -> None:
         """Move a request on whose upstream answers nothing any more, not even polls."""

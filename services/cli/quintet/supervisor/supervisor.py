@@ -220,7 +220,8 @@ class Supervisor:
         self._loading = False
         ports = {name: running.port for name, running in self._services.items()}
         self._screen.end_progress()
-        self._screen.say(*welcome.lines(self._url, states, ports, self._logs))
+        locked = self._config.router.keys is not None
+        self._screen.say(*welcome.lines(self._url, states, ports, self._logs, locked))
         if lag:
             self._screen.say(lag)
 

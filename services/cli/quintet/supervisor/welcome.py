@@ -14,8 +14,11 @@ from quintet.terminal.table import table
 HEADER = ("model", "kind", "engine", "endpoint", "state")
 
 
-def lines(url: str, states: Sequence[ModelState], ports: Mapping[str, int], logs: Path | None) -> list[str]:
-    """The lines. ``ports`` are those of the services, by name; each has ``/health`` and ``/metrics`` there."""
+def lines(
+    url: str, states: Sequence[ModelState], ports: Mapping[str, int], logs: Path | None, locked: bool
+) -> list[str]:
+    """The lines. ``ports`` are those of the services, by name; each has ``/health`` and ``/metrics`` there. ``locked``:
+    the router asks for a key."""
     rows = [(s.id, s.kind, s.engine, f"POST {ENDPOINTS.get(s.kind, '')}", _words(s)) for s in states]
     places = [f"docs {url}/docs", f"metrics {url}/metrics"] + ([f"logs {logs}"] if logs else [])
     return [
@@ -25,7 +28,7 @@ def lines(url: str, states: Sequence[ModelState], ports: Mapping[str, int], logs
         f"Quintet is up: {url}/v1    Ctrl-C stops it.",
         "   ".join(places),
         "services " + "  ".join(f"{name} :{port}" for name, port in ports.items()),
-        *_try(url, states),
+        *_try(url, states, locked),
     ]
 
 
@@ -33,19 +36,20 @@ def _words(state: ModelState) -> str:
     return f"{state.state}: {state.note}" if state.state == "failed" and state.note else state.state
 
 
-def _try(url: str, states: Sequence[ModelState]) -> list[str]:
+def _try(url: str, states: Sequence[ModelState], locked: bool) -> list[str]:
     """One curl and one Python line for the first chat model that answers."""
     model = next((state.id for state in states if state.kind == "chat" and state.state == "ready"), None)
     if model is None:
         return []
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
     ask = f"chat.completions.create(model='{model}', messages=[{{'role': 'user', 'content': 'Hello!'}}])"
-    client = f"OpenAI(base_url='{url}/v1', api_key='none')"
+    header = " -H 'authorization: Bearer YOUR_KEY'" if locked else ""
+    client = f"OpenAI(base_url='{url}/v1', api_key='{'YOUR_KEY' if locked else 'none'}')"
     code = f"from openai import OpenAI; print({client}.{ask}.choices[0].message.content)"
     return [
         "",
         "Try it:",
-        f"  curl {url}/v1/chat/completions -H 'content-type: application/json' -d '{body}'",
+        f"  curl {url}/v1/chat/completions -H 'content-type: application/json'{header} -d '{body}'",
         f'  {_python()} -c "{code}"',
     ]
 
