@@ -27,7 +27,7 @@ from quintet_tts.cosyvoice.sampling import SamplingConfig
 from quintet_tts.cosyvoice.tokenizer import Tokenizer, find_ranks
 from torch import Tensor
 
-TEXT = "今天天气很好，我们一起去公园。"
+TEXT = "今天天气很好。"
 CLIENTS = {"cuda": (1, 8, 32), "cpu": (1, 4)}
 DILATIONS = ((1, 3, 5),) * 3
 HIFT = HiftConfig(
