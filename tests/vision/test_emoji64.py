@@ -138,6 +138,8 @@ def test_the_scheduler_ends_at_the_prediction() -> None:
     [
         ("一只可爱的橙色小猫", "cute orange cat"),
         ("红苹果", "red apple"),
+        ("一个苹果", "red apple"),
+        ("一个绿苹果", "green apple"),
         ("长城下雪啦，写唯美实风格。", "castle snow"),
         ("a red 苹果!", "a red apple !"),
         ("a red apple", "a red apple"),

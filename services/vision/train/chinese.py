@@ -34,6 +34,7 @@ OWN = {
     "蛋糕": "cake", "面条": "noodles", "米饭": "rice", "咖啡": "coffee", "茶": "tea", "啤酒": "beer",
     "书": "book", "电脑": "computer", "手机": "mobile phone", "机器人": "robot", "爱心": "red heart",
     "红心": "red heart", "笑脸": "smiling face", "城堡": "castle", "长城": "castle", "火": "fire", "冰": "ice",
+    "个苹果": "red apple",  # one of no named colour: the bare word is drawn in a mixture of red and green
     "夜晚": "night", "彩虹": "rainbow", "火箭": "rocket", "雪人": "snowman", "卡通": "cartoon",
 }  # fmt: skip
 
