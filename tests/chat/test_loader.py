@@ -105,6 +105,24 @@ def test_layers_that_keep_no_keys_are_refused_by_name(tmp_path: Path) -> None:
         attempt(spec_of(tmp_path / "model"))
 
 
+def test_a_recurrent_model_is_refused_by_name(tmp_path: Path) -> None:
+    config = transformers.AutoConfig.for_model(
+        "mamba", vocab_size=300, hidden_size=32, num_hidden_layers=2, state_size=4, expand=2, conv_kernel=4
+    )
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(copy(tmp_path))
+    with pytest.raises(LoadError, match="'mamba' cannot be batched"):
+        attempt(spec_of(tmp_path / "model"))
+
+
+def test_a_model_that_does_not_say_the_same_over_slots_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forgetful(self: Any, store: Any, _new: Any) -> Any:
+        return store[:1, :, : self.length]
+
+    monkeypatch.setattr("quintet_chat.engine.slots.Decode.put", forgetful)
+    with pytest.raises(LoadError, match="'llama' cannot be batched"):
+        attempt(tiny_spec())
+
+
 def test_engine_args_are_checked() -> None:
     with pytest.raises(LoadError, match=r"kv_memry.*known: kv_memory, prefill_chunk"):
         attempt(tiny_spec(engine_args={"kv_memry": "2GB"}))

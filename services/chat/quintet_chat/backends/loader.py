@@ -21,7 +21,7 @@ from transformers.utils.hub import cached_file
 
 from quintet_chat.backends import chatglm, embedded, families, memory, packing, templates
 from quintet_chat.engine.prefix import BLOCK
-from quintet_chat.engine.runner import Piece, Runner, UnsupportedModel
+from quintet_chat.engine.runner import Runner, UnsupportedModel
 
 log = logging.getLogger("quintet.chat")
 PREFILL_CHUNK = {"cpu": 256, "cuda": 2048}
@@ -146,11 +146,9 @@ def _warm_up(spec: ModelSpec, model: Any, tokenizer: Any, max_batch: int) -> Loa
     longest = int(getattr(config, "max_position_embeddings", None) or 2048)
     try:
         runner = Runner(model, max_batch, longest, cells=longest)
+        runner.check()
     except UnsupportedModel as error:
         raise LoadError(f"{spec.id}: the architecture {config.model_type!r} cannot be batched: {error}.") from None
-    runner.slots.reserve([16])
-    runner.prefill(0, [Piece(0, [0] * 8)])
-    runner.decode([0], [8])
     room, prefixes = memory.shares(spec, runner.device, model.get_memory_footprint())
     per_token = runner.slots.bytes_per_token
     context = _context(spec, longest, room, per_token)

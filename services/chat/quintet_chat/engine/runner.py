@@ -10,6 +10,11 @@ import torch
 from quintet_chat.engine.padded import PaddedDecode
 from quintet_chat.engine.slots import Decode, Prefill, SlotCache
 
+LIKENESS = 0.98
+"""Least cosine between two logit vectors that are the same but for rounding; in bfloat16 it is about 0.999."""
+
+_FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, LookupError)
+
 Mask = torch.Tensor | dict[str, torch.Tensor] | None
 
 
@@ -48,6 +53,27 @@ class Runner:
         """Decode steps as CUDA graphs, where the whole model is on one GPU."""
         if self.device.type == "cuda" and len({parameter.device for parameter in model.parameters()}) == 1:
             self.padded = PaddedDecode(self._step, self.slots, self.device)
+
+    @torch.inference_mode()
+    def check(self) -> None:
+        """Compute nine tokens in the three ways of this engine and by the model alone.
+
+        Raises UnsupportedModel when it fails or says something else: a model with a memory of its own, for example.
+        """
+        tokens = list(range(1, 10))
+        self.slots.reserve([16])
+        try:
+            self.prefill(0, [Piece(0, tokens[:5])])
+            extended = self.prefill(0, [Piece(5, tokens[5:8])])
+            decoded = self.decode(tokens[8:], [8])
+            alone = self._model(input_ids=torch.tensor([tokens], device=self.device), use_cache=False).logits[0, -2:]
+        except _FAILURES as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UnsupportedModel(f"it does not run over slots of keys and values ({reason})") from error
+        ours = torch.cat([extended, decoded])
+        likeness = torch.cosine_similarity(ours - ours.mean(), alone.float() - alone.float().mean())
+        if not bool((likeness > LIKENESS).all()):
+            raise UnsupportedModel("over slots of keys and values it does not say what it says alone")
 
     @torch.inference_mode()
     def prefill(self, row: int, pieces: list[Piece]) -> torch.Tensor:
