@@ -44,8 +44,7 @@ def answer(kind: Any, value: Any = None, temperature: float = 1.6, **fields: Any
 
 def check(value: Any) -> None:
     assert value.keys() == SCHEMA["properties"].keys()  # type: ignore[attr-defined]
-    # A random model also writes bytes that encode half a surrogate pair; that is one character too, if a broken one.
-    assert len(re.sub("\ufffd+", "?", value["name"])) <= 8
+    assert len(value["name"]) <= 8
     assert value["kind"] in ("cat", "dog")
     assert 0 <= value["age"] <= 120
     assert all(isinstance(spot, bool) for spot in value["spots"])

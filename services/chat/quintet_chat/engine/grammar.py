@@ -2,7 +2,8 @@
 
 Inside JSON no control characters are generated, line breaks between its elements included, and at most one space:
 small models otherwise spend their tokens on whitespace. Strings need it too: xgrammar lets raw control characters into
-strings with a length limit (https://github.com/mlc-ai/xgrammar/issues/800), which is not JSON.
+strings with a length limit (https://github.com/mlc-ai/xgrammar/issues/800), which is not JSON. It also lets halves of
+surrogate pairs in, which are no UTF-8: they would come out as three characters where the grammar counts one.
 """
 
 from __future__ import annotations
@@ -41,14 +42,26 @@ _ANY_OBJECT = {"type": "object", "additionalProperties": True}
 _SOURCE = re.compile(r"^\[[\d:]+\] \S+:\d+: ")
 _INTERNAL = re.compile(r"ImplPtr|Check failed|recursion|Internal")
 _CONTROLS = frozenset(range(0x20))
+_SURROGATE = re.compile(rb"\xed[\xa0-\xbf]")
+_SURROGATE_LEAD, _SURROGATE_REST = 0xED, frozenset(range(0xA0, 0xC0))
 _FAILURES = (RuntimeError, ValueError, TypeError, KeyError, RecursionError)
 
 
+class Narrowing(NamedTuple):
+    """What a grammar leaves allowed that it should not. Rows are bitmasks over the vocabulary."""
+
+    allowed: torch.Tensor
+    """The tokens that may be used at all."""
+    after_lead: torch.Tensor
+    """The tokens that may follow one of ``leads``, lest they make half a surrogate pair of its last byte."""
+    leads: frozenset[int]
+
+
 class Compiled(NamedTuple):
-    """A grammar for one tokenizer, and the tokens that are allowed under it at all (a row of a bitmask)."""
+    """A grammar for one tokenizer, and what narrows it further."""
 
     grammar: xgrammar.CompiledGrammar
-    allowed: torch.Tensor | None
+    narrowing: Narrowing | None
     gate: Gate | None = None
     """For models that think before the grammar holds."""
     inside: bool = False
@@ -129,8 +142,8 @@ class _Compiler:
         self.vocabulary: list[bytes] = info.decoded_vocab
         self._cached = xgrammar.GrammarCompiler(info, max_threads=1, cache_limit_bytes=CACHE_BYTES)
         self._uncached = xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
-        self._in_json = _without(self.vocabulary, _CONTROLS)
-        self._around_json = _without(self.vocabulary, _CONTROLS - {0x0A, 0x0D})
+        self._in_json = _narrowing(self.vocabulary, _CONTROLS)
+        self._around_json = _narrowing(self.vocabulary, _CONTROLS - {0x0A, 0x0D})
 
     def compile(self, grammar: Grammar) -> Compiled:
         try:
@@ -164,18 +177,22 @@ class Matcher:
 
     def __init__(self, compiled: Compiled) -> None:
         self._matcher = xgrammar.GrammarMatcher(compiled.grammar)
-        self._allowed = compiled.allowed
+        self._narrowing = compiled.narrowing
+        self._after_lead = False
 
     def fill(self, bitmask: torch.Tensor, row: int) -> None:
         """Write into ``bitmask`` [rows, vocabulary / 32] which tokens may come next."""
         self._matcher.fill_next_token_bitmask(bitmask, row)
-        if self._allowed is not None:
-            narrowed = bitmask[row] & self._allowed
+        if self._narrowing is not None:
+            narrowed = bitmask[row] & self._narrowing.allowed
+            if self._after_lead:
+                narrowed &= self._narrowing.after_lead
             if narrowed.any():  # else the grammar itself demands a control character
                 bitmask[row] = narrowed
 
     def accept(self, token: int) -> None:
         self._matcher.accept_token(token)
+        self._after_lead = self._narrowing is not None and token in self._narrowing.leads
 
     @property
     def finished(self) -> bool:
@@ -206,14 +223,19 @@ def _compile(compiler: xgrammar.GrammarCompiler, grammar: Grammar) -> xgrammar.C
     return compiler.compile_json_schema(json.dumps(_open_objects(schema)), max_whitespace_cnt=1)
 
 
-def _without(vocabulary: list[bytes], banned: frozenset[int]) -> torch.Tensor:
-    """A bitmask row of the tokens that have none of the bytes ``banned``."""
-    return as_row(np.fromiter((banned.isdisjoint(token) for token in vocabulary), dtype=bool, count=len(vocabulary)))
+def _narrowing(vocabulary: list[bytes], banned: frozenset[int]) -> Narrowing:
+    """Without tokens that have one of the bytes ``banned``, and without surrogates."""
+    allowed = [banned.isdisjoint(token) and not _SURROGATE.search(token) for token in vocabulary]
+    harmless = [token[:1] == b"" or token[0] not in _SURROGATE_REST for token in vocabulary]
+    leads = frozenset(index for index, token in enumerate(vocabulary) if token[-1:] == bytes([_SURROGATE_LEAD]))
+    return Narrowing(as_row(np.array(allowed)), as_row(np.array(harmless)), leads)
 
 
 def _has_bounded_strings(node: Any) -> bool:
     if isinstance(node, dict):
-        return bool({"minLength", "maxLength"} & node.keys()) or any(map(_has_bounded_strings, node.values()))
+        return bool({"minLength", "maxLength", "pattern"} & node.keys()) or any(
+            map(_has_bounded_strings, node.values())
+        )
     return isinstance(node, list) and any(map(_has_bounded_strings, node))
 
 

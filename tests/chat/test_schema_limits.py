@@ -1,0 +1,130 @@
+"""Schemas that no grammar should be made of are refused by name; slow ones hold up nobody."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import openai
+import pytest
+from chat.engine_kit import tiny_engine
+from chat.test_api_chat import USER
+from openai import OpenAI
+from quintet_chat.api.schema_limits import MAX_DEPTH, check_schema
+from quintet_chat.engine import grammar as grammars
+from quintet_chat.protocol import Grammar
+from quintet_common.errors import ApiError
+
+SLOW = Grammar(type="json_schema", value={"type": "string", "description": "slow"})
+
+
+def nested(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(levels):
+        schema = {"type": "array", "items": schema}
+    return schema
+
+
+@pytest.mark.parametrize(
+    ("schema", "why"),
+    [
+        (nested(MAX_DEPTH), "nested more than 100 levels"),
+        ({"enum": ["x" * 1000] * 300}, "bytes, the limit is 262144"),
+        ({"type": "string", "pattern": "^[ab]{0,50000}$"}, "stands for more than 4000 characters"),
+        ({"type": "string", "pattern": "((a{1,100}){1,100}){1,100}"}, "stands for more than 4000 characters"),
+        ({"items": {"patternProperties": {"a{9999}": {}}}}, "stands for more than 4000 characters"),
+    ],
+    ids=["deep", "large", "repeated", "nested repetition", "key"],
+)
+def test_schemas_beyond_the_limits_are_refused(schema: dict[str, Any], why: str) -> None:
+    with pytest.raises(ApiError, match=why) as caught:
+        check_schema(schema, "x")
+    assert (caught.value.status, caught.value.param, caught.value.code) == (400, "x", "schema_too_complex")
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        nested(MAX_DEPTH - 2),
+        {"const": "x" * 20_000},
+        {"enum": [f"value {number}" for number in range(5000)]},
+        {"type": "string", "pattern": "^(foo|ba[rz]+)*\\d{3}-\\d{4}$"},
+        {"properties": {"pattern": {"type": "string"}}},
+        {"type": "string", "pattern": "("},
+    ],
+    ids=["deep", "const", "enum", "pattern", "a property of that name", "no pattern"],
+)
+def test_schemas_within_the_limits_are_left_to_the_compiler(schema: dict[str, Any]) -> None:
+    check_schema(schema, "x")
+
+
+def test_the_api_names_the_field_that_is_too_much(client: OpenAI) -> None:
+    wanted: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": nested(MAX_DEPTH)}}
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="short", messages=USER, response_format=wanted)  # type: ignore[arg-type]
+    assert caught.value.param == "response_format.json_schema.schema"
+    function = {"name": "f", "parameters": {"type": "object", "properties": {"a": nested(MAX_DEPTH)}}}
+    tools: Any = [{"type": "function", "function": function}]
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="short", messages=USER, tools=tools)  # type: ignore[arg-type]
+    assert caught.value.param == "tools[0].function.parameters"
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Compiling SLOW takes until the event is set."""
+    release = threading.Event()
+    compile_ = grammars._compile
+
+    def slowly(compiler: Any, grammar: Grammar) -> Any:
+        if grammar == SLOW:
+            release.wait(20)
+        return compile_(compiler, grammar)
+
+    monkeypatch.setattr(grammars, "_compile", slowly)
+    return release
+
+
+def test_a_slow_grammar_holds_up_nobody_and_is_refused_in_time(
+    slow: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grammars, "DEADLINE_SECONDS", 0.5)
+    found = tiny_engine()._grammars
+    errors: list[ApiError] = []
+
+    def ask() -> None:
+        with pytest.raises(ApiError, match="takes more than") as caught:
+            found.compile(SLOW)
+        errors.append(caught.value)
+
+    waiting = threading.Thread(target=ask)
+    waiting.start()
+    began = time.monotonic()
+    found.compile(Grammar(type="json_schema", value={"type": "boolean", "title": "quick"}))
+    assert time.monotonic() - began < 0.4
+    waiting.join(5)
+    assert [(error.status, error.code) for error in errors] == [(400, "invalid_grammar")]
+    slow.set()
+    monkeypatch.setattr(grammars, "DEADLINE_SECONDS", 10.0)
+    assert found.compile(SLOW) is found.compile(SLOW)
+
+
+def test_the_same_grammar_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = tiny_engine()._grammars
+    wanted = Grammar(type="json_schema", value={"type": "integer", "title": "once"})
+    first = found.compile(wanted)
+    monkeypatch.setattr(grammars, "_compile", None)
+    assert found.compile(Grammar(type="json_schema", value={"type": "integer", "title": "once"})) is first
+
+
+def test_a_pattern_that_the_compilers_cache_cannot_take_is_compiled_without_it() -> None:
+    tiny_engine()._grammars.compile(Grammar(type="json_schema", value={"type": "string", "pattern": "^.{0,500}$"}))
+
+
+def test_errors_of_the_compiler_are_in_plain_words() -> None:
+    for value in ({"type": "nonsense"}, {"$ref": "#/nowhere"}, {"type": "string", "pattern": "("}):
+        with pytest.raises(ApiError) as caught:
+            tiny_engine()._grammars.compile(Grammar(type="json_schema", value=value))
+        assert caught.value.code == "invalid_grammar"
+        assert not {"recursion", "ImplPtr", ".cc:"} & set(caught.value.message.split())
