@@ -144,6 +144,37 @@ def completions(client: OpenAI, _: Path) -> str:
     return text
 
 
+def responses(client: OpenAI, _: Path) -> str:
+    response = client.responses.create(model=CHAT, input=QUESTION, temperature=0, max_output_tokens=24)
+    assert "Paris" in response.output_text, response.output_text
+    assert response.status == "completed"
+    assert response.usage.total_tokens == response.usage.input_tokens + response.usage.output_tokens
+    kinds = []
+    for event in client.responses.create(
+        model=CHAT, input="What is the capital of France?", temperature=0, max_output_tokens=24, stream=True
+    ):
+        assert event.sequence_number == len(kinds)
+        kinds.append(event.type)
+    assert kinds[0] == "response.created"
+    assert kinds[-1] == "response.completed"
+    return f"{len(kinds)} events"
+
+
+def responses_tools(client: OpenAI, _: Path) -> str:
+    flat = {"type": "function", "strict": True, **WEATHER["function"]}
+    items: list = [{"role": "user", "content": "What is the weather in Oslo in c?"}]
+    with client.responses.stream(model=CHAT, input=items, tools=[flat], temperature=0) as stream:
+        events = list(stream)
+        first = stream.get_final_response()
+    assert "response.function_call_arguments.done" in [event.type for event in events]
+    (call,) = first.output
+    assert set(json.loads(call.arguments)) == {"city", "unit"}
+    items += [call, {"type": "function_call_output", "call_id": call.call_id, "output": "15 degrees, sunny"}]
+    second = client.responses.create(model=CHAT, input=items, tools=[flat], temperature=0, max_output_tokens=40)
+    assert second.output_text
+    return call.arguments
+
+
 def multimodal(client: OpenAI, picture: Path) -> str:
     url = "data:image/png;base64," + base64.b64encode(picture.read_bytes()).decode()
     content = [{"type": "text", "text": "Read this."}, {"type": "image_url", "image_url": {"url": url}}]
@@ -213,8 +244,8 @@ def errors(client: OpenAI, _: Path) -> str:
 
 
 SLICES: list[Callable[[OpenAI, Path], str]] = [
-    models, chat, chat_stream, chat_many, tools, tools_stream, json_schema, completions, multimodal, images, speech,
-    embeddings, errors,
+    models, chat, chat_stream, chat_many, tools, tools_stream, json_schema, completions, responses, responses_tools,
+    multimodal, images, speech, embeddings, errors,
 ]  # fmt: skip
 
 
