@@ -4,7 +4,7 @@
     python3 scripts/image.py torch              torch in the build of TORCH_BACKEND, and what its users share
     python3 scripts/image.py locked FILE        every package of a requirements.lock
     python3 scripts/image.py own FOLDER ...     Quintet's own packages
-    python3 scripts/image.py vllm REQUIREMENT   vLLM in an environment of its own, and the command vllm in Quintet's
+    python3 scripts/image.py vllm REQUIREMENT   vLLM in an environment of its own
 
 Packages come from where pip in the base image takes them. Without TORCH_BACKEND so does torch: from a common index that
 is the build with CUDA. ``cpu`` (or cu130, rocm7.2, ...) takes the build of that name from torch's own index, but
@@ -27,6 +27,9 @@ TARGET = Path("/opt/venv")
 
 VLLM = Path("/opt/vllm")
 """vLLM's own environment: it pins other versions than Quintet of nearly all that both need. torch is the same."""
+
+OF_CUDA = ["torchvision", "torchaudio", "torchcodec", "triton"]
+"""What vLLM asks for beside torch, and what the package index has for torch with CUDA alone."""
 
 WITH_TORCH = ["transformers", "safetensors", "numpy"]
 """What chat, vision and embed need beside torch, all three: in one layer that their images share."""
@@ -59,11 +62,12 @@ def install_vllm(requirement: str) -> None:
     # torch is not installed a second time but found where it is, after what is in this environment.
     (packages,) = VLLM.glob("lib/python3*/site-packages")
     (packages / "torch.pth").write_text(f"{TARGET / packages.relative_to(VLLM)}\n")
+    without_cuda = any((TARGET / packages.relative_to(VLLM)).glob("torch-*+cpu.dist-info"))
+    dropped = ["torch", *(OF_CUDA if without_cuda else [])]
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as overrides:
-        overrides.write("torch ; sys_platform == 'never'\n")
+        overrides.writelines(f"{package} ; sys_platform == 'never'\n" for package in dropped)
         overrides.flush()
         install(requirement, [requirement, "--overrides", overrides.name, *pip_sources()], VLLM)
-    (TARGET / "bin" / "vllm").symlink_to(VLLM / "bin" / "vllm")
 
 
 def install(what: str, arguments: Sequence[str], target: Path = TARGET) -> None:
