@@ -7,7 +7,7 @@ PACKAGES := $(wildcard services/*/quintet*)
 
 .DEFAULT_GOAL := help
 .PHONY: help install up test test-fast lint lock clean bench-stack bench-embed bench-tts bench-vision bench-router \
-	bench-affinity bench-chaos bench-soak gpu-check containers
+	bench-affinity bench-chaos bench-soak fuzz-router gpu-check containers
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -49,6 +49,9 @@ bench-vision: install ## Compare images with the bare pipeline; writes docs/benc
 
 bench-router: install ## Compare the router with others; writes docs/benchmarks.md
 	@$(BIN)/python bench/router/run.py --write
+
+fuzz-router: install ## Requests made from the router's OpenAPI document by schemathesis: make fuzz-router [ARGS='--url URL']
+	@$(BIN)/python bench/router/fuzz.py $(ARGS)
 
 bench-affinity: install ## Simulate how conversations keep to their replicas; writes docs/benchmarks.md
 	@$(BIN)/python bench/affinity/run.py --write

@@ -109,11 +109,11 @@ def _nginx_binary(folder: Path) -> str:
 
 
 def sglang(mocks: list[int]) -> Target:
-    return _rust_router("sglang-router", SGLANG, [str(_venv("sglang", SGLANG) / "sglang-router"), "launch"], mocks)
+    return _rust_router("sglang-router", SGLANG, [str(bin_of("sglang", SGLANG) / "sglang-router"), "launch"], mocks)
 
 
 def vllm(mocks: list[int]) -> Target:
-    return _rust_router("vllm-router", VLLM, [str(_venv("vllm-router", VLLM) / "vllm-router")], mocks, passes=2)
+    return _rust_router("vllm-router", VLLM, [str(bin_of("vllm-router", VLLM) / "vllm-router")], mocks, passes=2)
 
 
 def _rust_router(name: str, version: str, command: list[str], mocks: list[int], passes: int | None = None) -> Target:
@@ -132,7 +132,7 @@ def litellm(mocks: list[int]) -> Target:
         + "".join(entry.format(url) for url in urls(mocks))
         + "litellm_settings: {num_retries: 0, request_timeout: 600}\n"
     )
-    command = [str(_venv("litellm", LITELLM) / "litellm"), "--config", str(config), "--host", "127.0.0.1"]
+    command = [str(bin_of("litellm", LITELLM) / "litellm"), "--config", str(config), "--host", "127.0.0.1"]
     command += ["--port", str(port), "--num_workers", "1", "--telemetry", "False"]
     environment = {
         "LITELLM_LOG": "ERROR",
@@ -145,7 +145,7 @@ def litellm(mocks: list[int]) -> Target:
     return Target("litellm", f"{version}, simple shuffle", port, command, environment, 120.0, passes=1)
 
 
-def _venv(name: str, package: str) -> Path:
+def bin_of(name: str, package: str) -> Path:
     """The bin folder of an environment of its own with ``package`` in it, made at first use."""
     environment = CACHE / name
     marker = environment / "installed"

@@ -179,6 +179,10 @@ async def test_one_document_shows_every_service() -> None:
             name = content["application/json"]["schema"]["$ref"].rsplit("/", 1)[1]
             assert schemas[name] == {"type": kind}
         assert [name for name in schemas if name.endswith("Same")] == ["Same"]
+        for operations in merged["paths"].values():
+            for operation in operations.values():
+                assert {"4XX", "5XX"} <= operation["responses"].keys()
+                assert "422" not in operation["responses"]
         before = len(chat.requests)
         await door.get("/openapi.json")
         assert len(chat.requests) == before

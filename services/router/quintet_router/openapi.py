@@ -7,6 +7,20 @@ from collections.abc import Iterable
 from typing import Any
 
 _OWN = frozenset(("/v1/models", "/v1/models/{model}"))
+_TEXT, _TEXT_OR_NULL = {"type": "string"}, {"type": ["string", "null"]}
+_FIELDS = {"message": _TEXT, "type": _TEXT, "param": _TEXT_OR_NULL, "code": _TEXT_OR_NULL}
+_ERROR = {
+    "description": "What is wrong, and with which field",
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["error"],
+                "properties": {"error": {"type": "object", "required": list(_FIELDS), "properties": _FIELDS}},
+            }
+        }
+    },
+}
 
 
 def merge(documents: Iterable[tuple[str, dict[str, Any]]], own: dict[str, Any]) -> dict[str, Any]:
@@ -27,7 +41,19 @@ def merge(documents: Iterable[tuple[str, dict[str, Any]]], own: dict[str, Any]) 
                 for method, operation in operations.items():
                     result["paths"].setdefault(path, {}).setdefault(method, operation)
         result["tags"] += [tag for tag in document.get("tags", []) if tag not in result["tags"]]
+    _add_errors(result)
     return result
+
+
+def _add_errors(document: dict[str, Any]) -> None:
+    """Every path answers errors in OpenAI's shape, and none as FastAPI says of itself."""
+    document["components"].setdefault("responses", {})["Error"] = _ERROR
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            responses = operation.setdefault("responses", {})
+            responses.pop("422", None)
+            for status in ("4XX", "5XX"):
+                responses.setdefault(status, {"$ref": "#/components/responses/Error"})
 
 
 def _with_free_names(document: dict[str, Any], taken: dict[str, dict[str, Any]], service: str) -> dict[str, Any]:

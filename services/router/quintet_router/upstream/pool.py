@@ -87,6 +87,8 @@ class Pool:
             _, connection = await asyncio.get_running_loop().create_connection(
                 lambda: Connection(self.idle), self._host, address.port, ssl=self._tls, server_hostname=name
             )
+        if connection.closing:  # as a Service's proxy does when the pod behind it has just gone
+            raise ConnectionResetError("closed as soon as it was open")
         return connection
 
     def give_back(self, connection: Connection) -> None:
