@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import subprocess
 import sys
 import time
@@ -263,6 +264,28 @@ async def test_a_client_that_leaves_frees_the_model(service: Service) -> None:
     assert metric(service, 'quintet_num_requests_running{model="minilm"') == 0
     assert metric(service, 'quintet_vectors_total{model="minilm"') == vectors_before + 1
     assert metric(service, 'quintet_requests_total{code="499",endpoint="/embeddings",model="minilm"') >= 1
+
+
+async def test_sixty_four_clients_of_whom_a_third_leaves(service: Service) -> None:
+    async with httpx2.AsyncClient(timeout=60, limits=httpx2.Limits(max_connections=64)) as client:
+
+        async def ask(number: int) -> list[float] | None:
+            if number % 3:
+                body = {"model": "minilm", "input": f"number {number}", "encoding_format": "float"}
+                answer = (await client.post(service.url + "/v1/embeddings", json=body)).json()
+                found: list[float] = answer["data"][0]["embedding"]
+                return found
+            body = {"model": "minilm", "input": ["a long text to be read " * 40] * 100}
+            with contextlib.suppress(httpx2.ReadTimeout):
+                await client.post(service.url + "/v1/embeddings", json=body, timeout=httpx2.Timeout(30, read=0.1))
+            return None
+
+        found = await asyncio.gather(*(ask(number) for number in range(64)))
+        alone = await ask(1)
+        await asyncio.sleep(1.5)  # the worker tells its gauges once a second
+    assert sum(vector is not None for vector in found) == 42
+    assert np.array(found[1]) @ np.array(alone) > 0.999
+    assert metric(service, 'quintet_num_requests_running{model="minilm"') == 0
 
 
 # Reranking
