@@ -30,6 +30,7 @@ def ask() -> int:
         with urllib.request.urlopen(request, timeout=60) as response:
             return int(response.status)
     except urllib.error.HTTPError as error:
+        failures.append(error.read().decode(errors="replace"))
         return error.code
 
 
@@ -43,11 +44,12 @@ def kill_one() -> None:
 
 
 codes: Counter[int] = Counter()
+failures: list[str] = []
 timer = threading.Timer(SECONDS / 3, kill_one)
 timer.start()
 end = time.monotonic() + SECONDS
 while time.monotonic() < end:
     codes[ask()] += 1
 timer.join()
-sys.stdout.write(f"answers while a pod was killed: {dict(codes)}\n")
+sys.stdout.write(f"answers while a pod was killed: {dict(codes)} {Counter(failures)}\n")
 sys.exit(codes[200] < 10 or codes.total() - codes[200] > 0.1 * codes.total() or not codes.keys() <= {200, 502, 503})

@@ -24,7 +24,7 @@ def test_the_chart_runs_outlives_a_pod_and_passes_its_own_tests() -> None:
     output = lab_chart(
         "-f", str(EXAMPLES / "cpu-only.yaml"),
         "--set", f"workload.image.tag={TAG}-cpu", "--set", f"router.image.tag={TAG}", "--set", "embed.replicas=2",
-        "--run", "--timeout", "240", "--then", f"{sys.executable} {Path(__file__).with_name('kill_one.py')}",
+        "--run", "--timeout", "420", "--then", f"{sys.executable} {Path(__file__).with_name('kill_one.py')}",
         versions="1.37.0",
     )  # fmt: skip
     assert "answers while a pod was killed" in output
