@@ -23,7 +23,7 @@ from processes import free_port
 from targets import bin_of
 
 SCHEMATHESIS = "schemathesis==4.32.5"
-# What a service limits beyond its schema is refused by name, with 400; and it may take "true" for true. Both are no fault.
+# A service may refuse more than its schema does, and take "true" for true.
 LEFT_OUT = "positive_data_acceptance,negative_data_rejection"
 
 

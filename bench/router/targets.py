@@ -16,6 +16,9 @@ from processes import free_port
 SGLANG = "sglang-router==0.3.2"
 VLLM = "vllm-router==0.1.17"
 LITELLM = "litellm[proxy]==1.106.2"
+# vLLM's production-stack is on no package index.
+STACK = "https://github.com/vllm-project/production-stack"
+STACK_COMMIT = "089c51baedac7f3a1aec219afd5559bae4e75e31"
 
 
 class Missing(Exception):
@@ -145,15 +148,32 @@ def litellm(mocks: list[int]) -> Target:
     return Target("litellm", f"{version}, simple shuffle", port, command, environment, 120.0, passes=1)
 
 
-def bin_of(name: str, package: str) -> Path:
-    """The bin folder of an environment of its own with ``package`` in it, made at first use."""
+def production_stack(mocks: list[int]) -> Target:
+    asked = subprocess.run(["git", "ls-remote", STACK, "HEAD"], capture_output=True, text=True, timeout=60)
+    if asked.returncode:
+        raise Missing(f"it is on no package index, and its repository cannot be reached: {asked.stderr.strip()}")
+    interpreter = sys.executable if sys.version_info >= (3, 12) else shutil.which("python3.12")
+    if interpreter is None:
+        raise Missing("it needs Python 3.12")
+    port = free_port()
+    folder = bin_of("production-stack", f"git+{STACK}@{STACK_COMMIT}", interpreter)
+    command = [str(folder / "vllm-router"), "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--service-discovery", "static", "--static-backends", ",".join(urls(mocks))]
+    command += ["--static-models", ",".join("mock" for _ in mocks), "--routing-logic", "roundrobin"]
+    command += ["--engine-stats-interval", "30", "--log-stats-interval", "30", "--log-level", "error"]
+    about = f"{STACK_COMMIT[:7]} (Python), round robin"
+    return Target("production-stack", about, port, command, start_seconds=60.0, passes=2)
+
+
+def bin_of(name: str, package: str, interpreter: str = sys.executable) -> Path:
+    """The bin folder of an environment of its own with ``package`` in it, made at first use. Raises Missing."""
     environment = CACHE / name
     marker = environment / "installed"
     if not marker.exists() or marker.read_text() != package:
         beside = Path(sys.executable).parent / "uv"
         uv = str(beside) if beside.exists() else shutil.which("uv")
         python = str(environment / "bin" / "python")
-        make = [uv, "venv", "--clear", "-q", "--python", sys.executable] if uv else [sys.executable, "-m", "venv"]
+        make = [uv, "venv", "--clear", "-q", "--python", interpreter] if uv else [interpreter, "-m", "venv"]
         install = [uv, "pip", "install", "-q", "--python", python] if uv else [python, "-m", "pip", "install", "-q"]
         print(f"installing {package}", file=sys.stderr)
         for command in ([*make, str(environment)], [*install, package]):
@@ -183,5 +203,6 @@ ALL: dict[str, Maker] = {
     "quintet least": quintet_least,
     "sglang-router": sglang,
     "vllm-router": vllm,
+    "production-stack": production_stack,
     "litellm": litellm,
 }
