@@ -204,6 +204,7 @@ def test_what_it_cannot_do_is_refused_by_name(backend: DiffusersBackend, request
         ({"path": "/nowhere/kolors"}, "no such folder"),
         ({"engine": "vllm"}, "engine 'vllm'"),
         ({"device": "cuda:9"}, "no CUDA device"),
+        ({"engine_args": {"vae_tiling": "yes"}}, "vae_tiling is auto, true or false"),
     ],
 )
 def test_a_model_that_cannot_load_says_why(kolors_folder: Path, change: dict[str, Any], reason: str) -> None:

@@ -58,6 +58,8 @@ class DiffusersBackend:
         self._guidance = Guidance(self._pipe)
         self._defaults = self._own_defaults(spec)
         self._tiling = spec.engine_args.get("vae_tiling", "auto")
+        if self._tiling not in ("auto", True, False):
+            raise LoadError(f"engine_args.vae_tiling is auto, true or false, not {self._tiling!r}.")
         self._prompts = PromptCache(parse_bytes(spec.engine_args.get("prompt_cache", "256MB")))
         self.max_batch = spec.max_batch or 4
         # A call changes a tokenizer (its padding, say), and that of the pipeline may be drawing at the time.
