@@ -18,7 +18,7 @@ class Filled:
         self.slots.reserve([256] * 3)
         self.cache = PrefixCache(self.slots, blocks)
         for row in range(3):
-            self.slots.plan = Prefill(row, [0], [256])
+            self.slots.plan = Prefill(row, [0], [256], None)
             for layer in self.slots.layers:
                 new = torch.arange(256.0)[None, None, :, None].expand(1, HEADS, 256, SIZE) + 1000 * row
                 layer.update(new, -new)

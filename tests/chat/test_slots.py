@@ -12,7 +12,7 @@ from quintet_chat.engine.slots import Prefill, SlotCache
 
 def filled(slots: SlotCache, lengths: list[int]) -> None:
     for row, length in enumerate(lengths):
-        slots.plan = Prefill(row, [0], [length])
+        slots.plan = Prefill(row, [0], [length], None)
         for layer in slots.layers:
             layer.update(torch.full((1, 1, length, 8), row + 1.0), torch.full((1, 1, length, 8), -row - 1.0))
 

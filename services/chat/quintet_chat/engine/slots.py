@@ -22,6 +22,16 @@ ROUND = 64
 """Capacity, and what a slot is counted to hold, are multiples of this many tokens."""
 
 
+VECTOR = 16
+"""Attention reads a multiple of so many keys. Then torch's CPU kernels add up a row in the same order whatever length
+other rows bring, and an answer is the same bit for bit in any company."""
+
+
+def whole(length: int, capacity: int) -> int:
+    """``length`` rounded up to whole vectors, at most ``capacity``."""
+    return min(-(-length // VECTOR) * VECTOR, capacity)
+
+
 class Plan(Protocol):
     """Where one forward pass writes its keys and values, and which ones it attends to."""
 
@@ -37,15 +47,15 @@ class Plan(Protocol):
 class Prefill:
     """Pieces of prompts, right-padded to one length: ``counts[i]`` tokens behind the ``starts[i]`` of slot ``row + i``.
 
-    Prompts that begin at 0 all read what this pass has computed; others read their slots.
+    Attention reads the slots, of this ``capacity``; with None all begin at 0 and read what this pass has computed.
     """
 
-    def __init__(self, row: int, starts: list[int], counts: list[int]) -> None:
+    def __init__(self, row: int, starts: list[int], counts: list[int], capacity: int | None) -> None:
         self._row = row
         self._spans = [(start, start + count) for start, count in zip(starts, counts, strict=True)]
         self.start = max(starts)
-        self.length = max(starts) + max(counts)
-        self._fresh = not self.start
+        self.length = max(counts) if capacity is None else whole(self.start + max(counts), capacity)
+        self._fresh = capacity is None
 
     def put(self, store: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
         for index, (start, end) in enumerate(self._spans):
@@ -157,7 +167,7 @@ class SlotCache:
         self.capacity = 0
         self.generation = 0
         """Changes whenever the stores are other tensors than before."""
-        self.plan: Plan = Prefill(0, [0], [0])
+        self.plan: Plan = Prefill(0, [0], [0], None)
         self.layers = [SlotLayer(self) for _ in range(layers)]
         self.cache = Cache(layers=self.layers)
         self._held = [0] * max_rows
