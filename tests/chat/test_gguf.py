@@ -126,7 +126,7 @@ def test_two_processes_converting_at_once_leave_one_whole_model(tmp_path: Path) 
 
 def test_a_failed_conversion_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken.gguf").write_bytes(b"GGUF but not really" * 10)
-    monkeypatch.setattr(embedded, "_find", lambda: tmp_path / "broken.gguf")
+    monkeypatch.setattr(embedded, "weights", lambda: tmp_path / "broken.gguf")
     monkeypatch.setenv("QUINTET_CACHE", str(tmp_path / "cache"))
     with pytest.raises(LoadError, match=r"^Converting broken\.gguf failed: .+") as caught:
         embedded.directory(embedded.SMOLLM2, lambda _fraction, _note: None)
