@@ -77,9 +77,11 @@ def conversation_in(talk: Talk | None) -> Conversation | None:
         return None
     chunks: list[int] = []
     before = key = opening = 0
-    fixed = [each for each in (talk.tools, talk.system, talk.instructions) if each]
+    fixed: list[msgspec.Raw] = []
+    if talk.tools or talk.system or talk.instructions:
+        fixed = [each for each in (talk.tools, talk.system, talk.instructions) if each]
     said = talk.messages or talk.input
-    pieces = [*fixed, *said] if isinstance(said, list) else fixed
+    pieces = fixed + said if isinstance(said, list) else fixed.copy()
     if isinstance(said, str):
         pieces.append(msgspec.Raw(said.encode("utf-8", "surrogatepass")))
     if talk.prompt:
@@ -102,8 +104,10 @@ def conversation_in(talk: Talk | None) -> Conversation | None:
 
 def _instructs(parts: Sequence[bytes]) -> bool:
     """Whether a message is the application's own. The role stands at the beginning or the end of its members."""
-    last = parts[0] if len(parts) == 1 else parts[-2] + parts[-1]
-    ends = parts[0][:64] + last[-64:]
+    ends = parts[0]
+    if len(parts) > 1 or len(ends) > 128:
+        last = ends if len(parts) == 1 else parts[-2] + parts[-1]
+        ends = ends[:64] + last[-64:]
     return b'"system"' in ends or b'"developer"' in ends
 
 
