@@ -211,9 +211,9 @@ class ImageEngine:
         for shot in batch:
             shot.job.read_pictures()
         pictures = self._backend.draw(plan, [shot.item() for shot in batch], on_step)
-        for place, (shot, picture) in enumerate(zip(batch, pictures, strict=True)):
-            is_last = place == len(batch) - 1
-            self._encoder.submit(self._send, shot, picture, len(batch) if is_last else 0)
+        wanted = [each for each in zip(batch, pictures, strict=True) if not each[0].job.cancelled]
+        for place, (shot, picture) in enumerate(wanted, 1):
+            self._encoder.submit(self._send, shot, picture, len(batch) if place == len(wanted) else 0)
 
     def _fail(self, job: Job, error: Exception) -> None:
         """Answer a request that cannot be drawn; the model goes on with the others."""
