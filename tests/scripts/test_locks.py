@@ -64,10 +64,17 @@ def test_a_service_installs_its_modality_and_no_other(name: str, own: set[str]) 
     assert lock(name).keys() & HEAVY == own
 
 
-@pytest.mark.parametrize("name", ["common", "router", "tts"])
+@pytest.mark.parametrize("name", ["common", "router"])
 def test_what_needs_no_torch_has_nothing_of_it(name: str) -> None:
     assert not lock(name).keys() & {"torch", "sympy", "networkx", "safetensors", "tokenizers", "huggingface-hub"}
     assert not any(Requirement(line).name == "torch" for line in project(name)["dependencies"])
+
+
+def test_speech_needs_torch_for_cosyvoice_alone() -> None:
+    extras = project("tts")["optional-dependencies"]
+    with_torch = {name for name, lines in extras.items() if any(Requirement(line).name == "torch" for line in lines)}
+    assert with_torch == {"cosyvoice"}
+    assert not any(Requirement(line).name == "torch" for line in project("tts")["dependencies"])
 
 
 @pytest.mark.parametrize("name", ["", *SERVICES])
