@@ -108,15 +108,21 @@ class Served:
     def __init__(self, server: peers.Server, pid: int, port: int) -> None:
         self.server, self._pid, self._port = server, pid, port
 
-    def __call__(self, clients: int, tokens: int, seed: int, **more: Any) -> Result:
-        fields = {"model": self.server.model, **self.server.fields, **more}
+    @contextlib.contextmanager
+    def awake(self) -> Iterator[str]:
+        """Let it run; its URL."""
         tell(self._pid, signal.SIGCONT)
         try:
+            yield f"http://127.0.0.1:{self._port}"
+        finally:
+            tell(self._pid, signal.SIGSTOP)
+
+    def __call__(self, clients: int, tokens: int, seed: int, **more: Any) -> Result:
+        fields = {"model": self.server.model, **self.server.fields, **more}
+        with self.awake():
             before = cpu_seconds(self._pid)
             load = asyncio.run(drive(self._port, questions(clients, seed), tokens, fields))
             return Result(load, cpu_seconds(self._pid) - before)
-        finally:
-            tell(self._pid, signal.SIGSTOP)
 
 
 @contextlib.contextmanager
