@@ -119,7 +119,7 @@ class RouterSpec(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
     """How the router admits requests. What is None is the router's own default; its options go before all of this.
 
     ``keys`` is the file that ``quintet keys`` writes, ``redis`` a ``redis://`` URL through which several routers share
-    the keys' rates. ``max_concurrent`` is the limit of requests at one upstream; ``max_waiting`` per model queue for at
+    the keys' limits. ``max_concurrent`` is the limit of requests at one upstream; ``max_waiting`` per model queue for at
     most ``queue_wait`` seconds. ``load_wait``: how long a request waits for a model that is still loading. After
     SIGTERM the router goes on for ``drain_delay`` seconds, then open requests have ``grace`` seconds to end.
     """

@@ -45,6 +45,7 @@ _EXACT = {
         Path("/images/variations", kinds=("image",)),
         Path("/audio/speech", kinds=("tts",)),
         Path("/audio/voices", "GET", kinds=("tts",)),
+        Path("/audio/models", "GET", kinds=("tts",)),
         Path("/audio/transcriptions"),
         Path("/audio/translations"),
     )
