@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import random
@@ -13,18 +12,16 @@ from typing import Any
 
 import pytest
 import torch
+from chat.chatglm_tiny import TOKENS, as_published, ranks, write, write_tokenizer
 from chat.engine_kit import ask, started
 from quintet_chat.backends import templates
 from quintet_chat.backends.chatglm_tokenizer import load_tokenizer
 from quintet_chat.backends.loader import load
 from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import LoadError
-from safetensors.torch import save_file
 from transformers import GlmConfig, GlmForCausalLM
 
 GOLDEN = Path(os.environ.get("QUINTET_GOLDEN", Path(__file__).parents[2].parent / "shared" / "golden"), "chatglm")
-TOKENS = 497
-"""Of the golden model's vocabulary, which the special tokens follow."""
 CONFIG: dict[str, Any] = {
     "model_type": "chatglm", "architectures": ["ChatGLMModel"], "add_bias_linear": False, "add_qkv_bias": True,
     "hidden_size": 48, "num_layers": 2, "num_attention_heads": 4, "multi_query_group_num": 2, "kv_channels": 16,
@@ -32,46 +29,6 @@ CONFIG: dict[str, Any] = {
     "rmsnorm": True, "post_layer_norm": True, "original_rope": True, "eos_token_id": [497, 504, 506],
     "torch_dtype": "float32",
 }  # fmt: skip
-TEMPLATE = (
-    "[gMASK]<sop>{% for item in messages %}{% if item['tools'] is defined %}<|system|>\n# 可用工具"
-    "{% for tool in item['tools'] %}\n\n## {{ tool['function']['name'] }}\n\n{{ tool['function'] | tojson(indent=4) }}"
-    "{% endfor %}{% endif %}{% if item['content'] %}<|{{ item['role'] }}|>{{ item['metadata'] }}\n{{ item['content'] }}"
-    "{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
-"""The form of the published one."""
-
-
-def ranks() -> dict[bytes, int]:
-    """Every byte, and tokens that are joined from those before them."""
-    chooser = random.Random(1)
-    tokens = [bytes((byte,)) for byte in range(256)]
-    pieces = [b"a", b"b", b" ", b"the", b"t", b"h", b"e", "你".encode()[:2], "你".encode(), b"0", b"\n"]
-    tokens += [piece for piece in pieces if piece not in tokens]
-    while len(tokens) < TOKENS:
-        token = chooser.choice(tokens[97:122] + tokens[256:]) + chooser.choice(tokens[97:122] + tokens[256:])
-        if len(token) < 9 and token not in tokens:
-            tokens.append(token)
-    return {token: rank for rank, token in enumerate(tokens)}
-
-
-def write_tokenizer(folder: Path) -> None:
-    lines = (f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in ranks().items())
-    (folder / "tokenizer.model").write_text("".join(lines))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"chat_template": TEMPLATE}))
-
-
-def renamed_back(name: str) -> str:
-    for new, old in {
-        "model.embed_tokens": "transformer.embedding.word_embeddings",
-        "model.layers": "transformer.encoder.layers",
-        "model.norm": "transformer.encoder.final_layernorm",
-        "lm_head": "transformer.output_layer",
-        "self_attn.o_proj": "self_attention.dense",
-        "mlp.gate_up_proj": "mlp.dense_h_to_4h",
-        "mlp.down_proj": "mlp.dense_4h_to_h",
-    }.items():
-        name = name.replace(new, old)
-    return name
 
 
 @pytest.fixture(scope="module")
@@ -91,19 +48,7 @@ def reference() -> Any:
 def folder(reference: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same model in the original layout, in two files."""
     folder = tmp_path_factory.mktemp("glm-4")
-    weights = {"transformer.rotary_pos_emb.inv_freq": torch.ones(4)}
-    for name, tensor in reference.state_dict().items():
-        if name.endswith(("k_proj.weight", "v_proj.weight", "k_proj.bias", "v_proj.bias")):
-            continue
-        if "q_proj" in name:
-            parts = [reference.state_dict()[name.replace("q_proj", f"{letter}_proj")] for letter in "qkv"]
-            name, tensor = name.replace("self_attn.q_proj", "self_attention.query_key_value"), torch.cat(parts)
-        weights[renamed_back(name)] = tensor.contiguous()
-    names = sorted(weights)
-    for number, half in enumerate((names[::2], names[1::2]), 1):
-        save_file({name: weights[name] for name in half}, folder / f"model-{number:05}-of-00002.safetensors")
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    write_tokenizer(folder)
+    write(folder, CONFIG, as_published(reference))
     return folder
 
 

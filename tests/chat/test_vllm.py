@@ -1,7 +1,4 @@
-"""vLLM behind our API: how it is started, what is asked of it, and what we make of its answers and failures.
-
-With ``QUINTET_VLLM_PYTHON`` naming the interpreter of an environment that has vLLM, the last tests run the real one.
-"""
+"""vLLM behind our API: how it is started, what is asked of it, and what we make of its answers and failures."""
 
 from __future__ import annotations
 
@@ -18,6 +15,8 @@ from typing import Any
 import httpx2
 import openai
 import pytest
+import transformers
+from chat.chatglm_tiny import write_tokenizer
 from chat.serving import serving
 from openai import OpenAI
 from quintet_chat.app import create_app
@@ -51,6 +50,7 @@ def double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def url() -> Iterator[str]:
     specs = [
         spec_of(id="tiny", aliases=["t"], default=True, engine_args={"tool_family": "hermes"}),
+        spec_of(id="thinker", engine_args={"thinking": "think"}),
         spec_of(id="short", max_waiting=1, max_batch=1),
     ]
     with serving(create_app("chat", specs, "quintet_chat.worker:create_engine")) as url:
@@ -171,7 +171,7 @@ def test_a_running_server_can_be_used(double: str, monkeypatch: pytest.MonkeyPat
 
 def test_what_files_say(tmp_path: Path) -> None:
     files = {
-        "config.json": {"model_type": "minicpmv", "quantization_config": {"quant_method": "gptq"}},
+        "config.json": {"model_type": "minicpmv", "vocab_size": 300, "quantization_config": {"quant_method": "gptq"}},
         "generation_config.json": {"temperature": 0.7, "top_k": 20, "eos_token_id": 1},
         "tokenizer_config.json": {"chat_template": "{{ messages }}"},
     }
@@ -180,11 +180,36 @@ def test_what_files_say(tmp_path: Path) -> None:
     info = facts.info(spec_of(path=str(tmp_path)), 1000)
     assert info == {
         "engine": "vllm", "template_tools": False, "sampling": {"temperature": 0.7, "top_k": 20}, "context": 1000,
-        "tool_family": "hermes", "quantization": "gptq",
+        "vocab_size": 300, "tool_family": "hermes", "quantization": "gptq",
     }  # fmt: skip
-    (tmp_path / "chat_template.jinja").write_text("{{ tools }}<|observation|>")
+    (tmp_path / "chat_template.jinja").write_text("{{ tools }}<|observation|><think>")
     info = facts.info(spec_of(path=str(tmp_path)), None)
-    assert (info["tool_family"], info["template_tools"]) == ("glm4", True)
+    assert (info["tool_family"], info["template_tools"], info["thinking"]) == ("glm4", True, "think")
+
+
+@pytest.mark.parametrize("sees", [False, True])
+def test_the_original_glm4_gets_our_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sees: bool) -> None:
+    monkeypatch.setenv("QUINTET_CACHE", str(tmp_path / "cache"))
+    config = {"model_type": "chatglm", "padded_vocab_size": 512} | ({"vision_config": {}} if sees else {})
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(LoadError, match=r"tokenizer\.model is missing"):
+        words(path=str(tmp_path))
+    write_tokenizer(tmp_path)
+    made = words(path=str(tmp_path))
+    folder = Path(made[made.index("--tokenizer") + 1])
+    assert folder.parent == tmp_path / "cache"
+    assert ("--hf-overrides" in made) is sees
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    content = [{"type": "text", "text": "what"}, {"type": "image"}, {"type": "text", "text": "is it"}]
+    messages = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": content}]
+    assert tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) == (
+        "[gMASK]<sop><|system|>\nBe kind.<|user|>\n"
+        "<|begin_of_image|><|endoftext|><|end_of_image|>what\nis it<|assistant|>"
+    )
+    info = facts.info(spec_of(path=str(tmp_path)), None)
+    assert (info["tool_family"], info["template_tools"], info["vocab_size"]) == ("glm4", True, 512)
+    assert words(path=str(tmp_path)) == made
+    assert "--tokenizer" not in words(path=str(tmp_path), engine_args={"url": "http://127.0.0.1:1"})
 
 
 @pytest.mark.parametrize(
@@ -239,6 +264,30 @@ def test_grammars(grammar: Grammar, expected: dict[str, Any]) -> None:
     assert requests.chat("m", Generate(messages=[], grammar=grammar))["structured_outputs"] == expected
 
 
+@pytest.mark.parametrize(
+    ("grammar", "answer"),
+    [
+        (Grammar(type="json_object"), {"type": "json_schema", "json_schema": {"type": "object"}}),
+        (Grammar(type="json_schema", value={"a": 1}), {"type": "json_schema", "json_schema": {"a": 1}}),
+        (Grammar(type="structural_tag", value={"format": {"type": "x"}}), {"type": "x"}),
+        (Grammar(type="regex", value="a+"), {"type": "regex", "pattern": "a+"}),
+        (Grammar(type="ebnf", value="root ::= x"), {"type": "grammar", "grammar": "root ::= x"}),
+    ],
+)
+def test_a_grammar_holds_behind_the_thinking(grammar: Grammar, answer: dict[str, Any]) -> None:
+    body = Generate(messages=[], grammar=grammar, thinking=("<think>", "</think>"))
+
+    def form(state: requests.Thinking) -> Any:
+        return json.loads(requests.chat("m", body, state)["structured_outputs"]["structural_tag"])["format"]
+
+    thought, _gap, behind = form("open")["elements"]
+    assert (thought["begin"], thought["end"], behind) == ("", "</think>", answer)
+    either = form(None)["elements"]
+    assert (either[0]["elements"][0]["begin"], either[0]["elements"][2], either[1]) == ("<think>", answer, answer)
+    plain = requests.chat("m", Generate(messages=[], grammar=grammar))
+    assert requests.chat("m", body, "closed")["structured_outputs"] == plain["structured_outputs"]
+
+
 def test_pictures_calls_and_prefixes() -> None:
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"a": "你"}}}
     messages: list[dict[str, Any]] = [
@@ -291,10 +340,33 @@ def test_completions(client: OpenAI) -> None:
     assert from_ids.choices[0].text.startswith("5 6 7")
 
 
+def test_tokens_of_prompts_and_back(url: str) -> None:
+    def post(path: str, **body: Any) -> Any:
+        return httpx2.post(f"{url}{path}", json={"model": "tiny", **body}).json()
+
+    found = post("/tokenize", prompt="a bb a", return_token_strs=True)
+    assert (found["tokens"], found["token_strs"]) == ([1, 2, 1], ["a", "bb", "a"])
+    assert post("/tokenize", messages=[{"role": "user", "content": "a b c d"}], add_generation_prompt=False) == {
+        "count": 4, "max_model_len": 512, "tokens": [1, 1, 1, 1],
+    }  # fmt: skip
+    assert post("/detokenize", tokens=[5, 6]) == {"prompt": "5 6"}
+
+
+def test_no_token_at_all(client: OpenAI) -> None:
+    only = client.completions.create(model="tiny", prompt="a b", echo=True, max_tokens=0, n=2)
+    assert [choice.text for choice in only.choices] == ["a b", "a b"]
+    assert (only.usage.prompt_tokens, only.usage.completion_tokens) == (2, 0)
+
+
+def test_thinking_that_the_prompt_has_opened(client: OpenAI) -> None:
+    opened = ask(client, "see </think> so", model="thinker").choices[0].message
+    assert (opened.reasoning_content, opened.content) == ("see", "so ")
+
+
 def test_a_refusal_keeps_its_status(client: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         ask(client, "too long", stream=True)
-    assert caught.value.code == "context_length_exceeded"
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "messages")
 
 
 def test_failures_in_the_middle(client: OpenAI) -> None:

@@ -88,11 +88,16 @@ def line(chunk: dict[str, Any]) -> str:
 
 
 async def tokenize(request: Request) -> Response:
-    return JSONResponse({"count": len((await request.json())["prompt"].split())})
+    """A token a word, and its length is its number."""
+    body = await request.json()
+    words = (body["messages"][-1]["content"] if "messages" in body else body["prompt"]).split()
+    return JSONResponse({"count": len(words), "tokens": [len(word) for word in words], "token_strs": words})
 
 
 async def detokenize(request: Request) -> Response:
-    return JSONResponse({"prompt": " ".join(map(str, (await request.json())["tokens"]))})
+    """The numbers; a template that opens the thinking ends with its tag."""
+    text = " ".join(map(str, (await request.json())["tokens"]))
+    return JSONResponse({"prompt": text + ("<think>\n" if flag("--served-model-name") == "thinker" else "")})
 
 
 async def metrics(_request: Request) -> Response:

@@ -6,11 +6,24 @@ _AS_GLM4_HAS_THEM = """\
 {%- set all = namespace(items=[]) %}
 {%- if tools %}{% set all.items = [{'role': 'system', 'tools': tools, 'content': ''}] %}{% endif %}
 {%- for message in messages %}
+    {%- set said = namespace(pictures='', texts=[]) %}
+    {%- if message['content'] is string %}
+        {%- set said.texts = [message['content']] %}
+    {%- elif message['content'] %}
+        {%- for part in message['content'] %}
+            {%- if part['type'] == 'text' %}
+                {%- set said.texts = said.texts + [part['text']] %}
+            {%- else %}
+                {%- set said.pictures = said.pictures + '<|begin_of_image|><|endoftext|><|end_of_image|>' %}
+            {%- endif %}
+        {%- endfor %}
+    {%- endif %}
+    {%- set content = said.pictures + said.texts | join('\\n') %}
     {%- if message['role'] == 'tool' %}
-        {%- set all.items = all.items + [{'role': 'observation', 'content': message['content']}] %}
+        {%- set all.items = all.items + [{'role': 'observation', 'content': content}] %}
     {%- elif message['tool_calls'] %}
-        {%- if message['content'] %}
-            {%- set all.items = all.items + [{'role': message['role'], 'content': message['content']}] %}
+        {%- if content %}
+            {%- set all.items = all.items + [{'role': message['role'], 'content': content}] %}
         {%- endif %}
         {%- for call in message['tool_calls'] %}
             {%- set function = call['function'] %}
@@ -20,12 +33,15 @@ _AS_GLM4_HAS_THEM = """\
             {%- set all.items = all.items + [item] %}
         {%- endfor %}
     {%- else %}
-        {%- set all.items = all.items + [message] %}
+        {%- set all.items = all.items + [dict(message, content=content)] %}
     {%- endif %}
 {%- endfor %}
 {%- set messages = all.items %}
 """
-"""GLM-4 has tools in a message of their own, a call's name in ``metadata``, and results under a role of their own."""
+"""GLM-4 has tools in a message of their own, a call's name in ``metadata``, and results under a role of their own.
+
+A picture is three marks before the text of its message, of which the middle one becomes the picture.
+"""
 
 
 def in_openai_form(template: str) -> str:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import inspect
 import json
-from typing import Any, Literal
+from typing import Any
 
 from jinja2 import TemplateError
 from quintet_common.errors import ApiError
 from transformers import PreTrainedTokenizerBase
 
+from quintet_chat.engine.pictures import PictureReader
 from quintet_chat.engine.request import Request
 from quintet_chat.protocol import Generate
+from quintet_chat.tools.thinking import state_after
 
 _RESERVED = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters) - {
     "documents",
@@ -21,10 +23,17 @@ _RESERVED = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_templ
 
 
 class Preparer:
-    """For one thread. ``context`` is the limit of prompt + answer in tokens, ``vocabulary`` the model's."""
+    """For one thread. ``context`` is the limit of prompt + answer in tokens, ``vocabulary`` the model's.
 
-    def __init__(self, tokenizer: Any, context: int, vocabulary: int, eos: frozenset[int]) -> None:
+    ``reader`` is for requests with pictures, which are refused without one.
+    """
+
+    def __init__(
+        self, tokenizer: Any, context: int, vocabulary: int, eos: frozenset[int], reader: PictureReader | None = None
+    ) -> None:
         self._tokenizer = tokenizer
+        self._reader = reader
+        self._takes_text = _takes_text(tokenizer)
         self._context = context
         self._vocabulary = vocabulary
         self._eos = eos
@@ -33,7 +42,7 @@ class Preparer:
     def prepare(self, request: Request) -> None:
         """Fill in the request's prompt, limits and stop tokens. Raises ApiError 400 for what the model cannot take."""
         body = request.body
-        if body.images:
+        if body.images and self._reader is None:
             raise ApiError(400, "This model reads text only; it takes no images.", param="messages", code="no_images")
         self._check_ids(body)
         param = "prompt" if body.messages is None else "messages"
@@ -41,8 +50,14 @@ class Preparer:
             request.prompt = body.prompt
         else:
             text = body.prompt if body.messages is None else self._render(body)
-            request.prompt = self._tokenize(text or "", body, param)
-            request.thinking = _thinking(text or "", body.thinking)
+            pictures = [body.images[index] for index in _pictures_of(body.messages or [])]
+            if pictures and self._reader is not None:
+                request.prompt, request.pictures = self._reader.read(
+                    text or "", pictures, lambda written: self._tokenize(written, body, param)
+                )
+            else:
+                request.prompt = self._tokenize(text or "", body, param)
+            request.thinking = state_after(text or "", body.thinking)
         if body.only_tokens:
             return
         room = self._context - len(request.prompt)
@@ -103,7 +118,7 @@ class Preparer:
             raise ApiError(400, f"{reserved[0]!r} cannot be set by a request.", param="chat_template_kwargs")
         try:
             text: str = self._tokenizer.apply_chat_template(
-                [_plain(message) for message in body.messages or []],
+                [self._as_template_takes_it(message) for message in body.messages or []],
                 tools=body.tools or None,
                 tokenize=False,
                 add_generation_prompt=body.add_generation_prompt,
@@ -115,6 +130,14 @@ class Preparer:
             raise ApiError(400, message, param="messages", code="chat_template") from None
         return text + body.assistant_prefix
 
+    def _as_template_takes_it(self, message: dict[str, Any]) -> dict[str, Any]:
+        """Content as one string, or as parts where pictures or the template ask for them."""
+        plain = _plain(message)
+        content = message.get("content")
+        if isinstance(content, list) and any(part.get("type") == "image" for part in content):
+            return {**plain, "content": [{"type": "image"} if part["type"] == "image" else part for part in content]}
+        return plain if self._takes_text else {**plain, "content": [{"type": "text", "text": plain["content"]}]}
+
     def _too_long(self, length: str, param: str) -> ApiError:
         message = (
             f"This model's maximum context length is {self._context} tokens, of which the answer needs at least one. "
@@ -123,12 +146,25 @@ class Preparer:
         return ApiError(400, message, param=param, code="context_length_exceeded", retry=False)
 
 
-def _thinking(prompt: str, tags: tuple[str, str] | None) -> Literal["open", "closed"] | None:
-    """Whether the prompt has begun the model's thinking, or skipped it; None: the model may do as it likes."""
-    end = prompt.rstrip()
-    if tags is None or not end.endswith(tags):
-        return None
-    return "open" if end.endswith(tags[0]) else "closed"
+def _takes_text(tokenizer: Any) -> bool:
+    """Whether the chat template takes a message's content as a string; those of some image-text models want parts."""
+    if not tokenizer.chat_template:
+        return True
+    probe = "Quintet"
+
+    def shown(content: Any) -> bool:
+        try:
+            return probe in tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+        except (TemplateError, TypeError, ValueError, KeyError):
+            return False
+
+    return shown(probe) or not shown([{"type": "text", "text": probe}])
+
+
+def _pictures_of(messages: list[dict[str, Any]]) -> list[int]:
+    """The indices of the pictures in the order in which the messages have them."""
+    parts = [part for message in messages if isinstance(message.get("content"), list) for part in message["content"]]
+    return [part["image"] for part in parts if part.get("type") == "image"]
 
 
 def _plain(message: dict[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum, auto
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from quintet_chat.tools.base import Piece, Reasoning, Text
 from quintet_chat.tools.scan import overlap
@@ -19,6 +19,14 @@ TAGS: dict[str, Tags] = {
     "mistral": Tags("[THINK]", "[/THINK]"),
 }
 """Styles of thinking by the name that models.yml and the worker's info use; harmony's is a format of its own."""
+
+
+def state_after(prompt: str, tags: tuple[str, str] | None) -> Literal["open", "closed"] | None:
+    """Whether the prompt has begun the model's thinking, or skipped it; None: the model may do as it likes."""
+    end = prompt.rstrip()
+    if tags is None or not end.endswith(tags):
+        return None
+    return "open" if end.endswith(tags[0]) else "closed"
 
 
 class _State(Enum):

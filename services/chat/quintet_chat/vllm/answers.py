@@ -55,8 +55,13 @@ class _Chunk(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Chunk).decode
 
 
-async def events(lines: AsyncIterator[str], prompt_text: str | None) -> AsyncIterator[Event]:
-    """The events of a stream whose ``lines`` these are. Raises ApiError when it says that the request failed."""
+async def events(
+    lines: AsyncIterator[str], prompt_text: str | None = None, *, thinking: bool = False
+) -> AsyncIterator[Event]:
+    """The events of a stream whose ``lines`` these are. Raises ApiError when it says that the request failed.
+
+    ``prompt_text`` and ``thinking`` are what is to be said in Accepted.
+    """
     accepted = False
     async for line in lines:
         if not line.startswith("data: ") or line == "data: [DONE]":
@@ -68,7 +73,7 @@ async def events(lines: AsyncIterator[str], prompt_text: str | None) -> AsyncIte
             accepted = True
             details = chunk.usage.prompt_tokens_details
             cached = details.cached_tokens if details is not None else None
-            yield Accepted(chunk.usage.prompt_tokens, prompt_text)
+            yield Accepted(chunk.usage.prompt_tokens, prompt_text, thinking=thinking)
             yield Started(0.0, cached or 0)
         for choice in chunk.choices:
             for event in _events(choice):
@@ -102,14 +107,14 @@ def _bytes(each: dict[str, Any]) -> list[int]:
     return each.get("bytes") or list(each["token"].encode())
 
 
-def failure(status: int, error: dict[str, Any]) -> ApiError:
-    """An error of vLLM's as one of ours."""
+def failure(status: int, error: dict[str, Any], given: str | None = None) -> ApiError:
+    """An error of vLLM's as one of ours; ``given`` is what the request calls its prompt."""
     message = str(error.get("message") or "vLLM failed on this request.")[:_MESSAGE]
     param, code = error.get("param"), error.get("code")
     if isinstance(code, int) and 400 <= code < 600:
         status, code = code, None
     if "maximum context length" in message:
-        code = "context_length_exceeded"
+        param, code = given, "context_length_exceeded"
     if "EngineCore" in message:
         return ApiError(503, "The model's engine failed and is started again.", code="worker_died", retry_after=5)
     if status in (401, 404):  # that is between us and vLLM

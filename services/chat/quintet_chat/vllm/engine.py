@@ -16,13 +16,17 @@ from quintet_common.errors import ApiError
 from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import CRASHED, Emit, LoadError, Report
 
-from quintet_chat.protocol import Finished, Generate
+from quintet_chat.protocol import Accepted, Finished, Generate
+from quintet_chat.tools.thinking import state_after
 from quintet_chat.vllm import answers, facts, requests
 from quintet_chat.vllm.server import Server
 
 log = logging.getLogger("quintet.vllm")
 logging.getLogger("httpx2").setLevel(logging.WARNING)
 POLL_SECONDS = 0.25
+TAIL_TOKENS = 16
+"""Of a prompt, among which is the tag that opens the thinking, if the template writes it."""
+
 _STATS = {
     "vllm:num_requests_running": "num_requests_running",
     "vllm:num_requests_waiting": "num_requests_waiting",
@@ -48,6 +52,7 @@ class VllmEngine:
         self._server: Server | None = None
         self._died: str | None = None
         self._ready = False
+        self._vocabulary: int | None = None
 
     def load(self, report: Report) -> dict[str, Any]:
         """Start the server and wait until it answers. Raises LoadError with what vLLM said."""
@@ -64,7 +69,9 @@ class VllmEngine:
         self._context: int | None = served.get("max_model_len")
         threading.Thread(target=self._run, args=(base, headers), name="requests", daemon=True).start()
         self._ready = True
-        return facts.info(self._spec, self._context)
+        info = facts.info(self._spec, self._context)
+        self._vocabulary = info.get("vocab_size")
+        return info
 
     def submit(self, request_id: int, body: Generate, emit: Emit) -> None:
         """Send a request on; ApiError 429 when more than ``max_waiting`` are on their way beside the batch."""
@@ -154,35 +161,75 @@ class VllmEngine:
             emit.done()
 
     async def _serve(self, body: Generate, emit: Emit) -> None:
+        if body.only_tokens:
+            emit(await self._tokens(body))
+            return
+        if body.sampling.max_tokens == 0:  # the prompt is all there is
+            emit(Accepted((await self._tokens(body)).prompt_tokens, await self._prompt_text(body)))
+            for index in range(body.n):
+                emit(Finished(index, "length"))
+            return
+        text, thinking = None, await self._thinking(body)
         if body.messages is not None:
-            path, wanted, text = "/v1/chat/completions", requests.chat(self._model, body), None
+            path, wanted = "/v1/chat/completions", requests.chat(self._model, body, thinking)
         else:
-            text = await self._prompt_text(body) if body.echo else None
+            text = await self._prompt_text(body)
             path, wanted = "/v1/completions", requests.completion(self._model, body, await self._room(body))
         finished = 0
         async with self._client.stream("POST", path, json=wanted) as answer:
             if answer.status_code != 200:
-                raise answers.failure(answer.status_code, _error(await answer.aread()))
-            async for event in answers.events(answer.aiter_lines(), text):
+                given = "prompt" if body.messages is None else "messages"
+                raise answers.failure(answer.status_code, _error(await answer.aread()), given)
+            async for event in answers.events(answer.aiter_lines(), text, thinking=thinking == "open"):
                 finished += isinstance(event, Finished)
                 emit(event)
         if finished < body.n:
             raise ApiError(503, "vLLM's answer broke off.", retry_after=1)
 
+    def _check_ids(self, tokens: list[int]) -> None:
+        """vLLM passes over those that it does not know where it makes text of them."""
+        wrong = next((token for token in tokens if self._vocabulary and token >= self._vocabulary), None)
+        if wrong is not None:
+            limit = (self._vocabulary or 0) - 1
+            raise ApiError(400, f"Token id {wrong} in prompt is not between 0 and {limit}.", param="prompt")
+
+    async def _tokens(self, body: Generate) -> Accepted:
+        """The prompt as tokens."""
+        if isinstance(body.prompt, list):
+            self._check_ids(body.prompt)
+            return Accepted(len(body.prompt), await self._prompt_text(body), tokens=body.prompt)
+        found = await self._post("/tokenize", requests.tokens(self._model, body))
+        return Accepted(int(found["count"]), tokens=found["tokens"], token_texts=found.get("token_strs"))
+
+    async def _thinking(self, body: Generate) -> requests.Thinking:
+        """What the chat template has made of the model's thinking: the end of the prompt says it."""
+        if body.thinking is None:
+            return None
+        tokens = (await self._tokens(body)).tokens or []
+        return state_after(await self._text(tokens[-TAIL_TOKENS:]), body.thinking)
+
     async def _prompt_text(self, body: Generate) -> str | None:
-        if not isinstance(body.prompt, list):
-            return body.prompt
-        answer = await self._client.post("/detokenize", json={"model": self._model, "tokens": body.prompt})
-        return str(answer.raise_for_status().json()["prompt"])
+        """The prompt as text, if the request wants that."""
+        if not body.echo:
+            return None
+        return await self._text(body.prompt) if isinstance(body.prompt, list) else body.prompt
+
+    async def _text(self, tokens: list[int]) -> str:
+        return str((await self._post("/detokenize", {"model": self._model, "tokens": tokens}))["prompt"])
 
     async def _room(self, body: Generate) -> int | None:
         """What the context leaves for an answer that has no limit of its own; vLLM would stop after 16 tokens."""
         if body.sampling.max_tokens is not None or self._context is None:
             return None
-        if isinstance(body.prompt, list):
-            return max(1, self._context - len(body.prompt))
-        answer = await self._client.post("/tokenize", json={"model": self._model, "prompt": body.prompt})
-        return max(1, self._context - int(answer.raise_for_status().json()["count"]))
+        return max(1, self._context - (await self._tokens(body)).prompt_tokens)
+
+    async def _post(self, path: str, wanted: dict[str, Any]) -> dict[str, Any]:
+        """Raises ApiError for what vLLM refuses."""
+        answer = await self._client.post(path, json=wanted)
+        if answer.status_code != 200:
+            raise answers.failure(answer.status_code, _error(answer.content))
+        found: dict[str, Any] = answer.json()
+        return found
 
 
 def _error(content: bytes) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from quintet_common.models_yml import ModelSpec
 
 from quintet_chat.backends import families
+from quintet_chat.vllm import originals
 
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 _WRITES_AS = {"minicpmv": "hermes"}
@@ -19,9 +20,9 @@ _WRITES_AS = {"minicpmv": "hermes"}
 
 def info(spec: ModelSpec, context: int | None) -> dict[str, Any]:
     """For ``/v1/models``; see ``quintet_chat.protocol``. Files that cannot be read are passed over."""
-    template = _template(spec.path)
     generation = _json(spec.path, "generation_config.json")
-    config = _json(spec.path, "config.json")
+    config = config_of(spec)
+    template = _template(originals.flags(spec, config).get("tokenizer", spec.path))
     found: dict[str, Any] = {
         "engine": "vllm",
         "template_tools": families.renders_tools(template),
@@ -29,19 +30,28 @@ def info(spec: ModelSpec, context: int | None) -> dict[str, Any]:
     }
     if context is not None:
         found["context"] = context
+    if vocabulary := config.get("vocab_size", config.get("padded_vocab_size")):
+        found["vocab_size"] = vocabulary
     family = families.tool_family(template) or _WRITES_AS.get(str(config.get("model_type")))
     if family is not None:
         found["tool_family"] = family
+    if (style := families.thinking_style(template)) is not None:
+        found["thinking"] = style
     if quantization := config.get("quantization_config"):
         found["quantization"] = quantization.get("quant_method", "yes")
     return found
+
+
+def config_of(spec: ModelSpec) -> dict[str, Any]:
+    """The model's config.json; empty where there is none yet."""
+    return _json(spec.path, "config.json")
 
 
 def needs_vllm(spec: ModelSpec) -> bool:
     """Whether the model is one that vLLM can run and transformers cannot, without code from the model's folder."""
     if spec.embedded is not None:
         return False
-    config = _json(spec.path, "config.json")
+    config = config_of(spec)
     kind = config.get("model_type")
     quantization = config.get("quantization_config")
     method = quantization.get("quant_method") if isinstance(quantization, dict) else None

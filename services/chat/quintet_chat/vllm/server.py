@@ -21,6 +21,8 @@ from quintet_common.models_yml import ModelSpec
 from quintet_common.sizes import parse_bytes
 from quintet_common.worker.host import LoadError
 
+from quintet_chat.vllm import facts, originals
+
 log = logging.getLogger("quintet.vllm")
 PYTHON = "QUINTET_VLLM_PYTHON"
 """Environment variable with the interpreter of an environment that has vLLM, whose pins are not ours."""
@@ -112,7 +114,8 @@ def command(spec: ModelSpec) -> list[str]:
         flags["max_num_seqs"] = spec.max_batch
     if spec.dtype != "auto":
         flags["dtype"] = spec.dtype
-    flags |= _sizes(spec) | {name: value for name, value in spec.engine_args.items() if name not in NOT_FLAGS}
+    flags |= originals.flags(spec, facts.config_of(spec)) | _sizes(spec)
+    flags |= {name: value for name, value in spec.engine_args.items() if name not in NOT_FLAGS}
     for name, value in flags.items():
         words += _flag(name.removeprefix("--").replace("_", "-"), value)
     return words
