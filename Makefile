@@ -56,6 +56,9 @@ fuzz-router: install ## Requests made from the router's OpenAPI document by sche
 bench-affinity: install ## Simulate how conversations keep to their replicas; writes docs/benchmarks.md
 	@$(BIN)/python bench/affinity/run.py --write
 
+bench-chat: install ## Compare the chat service with transformers serve, vLLM and llama.cpp; writes docs/benchmarks.md
+	@$(BIN)/python bench/chat/run.py --write
+
 gpu-check: install ## Correctness and speed on this machine's GPU: make gpu-check [ARGS='--only chat']
 	@$(BIN)/python bench/gpu/run.py $(ARGS)
 
