@@ -41,6 +41,7 @@ def test_the_info_says_what_was_loaded() -> None:
     info = load(tiny_spec(context=300), 4, lambda _fraction, _note: None).info
     parameters = transformers.AutoModelForCausalLM.from_pretrained(tiny_path()).num_parameters()
     assert info == {
+        "modalities": ["text"],
         "engine": "transformers",
         "dtype": "float32",
         "device": "cpu",

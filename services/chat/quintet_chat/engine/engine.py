@@ -1,7 +1,8 @@
 """The chat engine: takes requests from the worker's host and joins the threads that serve them.
 
-submit -> prepare thread (template, tokens) -> grammar thread, if there is one to compile -> model thread (scheduler)
--> output thread (text, events). Each hands on by a queue; every request leaves through the output thread.
+submit -> prepare thread (template, tokens; pictures have one of their own) -> grammar thread, if there is one to
+compile -> model thread (scheduler) -> output thread (text, events). Each hands on by a queue; every request leaves
+through the output thread.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from quintet_common.worker.host import Emit, Report
 from quintet_chat.backends.loader import LoadedModel, load
 from quintet_chat.engine.grammar import Grammars
 from quintet_chat.engine.output import Ended, Output
+from quintet_chat.engine.pictures import Held
 from quintet_chat.engine.prepare import Preparer
 from quintet_chat.engine.request import Request
 from quintet_chat.engine.scheduler import Scheduler, sequences_of
@@ -50,12 +52,17 @@ class ChatEngine:
         return model.info
 
     def _start(self, model: LoadedModel) -> None:
-        self._preparer = Preparer(model.tokenizer, model.context, model.vocabulary, model.eos)
+        limits = model.context, model.vocabulary, model.eos
+        self._preparer = self._picture_preparer = Preparer(model.tokenizer, *limits)
+        if model.reader is not None:
+            self._picture_preparer = Preparer(model.reader.tokenizer, *limits, model.reader)
+        self._held = Held()
         self._grammars = Grammars(model.tokenizer, model.vocabulary, model.eos)
         self._output = Output(model.tokenizer, self._on_end)
         batch = self._spec.max_batch or DEFAULT_MAX_BATCH
         self._scheduler = Scheduler(model.runner, self._output, batch, model.chunk, model.prefix_blocks)
         self._prepare_thread = ThreadPoolExecutor(1, "prepare")
+        self._picture_thread = ThreadPoolExecutor(1, "pictures")
         self._grammar_threads = ThreadPoolExecutor(GRAMMAR_THREADS, "grammar")
         self._threads = [
             threading.Thread(target=self._output.run, name="output", daemon=True),
@@ -67,6 +74,8 @@ class ChatEngine:
     def close(self) -> None:
         """Stop the threads, for a process that goes on without the model. Requests that are open get no end."""
         self._prepare_thread.shutdown()
+        self._held.close()
+        self._picture_thread.shutdown()
         self._grammar_threads.shutdown()
         self._grammars.close()
         self._scheduler.close()
@@ -81,7 +90,10 @@ class ChatEngine:
         if waiting >= self._spec.max_waiting + max(0, self._scheduler.max_batch - len(running)):
             raise self._full(waiting)
         request = self._open[request_id] = Request(request_id, body, emit, time.monotonic())
-        self._prepare_thread.submit(self._guarded, request, self._prepare)
+        if body.images:
+            self._picture_thread.submit(self._prepare_pictures, request)
+        else:
+            self._prepare_thread.submit(self._guarded, request, self._prepare)
 
     def cancel(self, request_id: int) -> None:
         if request := self._open.get(request_id):
@@ -117,8 +129,15 @@ class ChatEngine:
             failure = ApiError(500, "The model failed on this request; the service's log has the details.")
             self._output.put([Ended(request, failure)])
 
+    def _prepare_pictures(self, request: Request) -> None:
+        self._held.wait()
+        self._guarded(request, self._prepare)
+
     def _prepare(self, request: Request) -> None:
-        self._preparer.prepare(request)
+        preparer = self._picture_preparer if request.body.images else self._preparer
+        preparer.prepare(request)
+        if request.pictures is not None:
+            self._held.add(request.id, request.pictures.bytes)
         if request.body.grammar is None:
             self._accept(request)
         else:
@@ -153,4 +172,5 @@ class ChatEngine:
 
     def _on_end(self, request: Request) -> None:
         del self._open[request.id]
+        self._held.drop(request.id)
         self._mean_seconds += 0.1 * (time.monotonic() - request.arrived - self._mean_seconds)

@@ -17,8 +17,9 @@ from quintet_chat.engine.slots import Decode, SlotCache
 
 log = logging.getLogger("quintet.chat")
 
-Forward = Callable[[torch.Tensor, torch.Tensor, int], torch.Tensor]
-"""``ids`` [rows, 1], ``positions`` [rows, 1], keys that attention reads -> float32 logits [rows, vocabulary]."""
+Forward = Callable[[torch.Tensor, torch.Tensor, int, torch.Tensor], torch.Tensor]
+"""``ids`` [rows, 1], where they lie in their slots [rows, 1], keys that attention reads, what the model takes their
+positions to be [rows, 1] -> float32 logits [rows, vocabulary]."""
 
 Record = Callable[[Callable[[], torch.Tensor]], Callable[[], torch.Tensor]]
 """Makes of a step that reads and writes fixed tensors one that can be run again, with its result in one place."""
@@ -44,7 +45,13 @@ class _Shape:
     def __init__(self, rows: int, device: torch.device) -> None:
         self.ids = torch.zeros((rows, 1), dtype=torch.long, device=device)
         self.positions = torch.zeros((rows, 1), dtype=torch.long, device=device)
+        self.places = torch.zeros((rows, 1), dtype=torch.long, device=device)
         self.step: Callable[[], torch.Tensor]
+
+    def fill(self, ids: torch.Tensor, positions: torch.Tensor, places: torch.Tensor) -> None:
+        self.ids.copy_(ids)
+        self.positions.copy_(positions)
+        self.places.copy_(places)
 
 
 class PaddedDecode:
@@ -59,7 +66,7 @@ class PaddedDecode:
         self._generation = slots.generation
         self._works = True
 
-    def __call__(self, tokens: list[int], positions: list[int]) -> torch.Tensor | None:
+    def __call__(self, tokens: list[int], positions: list[int], shifts: list[int] | None = None) -> torch.Tensor | None:
         """Logits [n, vocabulary] of the slots 0..n-1, overwritten by the next call; None once recording has failed."""
         if not self._works:
             return None
@@ -73,21 +80,20 @@ class PaddedDecode:
         padding = key[0] - len(tokens)
         ids = torch.tensor([*tokens, *[0] * padding])[:, None]
         where = torch.tensor([*positions, *[self._slots.capacity - 1] * padding])[:, None]
+        places = where if shifts is None else where + torch.tensor([*shifts, *[0] * padding])[:, None]
         shape = self._shapes.get(key)
         if shape is None:
             shape = self._shapes[key] = _Shape(key[0], self._device)
-            shape.ids.copy_(ids)
-            shape.positions.copy_(where)
+            shape.fill(ids, where, places)
             if not self._recorded(shape, key):
                 return None
-        shape.ids.copy_(ids)
-        shape.positions.copy_(where)
+        shape.fill(ids, where, places)
         return shape.step()[: len(tokens)]
 
     def _recorded(self, shape: _Shape, key: tuple[int, int]) -> bool:
         def step() -> torch.Tensor:
             self._slots.plan = Decode(shape.positions[:, 0], key[1])
-            return self._forward(shape.ids, shape.positions, key[1])
+            return self._forward(shape.ids, shape.positions, key[1], shape.places)
 
         try:
             shape.step = self._record(step)

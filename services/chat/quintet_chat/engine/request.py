@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from quintet_common.worker.host import Emit
 
+from quintet_chat.engine.pictures import Pictures
 from quintet_chat.protocol import Generate, Sampling, Started
 
 
@@ -23,6 +25,8 @@ class Request:
     arrived: float
     """``time.monotonic()`` at submission."""
     prompt: list[int] = field(default_factory=list)
+    pictures: Pictures | None = None
+    """Those of the prompt, if it has any."""
     max_tokens: int = 0
     """New tokens per choice, within the context."""
     stop_ids: frozenset[int] = frozenset()
@@ -78,6 +82,18 @@ class Sequence:
     def context(self) -> list[int]:
         """Prompt and answer so far, which is what a prefill must compute."""
         return self.request.prompt + self.tokens if self.tokens else self.request.prompt
+
+    @property
+    def text(self) -> list[Hashable] | list[int]:
+        """Prompt and answer so far as what tells them apart from others: pictures by their content."""
+        pictures = self.request.pictures
+        return self.context if pictures is None else pictures.text + self.tokens
+
+    @property
+    def shift(self) -> int:
+        """What is added to the number of a generated token to get its position: pictures count for less, or more."""
+        pictures = self.request.pictures
+        return 0 if pictures is None else pictures.shift
 
     @property
     def length(self) -> int:

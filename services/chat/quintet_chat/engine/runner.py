@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from quintet_chat.engine.padded import PaddedDecode
+from quintet_chat.engine.pictures import Picture, Pictures
 from quintet_chat.engine.slots import Decode, Prefill, SlotCache, whole
 
 LIKENESS = 0.98
@@ -23,13 +24,12 @@ class UnsupportedModel(Exception):
 
 
 class Piece(NamedTuple):
-    """What a prefill computes of one sequence: ``tokens`` behind the ``start`` tokens that its slot holds.
-
-    Whatever else a model is told of a prompt (pictures, positions of several dimensions) enters here.
-    """
+    """What a prefill computes of one sequence: ``tokens`` behind the ``start`` tokens that its slot holds."""
 
     start: int
     tokens: list[int]
+    pictures: Pictures | None = None
+    """Of the prompt; those in this piece were looked at."""
 
 
 class Runner:
@@ -61,12 +61,25 @@ class Runner:
         Raises UnsupportedModel when it fails or says something else: a model with a memory of its own, for example.
         """
         tokens = list(range(1, 10))
-        self.slots.reserve([16])
+        self._compare(tokens, None, {"input_ids": torch.tensor([tokens])})
+
+    @torch.inference_mode()
+    def check_pictures(self, prompt: list[int], pictures: Pictures, inputs: dict[str, torch.Tensor]) -> None:
+        """The same for a prompt with pictures, which are ``inputs`` to the model alone."""
+        self._compare(prompt, pictures, inputs)
+
+    def _compare(self, prompt: list[int], pictures: Pictures | None, inputs: dict[str, torch.Tensor]) -> None:
+        cut, last = len(prompt) // 2, len(prompt) - 1
+        if not self.slots.reserve([len(prompt)]):
+            raise UnsupportedModel(f"a picture comes to {len(prompt)} tokens, more than its context")
         try:
-            self.prefill(0, [Piece(0, tokens[:5])])
-            extended = self.prefill(0, [Piece(5, tokens[5:8])])
-            decoded = self.decode(tokens[8:], [8])
-            alone = self._model(input_ids=torch.tensor([tokens], device=self.device), use_cache=False).logits[0, -2:]
+            for picture in pictures.each if pictures else []:
+                self.look(picture)
+            self.prefill(0, [Piece(0, prompt[:cut], pictures)])
+            extended = self.prefill(0, [Piece(cut, prompt[cut:last], pictures)])
+            decoded = self.decode(prompt[last:], [last], [pictures.shift if pictures else 0])
+            given = {name: value.to(self.device) for name, value in inputs.items()}
+            alone = self._model(**given, use_cache=False).logits[0, -2:]
         except _FAILURES as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UnsupportedModel(f"it does not run over slots of keys and values ({reason})") from error
@@ -74,6 +87,16 @@ class Runner:
         likeness = torch.cosine_similarity(ours - ours.mean(), alone.float() - alone.float().mean())
         if not bool((likeness > LIKENESS).all()):
             raise UnsupportedModel("over slots of keys and values it does not say what it says alone")
+
+    @torch.inference_mode()
+    def look(self, picture: Picture) -> None:
+        """Run the vision tower over a picture. Raises RuntimeError, above all where its memory does not suffice."""
+        features = {name: value.to(self.device) for name, value in picture.features.items()}
+        found = self._model.get_image_features(**features, return_dict=True).pooler_output
+        seen = torch.cat([each.flatten(0, -2) for each in found])
+        if len(seen) != len(picture.where):
+            raise RuntimeError(f"{len(seen)} features of a picture stand for {len(picture.where)} tokens")
+        picture.seen = seen.to(self.device, self._dtype)
 
     @torch.inference_mode()
     def prefill(self, row: int, pieces: list[Piece]) -> torch.Tensor:
@@ -91,28 +114,49 @@ class Runner:
         fresh = not max(starts) and self.device.type != "cpu"
         self.slots.plan = plan = Prefill(row, starts, counts, None if fresh else self.slots.capacity)
         mask = None if fresh else self._mask(positions, plan.length)
-        return self._forward(ids, positions, mask, last.to(self.device))
+        if not any(piece.pictures for piece in pieces):
+            return self._forward({"input_ids": ids}, positions, mask, last.to(self.device))
+        return self._forward(self._shown(ids, pieces), _places(positions, pieces), mask, last.to(self.device))
+
+    def _shown(self, ids: torch.Tensor, pieces: list[Piece]) -> dict[str, torch.Tensor]:
+        """The model's input for ``ids`` [pieces, tokens] with pictures among them: what it is shown at each token."""
+        shown = [
+            (row, where, seen)
+            for row, piece in enumerate(pieces)
+            if piece.pictures is not None
+            for where, seen in piece.pictures.parts(piece.start, piece.start + len(piece.tokens))
+        ]
+        for row, where, _ in shown:
+            ids[row, where] = 0  # some models have no embedding for the token of a picture
+        embedded = self._model.get_input_embeddings()(ids.to(self.device))
+        for row, where, seen in shown:
+            embedded[row, where.to(self.device)] = seen
+        return {"inputs_embeds": embedded}
 
     @torch.inference_mode()
-    def decode(self, tokens: list[int], positions: list[int]) -> torch.Tensor:
-        """One token each for the slots 0..n-1; float32 logits [n, vocabulary]."""
-        if self.padded is not None and (logits := self.padded(tokens, positions)) is not None:
+    def decode(self, tokens: list[int], positions: list[int], shifts: list[int] | None = None) -> torch.Tensor:
+        """One token each for the slots 0..n-1; float32 logits [n, vocabulary].
+
+        ``positions`` are where they lie in their slots; the model takes them to be ``shifts`` further.
+        """
+        if self.padded is not None and (logits := self.padded(tokens, positions, shifts)) is not None:
             return logits
         where = torch.tensor(positions, device=self.device)
         length = whole(max(positions) + 1, self.slots.capacity)
         self.slots.plan = Decode(where, length)
-        return self._step(torch.tensor(tokens)[:, None], where[:, None], length)
+        places = where if shifts is None else where + torch.tensor(shifts, device=self.device)
+        return self._step(torch.tensor(tokens)[:, None], where[:, None], length, places[:, None])
 
-    def _step(self, ids: torch.Tensor, positions: torch.Tensor, length: int) -> torch.Tensor:
+    def _step(self, ids: torch.Tensor, positions: torch.Tensor, length: int, places: torch.Tensor) -> torch.Tensor:
         """A decode step behind the plan that is set, attending to ``length`` keys."""
-        return self._forward(ids, positions, self._mask(positions, length), 1)
+        return self._forward({"input_ids": ids}, places, self._mask(positions, length), 1)
 
     def _forward(
-        self, ids: torch.Tensor, positions: torch.Tensor, mask: Mask, keep: int | torch.Tensor
+        self, shown: dict[str, torch.Tensor], places: torch.Tensor, mask: Mask, keep: int | torch.Tensor
     ) -> torch.Tensor:
         output = self._model(
-            input_ids=ids.to(self.device),
-            position_ids=positions.to(self.device),
+            **{name: value.to(self.device) for name, value in shown.items()},
+            position_ids=places.to(self.device),
             past_key_values=self.slots.cache,
             attention_mask=mask,
             use_cache=True,
@@ -139,6 +183,17 @@ class Runner:
             ~seen, torch.finfo(self._dtype).min
         )
         return hidden.to(self.device)
+
+
+def _places(positions: torch.Tensor, pieces: list[Piece]) -> torch.Tensor:
+    """What the model takes ``positions`` [pieces, tokens] to be: the same shape, or [3, pieces, tokens]."""
+    rows = [positions[row] for row in range(len(pieces))]
+    for row, piece in enumerate(pieces):
+        if piece.pictures is not None:
+            rows[row] = piece.pictures.places(piece.start, positions.shape[1])
+    if any(row.ndim > 1 for row in rows):
+        rows = [row.expand(3, -1) for row in rows]
+    return torch.stack(rows, dim=-2)
 
 
 def _check(model: Any) -> None:

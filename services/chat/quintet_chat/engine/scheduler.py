@@ -11,27 +11,35 @@ prefix cache may still have it); reserving would leave most of the memory unused
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 from collections import Counter, deque
+from collections.abc import Hashable
 from itertools import islice
 from typing import NamedTuple
 
 import torch
+from quintet_common.errors import ApiError
 from quintet_common.memory import give_back
 
 from quintet_chat.engine.output import Ended, Item, Output, Reason, Sampled
+from quintet_chat.engine.pictures import Picture
 from quintet_chat.engine.prefix import BLOCK, PrefixCache
 from quintet_chat.engine.request import Request, Sequence
 from quintet_chat.engine.runner import Piece, Runner
 from quintet_chat.engine.sampler import Choice, sample
+
+log = logging.getLogger("quintet.chat")
+
+Text = list[Hashable] | list[int]
 
 HEADROOM = 32
 """Tokens a new sequence must have room for beyond its prompt, lest it be evicted at once."""
 
 COUNTERS = (
     *("prefill_steps", "prefill_tokens", "decode_steps", "decode_tokens", "preemptions"),
-    *("prefix_cache_queries", "prefix_cache_hits"),
+    *("prefix_cache_queries", "prefix_cache_hits", "pictures"),
 )
 LOOKAHEAD = 64
 """How many of the queue are looked at for one prefill, when those in front wait for another prompt."""
@@ -49,6 +57,12 @@ class _Newcomer(NamedTuple):
     @property
     def known(self) -> int:
         return len(self.places) * BLOCK
+
+    def is_long(self, chunk: int) -> bool:
+        """Whether it takes more than one step: for its length, or to look at pictures."""
+        pictures = self.sequence.request.pictures
+        looks = pictures is not None and pictures.unseen(self.known, self.sequence.length) is not None
+        return looks or self.sequence.length - self.known > chunk
 
 
 class _Partial(NamedTuple):
@@ -155,7 +169,7 @@ class Scheduler:
     def _free(self, sequence: Sequence) -> None:
         """Take a sequence out of the batch; the last slot moves into its place, so that the slots stay dense."""
         row, last = self._running.index(sequence), len(self._running) - 1
-        self._prefixes.save(row, sequence.context[: sequence.cached])
+        self._prefixes.save(row, sequence.text[: sequence.cached])
         if row != last:
             self._slots.copy(last, row, self._running[last].cached)
             self._running[row] = self._running[last]
@@ -175,7 +189,7 @@ class Scheduler:
             if self._partial:
                 self._extend(self._partial)
             return
-        if batch[0].sequence.length - batch[0].known > self._chunk:
+        if batch[0].is_long(self._chunk):
             row = len(self._running)
             self._partial = _Partial(batch[0].sequence, row, self._prefixes.load(row, batch[0].places))
             self._newcomers_turn = True
@@ -186,7 +200,7 @@ class Scheduler:
         pieces = []
         for row, newcomer in enumerate(batch, first):
             known = self._prefixes.load(row, newcomer.places)
-            pieces.append(Piece(known, newcomer.sequence.context[known:]))
+            pieces.append(Piece(known, newcomer.sequence.context[known:], newcomer.sequence.request.pictures))
         logits = self._runner.prefill(first, pieces)
         self.counters["prefill_steps"] += 1
         self._start([newcomer.sequence for newcomer in batch], logits)
@@ -196,9 +210,9 @@ class Scheduler:
         batch: list[_Newcomer] = []
         widest = 0
         for sequence in list(islice(self._waiting, LOOKAHEAD)):
-            newcomer = _Newcomer(sequence, self._prefixes.match(sequence.context))
+            newcomer = _Newcomer(sequence, self._prefixes.match(sequence.text))
             new = sequence.length - newcomer.known
-            is_long = new > self._chunk
+            is_long = newcomer.is_long(self._chunk)
             if (is_long and self._partial) or self._follows(newcomer, batch):
                 continue
             if batch and (is_long or (len(batch) + 1) * max(widest, new) > self._chunk):
@@ -223,9 +237,9 @@ class Scheduler:
 
     def _follows(self, newcomer: _Newcomer, batch: list[_Newcomer]) -> bool:
         """Whether a prompt that is about to be computed will leave at least half of what this one would compute."""
-        text, known = newcomer.sequence.context, newcomer.known
+        text, known = newcomer.sequence.text, newcomer.known
         leaders = [member.sequence for member in batch] + ([self._partial.sequence] if self._partial else [])
-        return any(2 * (_shared(text, leader.context, known) - known) >= len(text) - known for leader in leaders)
+        return any(2 * (_shared(text, leader.text, known) - known) >= len(text) - known for leader in leaders)
 
     def _fits(self, newcomers: list[Sequence]) -> bool:
         """Reserve slots for newcomers beside those that run, with a little room to go on."""
@@ -257,11 +271,17 @@ class Scheduler:
 
     def _extend(self, partial: _Partial) -> None:
         sequence, row, done = partial
+        pictures = sequence.request.pictures
+        if pictures is not None and (picture := pictures.unseen(done, done + self._chunk)):
+            self._look(sequence, picture)
+            return
         tokens = sequence.context[done : done + self._chunk]
-        logits = self._runner.prefill(row, [Piece(done, tokens)])
+        logits = self._runner.prefill(row, [Piece(done, tokens, pictures)])
         self.counters["prefill_steps"] += 1
         done += len(tokens)
         sequence.cached = done
+        if pictures is not None:
+            pictures.forget(done)
         if done < sequence.length:
             self._partial = _Partial(sequence, row, done)
             return
@@ -270,12 +290,24 @@ class Scheduler:
         self._partial = None
         self._start([sequence], logits)
 
+    def _look(self, sequence: Sequence, picture: Picture) -> None:
+        """Look at one picture of the half-computed prompt; one that cannot be looked at costs its own request alone."""
+        self.counters["pictures"] += 1
+        try:
+            self._runner.look(picture)
+        except RuntimeError:
+            log.exception("looking at a picture failed")
+            self._partial = None
+            sequence.request.cancelled = True
+            failure = ApiError(500, "The model failed on a picture; the service's log has the details.")
+            self._output.put([Ended(sequence.request, failure)])
+
     def _start(self, batch: list[Sequence], logits: torch.Tensor) -> None:
         """Let sequences whose prompts are in the next free slots run: sample their first tokens."""
         sources = list(range(len(batch)))
         for sequence in batch:
             sequence.cached = sequence.length
-            self._prefixes.save(len(self._running), sequence.context)
+            self._prefixes.save(len(self._running), sequence.text)
             self._running.append(sequence)
         for source, leader in enumerate(list(batch)):
             for sibling in self._fork(leader):
@@ -309,7 +341,8 @@ class Scheduler:
         batch = list(self._running)
         if not batch:
             return
-        logits = self._runner.decode([s.tokens[-1] for s in batch], [s.cached for s in batch])
+        tokens, positions = [s.tokens[-1] for s in batch], [s.cached for s in batch]
+        logits = self._runner.decode(tokens, positions, [s.shift for s in batch])
         for sequence in batch:
             sequence.cached += 1
         self.counters["decode_steps"] += 1
@@ -340,7 +373,7 @@ class Scheduler:
         self._output.put(items)
 
 
-def _shared(text: list[int], other: list[int], known: int) -> int:
+def _shared(text: Text, other: Text, known: int) -> int:
     """How many tokens the two have in common from the beginning, in whole blocks, and ``known`` at least."""
     shared = known
     if text[:known] != other[:known]:

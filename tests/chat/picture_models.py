@@ -1,0 +1,191 @@
+"""Tiny random models that see, with a processor of their own, and pictures to show them."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import importlib
+import io
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from chat.engine_kit import SHAPE, SPECIAL
+from PIL import Image
+from quintet_chat.backends import processor
+from quintet_common.models_yml import ModelSpec
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+TILES = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
+MARKS = [
+    "<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", "<|vision_start|>", "<|vision_end|>",
+    "<|image_pad|>", "<|video_pad|>", "<|begin_of_image|>", "<|image|>", "<|end_of_image|>", "<|begin_of_video|>",
+    "<|video|>", "<|end_of_video|>", "<start_of_image>", "<image_soft_token>", "<end_of_image>",
+]  # fmt: skip
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}{% else %}"
+    "{% for part in m.content %}{% if part.type == 'image' %}PICTURE{% else %}{{ part.text }}{% endif %}{% endfor %}"
+    "{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+PARTS_TEMPLATE = TEMPLATE.replace("{% if m.content is string %}{{ m.content }}{% else %}", "").replace(
+    "{% endfor %}{% endif %}<|im_end|>", "{% endfor %}<|im_end|>"
+)
+"""One that takes parts alone, like LLaVA's."""
+
+TOWER = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+SQUARE = {**TOWER, "image_size": 56, "patch_size": 14}
+ROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]}}
+QWEN_MARKS = {"image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>"} | {
+    f"vision_{end}_token_id": f"<|vision_{end}|>" for end in ("start", "end")
+}
+QWEN_TOWER = {"depth": 2, "num_heads": 2, "patch_size": 14}
+GLM_TOWER = {**QWEN_TOWER, "hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 64}
+GLM_MARKS = {"image_token_id": "<|image|>", "video_token_id": "<|video|>"} | {
+    f"{kind}_{end}_token_id": f"<|{word}_of_{kind}|>"
+    for kind in ("image", "video")
+    for end, word in (("start", "begin"), ("end", "end"))
+}
+QWEN_SIZES = {"size": {"shortest_edge": 28 * 28 * 4, "longest_edge": 28 * 28 * 16}}
+
+KINDS: dict[str, dict[str, Any]] = {
+    "llava": {
+        "written": "<image>\n",
+        "text_config": {"model_type": "llama"},
+        "vision_config": {"model_type": "clip_vision_model", **SQUARE},
+        "marks": {"image_token_id": "<image>"},
+        "images": ("clip", {"size": {"shortest_edge": 56}, "crop_size": {"height": 56, "width": 56}}),
+        "processor": {
+            "patch_size": 14,
+            "vision_feature_select_strategy": "default",
+            "num_additional_image_tokens": 1,
+        },
+        "template": PARTS_TEMPLATE,
+    },
+    "idefics3": {
+        "written": "<image>",
+        "text_config": {"model_type": "llama"},
+        "vision_config": SQUARE,
+        "more": {"scale_factor": 2},
+        "marks": {"image_token_id": "<image>"},
+        "images": ("idefics3", {"size": {"longest_edge": 112}, "max_image_size": {"longest_edge": 56}}),
+        "processor": {"image_seq_len": 4},
+    },
+    "qwen2_vl": {
+        "written": "<|vision_start|><|image_pad|><|vision_end|>",
+        "text_config": ROPE,
+        "vision_config": {**QWEN_TOWER, "embed_dim": 32, "hidden_size": 64, "mlp_ratio": 2},
+        "marks": QWEN_MARKS,
+        "images": ("qwen2_vl", QWEN_SIZES),
+    },
+    "qwen2_5_vl": {
+        "written": "<|vision_start|><|image_pad|><|vision_end|>",
+        "text_config": ROPE,
+        "vision_config": {**GLM_TOWER, "fullatt_block_indexes": [1], "window_size": 56},
+        "marks": QWEN_MARKS,
+        "images": ("qwen2_vl", QWEN_SIZES),
+    },
+    "glm4v": {
+        "written": "<|begin_of_image|><|image|><|end_of_image|>",
+        "text_config": {"rope_parameters": {**ROPE["rope_parameters"], "partial_rotary_factor": 1.0}},
+        "vision_config": {**GLM_TOWER, "image_size": 56},
+        "marks": GLM_MARKS,
+        "images": ("glm4v", {"size": {"shortest_edge": 28 * 28 * 4, "longest_edge": 28 * 28 * 32}}),
+    },
+}
+"""What each differs in. The last three have positions of three dimensions."""
+
+
+def _tokenizer(kind: str) -> Any:
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=[*SPECIAL, *MARKS, *TILES],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+        min_frequency=2,
+    )
+    made.train_from_iterator(["hello world the cat sat on the mat"] * 20, trainer)
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=made, eos_token="<|im_end|>", pad_token="<|endoftext|>", bos_token="<|endoftext|>"
+    )
+    about = KINDS[kind]
+    fast.chat_template = about.get("template", TEMPLATE).replace("PICTURE", about["written"])
+    return fast
+
+
+@functools.cache
+def path(kind: str) -> Path:
+    """A directory with a random model of ``kind``, a name of KINDS."""
+    torch.manual_seed(0)
+    about, made = KINDS[kind], _tokenizer(kind)
+    text = {**SHAPE, "vocab_size": len(made), "pad_token_id": 0, **about["text_config"]}
+    marks = {name: made.convert_tokens_to_ids(mark) for name, mark in about["marks"].items()}
+    config = transformers.AutoConfig.for_model(
+        kind, text_config=text, vision_config=about["vision_config"], **marks, **about.get("more", {})
+    )
+    config.get_text_config().eos_token_id = made.eos_token_id
+    folder = Path(tempfile.mkdtemp(prefix="quintet-tiny-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    transformers.AutoModelForImageTextToText.from_config(config).float().save_pretrained(folder)
+    made.save_pretrained(folder)
+    name, sizes = about["images"]
+    module = importlib.import_module(f"transformers.models.{name}.image_processing_pil_{name}")
+    reads = next(found for attribute, found in vars(module).items() if attribute.endswith("ImageProcessorPil"))
+    reads(**sizes).save_pretrained(folder)
+    (folder / "processor_config.json").write_text(json.dumps(about.get("processor", {})))
+    return folder
+
+
+def spec(kind: str, **fields: Any) -> ModelSpec:
+    given: dict[str, Any] = {"kind": "multimodal", "dtype": "float32", **fields}
+    return ModelSpec(id="tiny", path=str(path(kind)), device="cpu", **given)
+
+
+@functools.cache
+def reference(kind: str) -> tuple[Any, Any]:
+    """The same model and its processor, for transformers' own ``generate``."""
+    model = transformers.AutoModelForImageTextToText.from_pretrained(path(kind), dtype=torch.float32).eval()
+    model.generation_config.eos_token_id = None
+    return model, processor.load(str(path(kind)), model.config)
+
+
+def picture(number: int) -> bytes:
+    """A PNG of noise; each number has a picture and a size of its own."""
+    noise = np.random.default_rng(number).integers(0, 256, (50 + 17 * (number % 4), 60 + 23 * (number % 3), 3), "uint8")
+    out = io.BytesIO()
+    Image.fromarray(noise).save(out, "PNG")
+    return out.getvalue()
+
+
+def message(text: str, *pictures: int, role: str = "user") -> dict[str, Any]:
+    """A message as the worker gets it; ``pictures`` are indices into the request's."""
+    parts: list[dict[str, Any]] = [{"type": "image", "image": index} for index in pictures]
+    return {"role": role, "content": [*parts, {"type": "text", "text": text}] if parts else text}
+
+
+def generate(kind: str, messages: list[dict[str, Any]], images: list[bytes], new: int) -> list[int]:
+    """Greedy tokens by transformers, without stopping."""
+    model, reader = reference(kind)
+    parts = [
+        {
+            **each,
+            "content": [{"type": "text", "text": each["content"]}]
+            if isinstance(each["content"], str)
+            else each["content"],
+        }
+        for each in messages
+    ]
+    text = reader.tokenizer.apply_chat_template(parts, tokenize=False, add_generation_prompt=True)
+    order = [part["image"] for each in parts for part in each["content"] if part["type"] == "image"]
+    shown = [Image.open(io.BytesIO(images[index])).convert("RGB") for index in order]
+    inputs = reader(images=shown or None, text=[text], return_tensors="pt", add_special_tokens=False)
+    out = model.generate(**inputs, max_new_tokens=new, do_sample=False)
+    tokens: list[int] = out[0, inputs["input_ids"].shape[1] :].tolist()
+    return tokens
