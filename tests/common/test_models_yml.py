@@ -93,7 +93,7 @@ def test_embedded_and_hub_paths_stay_as_they_are() -> None:
         (
             "models_config:\n- model_name: a\n  model_path: x\n  model_type: music",
             "models.yml:4: model_type: 'music' is not one of completion, chat, embedding, multimodal, vision, "
-            "image, diffusers, audio, tts, rerank.",
+            "image, diffuser, diffusers, audio, tts, rerank.",
         ),
     ],
 )
@@ -135,6 +135,28 @@ models_config:
         owned_by="Open Source",
     )
     assert embedding.kind == "embedding"
+
+
+@pytest.mark.parametrize(
+    ("name", "model_type", "method", "kind"),
+    [
+        ("Qwen2-7B-Instruct", "completion", "load_qwen2", "chat"),
+        ("Qwen2-57B-A14B-Instruct-GPTQ-Int4", "completion", "load_qwen2", "chat"),
+        ("glm-4-9b-chat-1m", "completion", "load_glm4", "chat"),
+        ("glm-4v-9b", "completion", "load_glm4", "multimodal"),
+        ("MiniCPM-V-2_6", "completion", "load_mini_cpm", "multimodal"),
+        ("Qwen2-VL-7B-Instruct", "completion", "load_qwen2", "multimodal"),
+        ("Kolors-diffusers", "diffuser", "load_kolors_diffusers", "image"),
+        ("Kolors-image2image", "completion", "load_kolors_image2image", "image"),
+        ("CosyVoice-300M-SFT", "audio", "load_cosy_voice", "tts"),
+        ("bge-m3", "embedding", "load_embedding", "embedding"),
+        ("bge-m3", "embedding", None, "embedding"),
+    ],
+)
+def test_zlai_kinds(name: str, model_type: str, method: str | None, kind: str) -> None:
+    entry = f"{{model_name: {name}, model_path: /models/{name}, model_type: {model_type}, generate_method: X"
+    text = f"models_config:\n- {entry}{'' if method is None else f', load_method: {method}'}}}"
+    assert [(spec.id, spec.kind) for spec in parse_config(text, FILE).models] == [(name, kind)]
 
 
 def test_zlai_mistakes_have_their_line_too() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -18,6 +19,7 @@ _KIND_OF_TYPE = {
     "multimodal": "multimodal",
     "vision": "multimodal",
     "image": "image",
+    "diffuser": "image",
     "diffusers": "image",
     "audio": "tts",
     "tts": "tts",
@@ -41,6 +43,13 @@ _KIND_OF_METHOD = {
 }
 
 
+_SEES = re.compile(r"glm-?4v|minicpm-?v|cogvlm|internvl|-vl(?![a-z])", re.IGNORECASE)
+"""Names of chat models that take pictures: ZLAI loads glm-4v-9b with the method of glm-4-9b-chat."""
+
+_DROPPED = frozenset({"model_type", "load_method", "generate_method"})
+"""Keys that have no meaning beside ours; the last one names a class of ZLAI's."""
+
+
 def names_of(part: str | int) -> str | int:
     """The key that a ZLAI file writes for one of ours; used to find a mistake's line."""
     return _OURS.get(part, part) if isinstance(part, str) else part
@@ -60,14 +69,14 @@ def _entry(entry: Any, index: int) -> dict[str, Any]:
         raise msgspec.ValidationError(f"Expected `object` - at `$.models[{index}]`")
     model_type, method = str(entry.get("model_type", "")), str(entry.get("load_method", ""))
     kind = _kind(model_type, method)
+    if kind == "chat" and _SEES.search(f"{entry.get('model_name')} {entry.get('model_path')}"):
+        kind = "multimodal"
     if kind is None:
         raise msgspec.ValidationError(
             f"Invalid enum value '{model_type or method}' - at `$.models[{index}].model_type`"
         )
     rest: dict[str, Any] = {
-        _FIELDS.get(str(key), str(key)): value
-        for key, value in entry.items()
-        if key not in ("model_type", "load_method")
+        _FIELDS.get(str(key), str(key)): value for key, value in entry.items() if key not in _DROPPED
     }
     return {"kind": kind, "owned_by": "Open Source", **rest}
 
