@@ -32,6 +32,7 @@ def scripted_url() -> Iterator[str]:
         spec("eager", auto_tools="eager", engine_args=hermes),
         spec("native", engine_args=native),
         spec("toolless"),
+        spec("seeing", engine_args={"info": {"modalities": ["text", "image"]}}),
         spec("thinker", engine_args=thinking),
         spec("oss", engine_args={"info": {"tool_family": "harmony", "thinking": "harmony"}}),
     ]

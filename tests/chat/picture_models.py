@@ -125,12 +125,12 @@ def path(kind: str) -> Path:
     """A directory with a random model of ``kind``, a name of KINDS."""
     torch.manual_seed(0)
     about, made = KINDS[kind], _tokenizer(kind)
-    text = {**SHAPE, "vocab_size": len(made), "pad_token_id": 0, **about["text_config"]}
+    ends = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": made.eos_token_id}
+    text = {**SHAPE, **ends, "vocab_size": len(made), **about["text_config"]}
     marks = {name: made.convert_tokens_to_ids(mark) for name, mark in about["marks"].items()}
     config = transformers.AutoConfig.for_model(
         kind, text_config=text, vision_config=about["vision_config"], **marks, **about.get("more", {})
     )
-    config.get_text_config().eos_token_id = made.eos_token_id
     folder = Path(tempfile.mkdtemp(prefix="quintet-tiny-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     transformers.AutoModelForImageTextToText.from_config(config).float().save_pretrained(folder)
@@ -143,9 +143,9 @@ def path(kind: str) -> Path:
     return folder
 
 
-def spec(kind: str, **fields: Any) -> ModelSpec:
-    given: dict[str, Any] = {"kind": "multimodal", "dtype": "float32", **fields}
-    return ModelSpec(id="tiny", path=str(path(kind)), device="cpu", **given)
+def spec(tiny: str, **fields: Any) -> ModelSpec:
+    given: dict[str, Any] = {"id": "tiny", "kind": "multimodal", "dtype": "float32", "path": str(path(tiny)), **fields}
+    return ModelSpec(device="cpu", **given)
 
 
 @functools.cache

@@ -20,7 +20,7 @@ from quintet_common.worker.host import LoadError, Report
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils.hub import cached_file
 
-from quintet_chat.backends import chatglm, embedded, families, memory, packing, processor, templates
+from quintet_chat.backends import chatglm, embedded, families, memory, packing, templates
 from quintet_chat.engine.pictures import PictureReader
 from quintet_chat.engine.prefix import BLOCK
 from quintet_chat.engine.runner import Runner, UnsupportedModel
@@ -135,6 +135,8 @@ def _processor(spec: ModelSpec, path: str, config: Any) -> Any:
     """The processor of an image-text model. One of kind ``chat`` that has none that works is served for text alone."""
     if not _has_eyes(config):
         return None
+    from quintet_chat.backends import processor  # takes seconds to import, which text models need not wait for
+
     try:
         return _attempt(spec, "its processor cannot be loaded", partial(processor.load, path, config))
     except LoadError as error:
@@ -167,8 +169,8 @@ def _load_weights(spec: ModelSpec, config: Any, from_pretrained: Callable[..., A
         raise LoadError(f"{spec.id}: {config.model_type!r} is no architecture of a text model that can be loaded.")
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if spec.device == "auto" else spec.device)
     arguments: dict[str, Any] = {"dtype": _dtype(spec.dtype, device), "output_loading_info": True}
-    if spec.memory:
-        arguments |= {"device_map": "auto", "max_memory": dict(spec.memory)}
+    if limits := _limits(spec, device):
+        arguments |= {"device_map": "auto", "max_memory": limits}
     elif device.type != "cpu":
         arguments["device_map"] = device
     if "device_map" in arguments and importlib.util.find_spec("accelerate") is None:
@@ -179,6 +181,11 @@ def _load_weights(spec: ModelSpec, config: Any, from_pretrained: Callable[..., A
     if missing := sorted(seen["missing_keys"]):
         raise LoadError(f"{spec.id}: {len(missing)} weights are missing from its files, the first is {missing[0]!r}.")
     return model.eval()
+
+
+def _limits(spec: ModelSpec, device: torch.device) -> dict[int | str, str]:
+    """``memory``, so far as it counts: what GPUs may hold says nothing where the model runs on the CPU."""
+    return {where: limit for where, limit in spec.memory.items() if device.type != "cpu" or where == "cpu"}
 
 
 def _dtype(wanted: str, device: torch.device) -> torch.dtype:

@@ -12,6 +12,15 @@ from transformers.video_processing_utils import BaseVideoProcessor
 
 def load(path: str, config: Any) -> Any:
     """The processor at ``path``. Raises OSError, ValueError or ImportError, which name a package that is missing."""
+    try:
+        return _load(path, config)
+    except (ImportError, ValueError) as error:
+        if "torchvision" not in str(error).lower():
+            raise
+        raise ImportError("it needs the package 'torchvision', in the version that goes with this torch") from error
+
+
+def _load(path: str, config: Any) -> Any:
     kind = PROCESSOR_MAPPING.get(type(config), None)
     if kind is not None and "video_processor" in kind.get_attributes() and not is_torchvision_available():
         return _without_videos(kind, path)
