@@ -146,6 +146,10 @@ def test_a_memory_limit_places_the_model(tmp_path: Path) -> None:
         attempt(spec_of(tmp_path / "model", memory={"cpu": "10KB"}))
 
 
+def test_what_gpus_may_hold_is_of_no_account_without_one(tmp_path: Path) -> None:
+    load(spec_of(copy(tmp_path), memory={0: "1KB"}), 4, lambda _fraction, _note: None)
+
+
 def test_a_model_without_a_chat_template_says_so(tmp_path: Path) -> None:
     from quintet_common.errors import ApiError
 

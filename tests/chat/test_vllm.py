@@ -108,6 +108,9 @@ def test_memory_becomes_a_share_of_each_gpu(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(torch.cuda, "get_device_properties", Properties)
     spec = spec_of(memory={3: "20GB", 1: "20GB"})
+    monkeypatch.setattr(server, "_has_gpu", lambda: False)
+    assert (server.command(spec)[7:], server._devices(spec)) == ([], {})
+    monkeypatch.setattr(server, "_has_gpu", lambda: True)
     assert server.command(spec)[7:] == ["--gpu-memory-utilization", "0.25", "--tensor-parallel-size", "2"]
     assert server._devices(spec) == {"CUDA_VISIBLE_DEVICES": "1,3"}
 

@@ -22,7 +22,7 @@ def info(spec: ModelSpec, context: int | None) -> dict[str, Any]:
     """For ``/v1/models``; see ``quintet_chat.protocol``. Files that cannot be read are passed over."""
     generation = _json(spec.path, "generation_config.json")
     config = config_of(spec)
-    template = _template(originals.flags(spec, config).get("tokenizer", spec.path))
+    template = _template(originals.prepare(spec, config).tokenizer)
     found: dict[str, Any] = {
         "engine": "vllm",
         "template_tools": families.renders_tools(template),

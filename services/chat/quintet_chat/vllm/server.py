@@ -15,6 +15,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import IO, Any
 
 from quintet_common.models_yml import ModelSpec
@@ -106,7 +107,8 @@ class Server:
 
 def command(spec: ModelSpec) -> list[str]:
     """What starts vLLM for ``spec``, all but its address. Raises LoadError where vLLM is not to be found."""
-    words = [*_program(spec.path), "--served-model-name", spec.id]
+    prepared = originals.prepare(spec, facts.config_of(spec))
+    words = [*_program(prepared.path), "--served-model-name", spec.id]
     flags: dict[str, Any] = {}
     if spec.context is not None:
         flags["max_model_len"] = spec.context
@@ -114,7 +116,7 @@ def command(spec: ModelSpec) -> list[str]:
         flags["max_num_seqs"] = spec.max_batch
     if spec.dtype != "auto":
         flags["dtype"] = spec.dtype
-    flags |= originals.flags(spec, facts.config_of(spec)) | _sizes(spec)
+    flags |= prepared.flags | _sizes(spec)
     flags |= {name: value for name, value in spec.engine_args.items() if name not in NOT_FLAGS}
     for name, value in flags.items():
         words += _flag(name.removeprefix("--").replace("_", "-"), value)
@@ -153,13 +155,18 @@ def _gpus(spec: ModelSpec) -> list[int]:
 
 def _devices(spec: ModelSpec) -> dict[str, str]:
     gpus = _gpus(spec)
-    return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))} if gpus else {}
+    return {"CUDA_VISIBLE_DEVICES": ",".join(map(str, gpus))} if gpus and _has_gpu() else {}
+
+
+def _has_gpu() -> bool:
+    """Without one, what GPUs may hold is of no account: vLLM runs on the CPU then."""
+    return any(Path("/dev", name).exists() for name in ("nvidiactl", "dxg", "kfd"))
 
 
 def _sizes(spec: ModelSpec) -> dict[str, Any]:
     """``memory`` in vLLM's terms: a share of every GPU, and one rank on each."""
     gpus = _gpus(spec)
-    if not gpus:
+    if not gpus or not _has_gpu():
         return {}
     import torch  # not needed otherwise, and large
 
