@@ -7,7 +7,7 @@ PACKAGES := $(wildcard services/*/quintet*)
 
 .DEFAULT_GOAL := help
 .PHONY: help install up test test-fast lint lock clean bench-stack bench-embed bench-tts bench-vision bench-router \
-	bench-affinity bench-chaos bench-soak fuzz-router gpu-check containers
+	bench-affinity bench-chaos bench-soak fuzz-router bench-chat gpu-check containers
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20

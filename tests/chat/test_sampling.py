@@ -94,15 +94,44 @@ def test_frequencies_follow_the_distribution() -> None:
         assert tokens.count(token) / 4000 == pytest.approx(float(expected[token]), abs=0.03)
 
 
-def test_a_seed_repeats_its_stream_and_choices_have_their_own() -> None:
-    def draws(index: int, seed: int | None) -> list[float]:
-        request = Drawn(0.0, seed=seed).request
-        sequence = Sequence(request, index)
-        return [sequence.draw() for _ in range(3)]
+def seeded(logits: torch.Tensor, count: int, index: int = 0, **rule: Any) -> list[int]:
+    """So many tokens, one after the other, of one choice of a request with seed 7."""
+    sequence = Sequence(Drawn(0.0, **{"seed": 7, **rule}).request, index)
+    return [sample(logits.clone()[None], [sequence])[0].token for _ in range(count)]
 
-    assert draws(0, 7) == draws(0, 7)
-    assert draws(0, 7) != draws(1, 7)
-    assert draws(0, None) != draws(0, None)
+
+def test_a_seed_repeats_its_stream_and_choices_have_their_own() -> None:
+    logits = torch.randn(VOCABULARY)
+    assert seeded(logits, 20) == seeded(logits, 20)
+    assert seeded(logits, 20) != seeded(logits, 20, index=1)
+    assert seeded(logits, 20) != seeded(logits, 20, seed=8)
+    assert seeded(logits, 20, seed=None) != seeded(logits, 20, seed=None)
+    assert len(seeded(logits, 1, seed=(1 << 63) - 1, index=3)) == 1
+
+
+def test_a_seed_follows_the_distribution() -> None:
+    tokens = seeded(torch.tensor([2.0, 1.0, 0.0, -1.0] + [-30.0] * 60), 4000)
+    expected = torch.tensor([2.0, 1.0, 0.0, -1.0]).softmax(-1)
+    for token in range(4):
+        assert tokens.count(token) / 4000 == pytest.approx(float(expected[token]), abs=0.03)
+
+
+def test_rounding_does_not_change_what_a_seed_gives() -> None:
+    logits = torch.randn(VOCABULARY)
+    assert seeded(logits, 200, temperature=2.0) == seeded(logits + 1e-6 * torch.randn(VOCABULARY), 200, temperature=2.0)
+
+
+@pytest.mark.parametrize(
+    "rule", [{"top_k": 5}, {"top_p": 0.4}, {"min_p": 0.3}, {"top_k": 9, "top_p": 0.8}, {"top_p": 0.999}], ids=str
+)
+@pytest.mark.parametrize("spread", [0.01, 3.0])
+def test_a_seed_stays_within_the_cuts(rule: dict[str, Any], spread: float) -> None:
+    torch.manual_seed(5)
+    logits = torch.randn(VOCABULARY) * spread
+    allowed = {plainly(logits, (step + 0.5) / 400, Sampling(**rule)) for step in range(400)}
+    last = plainly(logits, 1 - 1e-12, Sampling(**rule))
+    for token in seeded(logits, 100, **rule):
+        assert token in allowed or logits[token] >= logits[last] - 1e-4
 
 
 def chosen(logits: list[float], tokens: list[int] | None = None, **rule: Any) -> int:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from quintet_common.worker.host import Emit
 
 from quintet_chat.engine.pictures import Pictures
+from quintet_chat.engine.seeded import Stream
 from quintet_chat.protocol import Generate, Sampling, Started
 
 
@@ -76,7 +77,8 @@ class Sequence:
         """How many tokens of prompt + answer have their keys and values in the cache."""
         self.stopped = False
         """Set by any thread: the sequence takes no further step."""
-        self._random = random.Random(seed + index) if seed is not None else random
+        self.stream = Stream(seed, index) if seed is not None else None
+        """Its own random numbers, when the request has a seed."""
 
     @property
     def context(self) -> list[int]:
@@ -109,5 +111,5 @@ class Sequence:
         return self.stopped or self.request.cancelled
 
     def draw(self) -> float:
-        """The next number in [0, 1) of the sequence's own random stream; the same stream for the same seed."""
-        return self._random.random()
+        """A number in [0, 1) for a sequence without a seed."""
+        return random.random()

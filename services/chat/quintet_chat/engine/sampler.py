@@ -2,7 +2,7 @@
 
 Order, as in transformers: penalties, bias, grammar; temperature, top_k, top_p, min_p. The distribution is walked from
 its most probable token down with one random number per token. Only the best candidates are ever sorted; a row that
-needs more is finished exactly, by itself.
+needs more is finished exactly, by itself. Rows with a seed are chosen one by one (seeded.py).
 """
 
 from __future__ import annotations
@@ -98,6 +98,10 @@ def _apply_rules(row: torch.Tensor, sequence: Sequence) -> None:
 def _choose(logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
     tokens: list[int] = logits.argmax(-1).tolist()
     random_rows = [row for row, s in enumerate(sequences) if s.request.sampling.temperature >= GREEDY_BELOW]
+    for row in random_rows:
+        if (stream := sequences[row].stream) is not None:
+            tokens[row] = stream.choose(logits[row], sequences[row].request.sampling)
+    random_rows = [row for row in random_rows if sequences[row].stream is None]
     if random_rows:
         drawn = [sequences[row] for row in random_rows]
         rows = logits if len(random_rows) == len(sequences) else logits[random_rows]
