@@ -20,6 +20,9 @@ import torch
 from PIL import Image
 from quintet_common.errors import ApiError, bad_request
 
+Text = list[Hashable] | list[int]
+"""Tokens, or whatever else tells them apart."""
+
 HELD_BYTES = 1 << 30
 """Of prepared pictures, for all requests together: beyond, the next one waits for others to end."""
 

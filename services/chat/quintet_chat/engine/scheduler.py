@@ -15,7 +15,6 @@ import logging
 import queue
 import threading
 from collections import Counter, deque
-from collections.abc import Hashable
 from itertools import islice
 from typing import NamedTuple
 
@@ -23,8 +22,9 @@ import torch
 from quintet_common.errors import ApiError
 from quintet_common.memory import give_back
 
+from quintet_chat.engine.looker import Looker
 from quintet_chat.engine.output import Ended, Item, Output, Reason, Sampled
-from quintet_chat.engine.pictures import Picture
+from quintet_chat.engine.pictures import Picture, Text
 from quintet_chat.engine.prefix import BLOCK, PrefixCache
 from quintet_chat.engine.request import Request, Sequence
 from quintet_chat.engine.runner import Piece, Runner
@@ -32,17 +32,18 @@ from quintet_chat.engine.sampler import Choice, sample
 
 log = logging.getLogger("quintet.chat")
 
-Text = list[Hashable] | list[int]
-
 HEADROOM = 32
 """Tokens a new sequence must have room for beyond its prompt, lest it be evicted at once."""
 
 COUNTERS = (
     *("prefill_steps", "prefill_tokens", "decode_steps", "decode_tokens", "preemptions"),
-    *("prefix_cache_queries", "prefix_cache_hits", "pictures"),
+    *("prefix_cache_queries", "prefix_cache_hits"),
 )
 LOOKAHEAD = 64
 """How many of the queue are looked at for one prefill, when those in front wait for another prompt."""
+
+LOOK_SECONDS = 0.02
+"""How long a picture is waited for, when nothing runs, before the queue is looked at again."""
 
 IDLE_SECONDS = 5.0
 """After so long without work the cache's memory goes back."""
@@ -83,6 +84,7 @@ class Scheduler:
         self._runner = runner
         self._slots = runner.slots
         self._prefixes = PrefixCache(runner.slots, prefixes)
+        self._looker = Looker(runner)
         self._output = output
         self._chunk = chunk
         self._inbox: queue.SimpleQueue[Request] = queue.SimpleQueue()
@@ -132,6 +134,7 @@ class Scheduler:
                 self._slots.release()
                 give_back()
                 self._wake.wait()
+        self._looker.close()
 
     @torch.inference_mode()
     def step(self) -> bool:
@@ -291,10 +294,9 @@ class Scheduler:
         self._start([sequence], logits)
 
     def _look(self, sequence: Sequence, picture: Picture) -> None:
-        """Look at one picture of the half-computed prompt; one that cannot be looked at costs its own request alone."""
-        self.counters["pictures"] += 1
+        """Look at a picture of the half-computed prompt; one that cannot be looked at costs its own request alone."""
         try:
-            self._runner.look(picture)
+            self._looker.look(picture, 0 if self._running else LOOK_SECONDS)
         except RuntimeError:
             log.exception("looking at a picture failed")
             self._partial = None
