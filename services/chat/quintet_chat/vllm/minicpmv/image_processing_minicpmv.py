@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -14,10 +14,21 @@ Size = tuple[int, int]
 """Width and height in pixels, or columns and rows."""
 
 
+class Settings(TypedDict, total=False):
+    """What may be set for a model, beside its preprocessor_config.json."""
+
+    max_slice_nums: int
+    scale_resolution: int
+    patch_size: int
+    image_feature_size: int
+    use_image_id: bool
+
+
 class MiniCPMVImageProcessor(ImageProcessingMixin):  # type: ignore[misc]
     """What vLLM's model calls; names and arguments are those it uses."""
 
     model_input_names = ("pixel_values",)
+    valid_kwargs = Settings
     im_id_start = "<image_id>"
     im_id_end = "</image_id>"
 
