@@ -96,11 +96,52 @@ KINDS: dict[str, dict[str, Any]] = {
         "marks": GLM_MARKS,
         "images": ("glm4v", {"size": {"shortest_edge": 28 * 28 * 4, "longest_edge": 28 * 28 * 32}}),
     },
+    "internvl": {
+        "written": "<image>",
+        "text_config": {"model_type": "qwen2"},
+        "vision_config": {**TOWER, "image_size": [56, 56], "patch_size": [14, 14]},
+        "marks": {"image_token_id": "<image>"},
+        "special": {
+            "start_image_token": "<|vision_start|>",
+            "end_image_token": "<|vision_end|>",
+            "context_image_token": "<image>",
+            "video_token": "<|video|>",
+        },
+        "images": ("got_ocr2", {"size": {"height": 56, "width": 56}, "crop_to_patches": True, "max_patches": 3}),
+        "processor": {"image_seq_length": 4},
+    },
 }
-"""What each differs in. The last three have positions of three dimensions."""
+"""What each differs in. Those from Qwen and GLM have positions of three dimensions."""
+
+UNSUPPORTED: dict[str, dict[str, Any]] = {
+    "gemma3": {
+        "written": "<start_of_image>",
+        "text_config": {"head_dim": 16, "layer_types": ["full_attention"] * 2},
+        "vision_config": SQUARE,
+        "more": {"mm_tokens_per_image": 4},
+        "marks": {
+            "image_token_id": "<image_soft_token>",
+            "boi_token_id": "<start_of_image>",
+            "eoi_token_id": "<end_of_image>",
+        },
+        "special": {
+            "boi_token": "<start_of_image>",
+            "eoi_token": "<end_of_image>",
+            "image_token": "<image_soft_token>",
+        },
+        "images": ("gemma3", {"size": {"height": 56, "width": 56}}),
+        "processor": {"image_seq_length": 4},
+    },
+    "qwen3_vl": {
+        **KINDS["qwen2_vl"],
+        "text_config": {**ROPE, "head_dim": 16},
+        "vision_config": {**GLM_TOWER, "num_position_embeddings": 64, "deepstack_visual_indexes": [0]},
+    },
+}
+"""Models whose pictures this engine cannot show them."""
 
 
-def _tokenizer(kind: str) -> Any:
+def _tokenizer(about: dict[str, Any]) -> Any:
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
@@ -113,18 +154,22 @@ def _tokenizer(kind: str) -> Any:
     )
     made.train_from_iterator(["hello world the cat sat on the mat"] * 20, trainer)
     fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=made, eos_token="<|im_end|>", pad_token="<|endoftext|>", bos_token="<|endoftext|>"
+        tokenizer_object=made,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        bos_token="<|endoftext|>",
+        extra_special_tokens=about.get("special", {}),
     )
-    about = KINDS[kind]
     fast.chat_template = about.get("template", TEMPLATE).replace("PICTURE", about["written"])
     return fast
 
 
 @functools.cache
 def path(kind: str) -> Path:
-    """A directory with a random model of ``kind``, a name of KINDS."""
+    """A directory with a random model of ``kind``, a name of KINDS or UNSUPPORTED."""
     torch.manual_seed(0)
-    about, made = KINDS[kind], _tokenizer(kind)
+    about = (KINDS | UNSUPPORTED)[kind]
+    made = _tokenizer(about)
     ends = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": made.eos_token_id}
     text = {**SHAPE, **ends, "vocab_size": len(made), **about["text_config"]}
     marks = {name: made.convert_tokens_to_ids(mark) for name, mark in about["marks"].items()}

@@ -11,7 +11,7 @@ from quintet_chat.engine.padded import PaddedDecode
 from quintet_chat.engine.pictures import Picture, Pictures
 from quintet_chat.engine.slots import Decode, Prefill, SlotCache, whole
 
-LIKENESS = 0.98
+LIKENESS, LIKENESS_FLOAT32 = 0.98, 0.9999
 """Least cosine between two logit vectors that are the same but for rounding; in bfloat16 it is about 0.999."""
 
 _FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, LookupError)
@@ -66,6 +66,8 @@ class Runner:
     @torch.inference_mode()
     def check_pictures(self, prompt: list[int], pictures: Pictures, inputs: dict[str, torch.Tensor]) -> None:
         """The same for a prompt with pictures, which are ``inputs`` to the model alone."""
+        if "token_type_ids" in inputs or getattr(self._config, "use_bidirectional_attention", None):
+            raise UnsupportedModel("a picture's tokens see each other in both directions")
         self._compare(prompt, pictures, inputs)
 
     def _compare(self, prompt: list[int], pictures: Pictures | None, inputs: dict[str, torch.Tensor]) -> None:
@@ -85,15 +87,18 @@ class Runner:
             raise UnsupportedModel(f"it does not run over slots of keys and values ({reason})") from error
         ours = torch.cat([extended, decoded])
         likeness = torch.cosine_similarity(ours - ours.mean(), alone.float() - alone.float().mean())
-        if not bool((likeness > LIKENESS).all()):
+        least = LIKENESS_FLOAT32 if self._dtype == torch.float32 else LIKENESS
+        if not bool((likeness > least).all()):
             raise UnsupportedModel("over slots of keys and values it does not say what it says alone")
 
     @torch.inference_mode()
     def look(self, picture: Picture) -> None:
         """Run the vision tower over a picture. Raises RuntimeError, above all where its memory does not suffice."""
         features = {name: value.to(self.device) for name, value in picture.features.items()}
-        found = self._model.get_image_features(**features, return_dict=True).pooler_output
-        seen = torch.cat([each.flatten(0, -2) for each in found])
+        found = self._model.get_image_features(**features, return_dict=True)
+        if getattr(found, "deepstack_features", None) is not None:
+            raise UnsupportedModel("it shows them to its inner layers, too")
+        seen = torch.cat([each.flatten(0, -2) for each in found.pooler_output])
         if len(seen) != len(picture.where):
             raise RuntimeError(f"{len(seen)} features of a picture stand for {len(picture.where)} tokens")
         picture.seen = seen.to(self.device, self._dtype)
