@@ -1,7 +1,8 @@
-"""Lets a torchvision that was built for CUDA be imported beside a torch without it, in tests alone.
+"""Lets vLLM see pictures on a CPU, in tests alone.
 
-Such a torchvision describes operators to torch that its own library, which cannot be loaded then, would have brought.
-They are declared here before it does so. Transforms of pictures need none of them.
+A torchvision that was built for CUDA describes operators to torch that its own library, which cannot be loaded beside a
+torch without CUDA, would have brought. They are declared here before it does so; transforms of pictures need none of
+them. And vLLM's MiniCPM-V asks torch whether CUDA captures a graph, which such a torch cannot say.
 """
 
 import sys
@@ -12,16 +13,30 @@ _OPERATORS = (
 )  # fmt: skip
 
 
-class _Declares:
+def _declare():
+    import torch
+
+    library = torch.library.Library("torchvision", "DEF")
+    for operator in _OPERATORS:
+        library.define(f"{operator}(Tensor input) -> Tensor")
+    sys.torchvision_operators = library  # they go with it
+
+
+def _capture_nothing():
+    import torch
+
+    torch.cuda.is_current_stream_capturing = lambda: False
+
+
+_todo = {"torchvision": _declare, "vllm.model_executor.models.minicpmv": _capture_nothing}
+
+
+class _Before:
+    """Finds nothing, but notices what is imported."""
+
     def find_spec(self, name, *_):
-        if name == "torchvision":
-            sys.meta_path.remove(self)
-            import torch
-
-            self.library = torch.library.Library("torchvision", "DEF")
-            for operator in _OPERATORS:
-                self.library.define(f"{operator}(Tensor input) -> Tensor")
-            sys.torchvision_operators = self.library  # they go with it
+        if name in _todo:
+            _todo.pop(name)()
 
 
-sys.meta_path.insert(0, _Declares())
+sys.meta_path.insert(0, _Before())

@@ -1,0 +1,117 @@
+"""Families of chat models: a published one of each, and a tiny random one of the same architecture."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from chat.engine_kit import SHAPE, TEMPLATE, tokenizer
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """``parameters`` are the published model's, in thousand millions, as its makers say.
+
+    ``mark`` is what its chat template is known by, and ``tools`` the family of calls that this means.
+    """
+
+    name: str
+    architecture: str
+    example: str
+    parameters: float
+    config: dict[str, Any] = field(default_factory=dict)
+    mark: str = ""
+    tools: str | None = None
+    thinking: str | None = None
+    refused: str | None = None
+    """What the reason contains with which it is not loaded; None: it is, and says what ``generate`` says."""
+    text_of: str | None = None
+    """The configuration of the whole model, of which the tiny one is the part that reads text."""
+
+
+_HEADS16 = {"head_dim": 16}
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+_ROUTED = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "n_shared_experts": 1}
+_LATENT = {
+    "q_lora_rank": 24, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 16, "v_head_dim": 16,
+    "num_key_value_heads": 4, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1,
+}  # fmt: skip
+_RECURRENT = {
+    "linear_num_value_heads": 2, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+    "layer_types": ["linear_attention", "full_attention"],
+}  # fmt: skip
+_GATED_EXPERTS = {**_HEADS16, **_EXPERTS, **_RECURRENT, "shared_expert_intermediate_size": 32}
+_SLIDING = {"sliding_window": 8, **_HEADS16}
+
+FAMILIES = (
+    Family("Qwen2, Qwen2.5", "qwen2", "Qwen/Qwen2.5-7B-Instruct", 7.62, mark="<tool_call>", tools="hermes"),
+    Family("Qwen2 MoE", "qwen2_moe", "Qwen/Qwen2-57B-A14B-Instruct", 57.41,
+           {**_EXPERTS, "shared_expert_intermediate_size": 64}, "<tool_call>", "hermes"),
+    Family("Qwen3", "qwen3", "Qwen/Qwen3-8B", 8.19, _HEADS16, "<tool_call><think>", "hermes", "think"),
+    Family("Qwen3 MoE", "qwen3_moe", "Qwen/Qwen3-30B-A3B-Instruct-2507", 30.53, {**_HEADS16, **_EXPERTS},
+           "<tool_call>", "hermes"),
+    Family("Qwen3-Next", "qwen3_next", "Qwen/Qwen3-Next-80B-A3B-Instruct", 81.3, _GATED_EXPERTS, "<tool_call>",
+           "hermes", refused="linear_attention"),
+    Family("Qwen3.5", "qwen3_5_text", "Qwen/Qwen3.5-9B", 9.0, {**_HEADS16, **_RECURRENT},
+           "<tool_call><function=<think>", None, "think", refused="linear_attention", text_of="qwen3_5"),
+    Family("Llama 3", "llama", "meta-llama/Llama-3.1-8B-Instruct", 8.03, mark="Environment: ipython", tools="llama3"),
+    Family("Llama 4, its text part", "llama4_text", "meta-llama/Llama-4-Scout-17B-16E-Instruct", 108.6,
+           {**_HEADS16, "num_local_experts": 4, "intermediate_size_mlp": 64, "attention_chunk_size": 64,
+            "interleave_moe_layer_step": 1}, "<|python_start|>", text_of="llama4"),
+    Family("Gemma 2", "gemma2", "google/gemma-2-9b-it", 9.24, _SLIDING),
+    Family("Gemma 3", "gemma3_text", "google/gemma-3-1b-it", 1.0, {**_SLIDING, "sliding_window_pattern": 2}),
+    Family("Gemma 4, its text part", "gemma4_text", "google/gemma-4-31B-it", 31.0, _SLIDING, "<|tool_call>",
+           text_of="gemma4"),
+    Family("Mistral 7B", "mistral", "mistralai/Mistral-7B-Instruct-v0.3", 7.25, {"sliding_window": 8}, "[TOOL_CALLS]",
+           "mistral"),
+    Family("Ministral 3, its text part", "ministral3", "mistralai/Ministral-3-8B-Instruct-2512", 8.8, _HEADS16,
+           "[TOOL_CALLS][ARGS]", "mistral_args"),
+    Family("DeepSeek V3", "deepseek_v3", "deepseek-ai/DeepSeek-V3", 671.0, {**_LATENT, **_ROUTED},
+           "<｜tool▁calls▁begin｜>```json", "deepseek"),
+    Family("DeepSeek V3.1", "deepseek_v3", "deepseek-ai/DeepSeek-V3.1", 671.0, {**_LATENT, **_ROUTED},
+           "<｜tool▁calls▁begin｜><think>", "deepseek_v31", "think"),
+    Family("gpt-oss", "gpt_oss", "openai/gpt-oss-20b", 20.9, {**_SLIDING, "num_local_experts": 4,
+           "num_experts_per_tok": 2}, "<|channel|>", "harmony", "harmony"),
+    Family("GLM-4", "glm", "zai-org/glm-4-9b-chat-hf", 9.4, {**_HEADS16, "pad_token_id": 0}, "item['metadata']",
+           "glm4"),
+    Family("GLM-4-0414", "glm4", "zai-org/GLM-4-9B-0414", 9.4, {**_HEADS16, "pad_token_id": 0}, "<|observation|>",
+           "glm4"),
+    Family("GLM-4.5, GLM-4.6", "glm4_moe", "zai-org/GLM-4.5-Air", 106.9, {**_HEADS16, **_ROUTED, "n_group": 1,
+           "topk_group": 1, "first_k_dense_replace": 1}, "<tool_call><arg_key><think>", None, "think"),
+    Family("Phi-3, Phi-4", "phi3", "microsoft/phi-4", 14.66, {"pad_token_id": 0}),
+    Family("OLMo 2", "olmo2", "allenai/OLMo-2-1124-7B-Instruct", 7.3),
+    Family("OLMo 3", "olmo3", "allenai/Olmo-3-7B-Instruct", 7.3, {"sliding_window": 8}),
+    Family("SmolLM2", "llama", "HuggingFaceTB/SmolLM2-1.7B-Instruct", 1.71),
+    Family("SmolLM3", "smollm3", "HuggingFaceTB/SmolLM3-3B", 3.08, {"pad_token_id": 0}, "<tool_call><think>", "hermes",
+           "think"),
+    Family("Granite 3", "granite", "ibm-granite/granite-3.3-8b-instruct", 8.17),
+    Family("ERNIE 4.5", "ernie4_5", "baidu/ERNIE-4.5-0.3B-PT", 0.36, _HEADS16),
+    Family("Hunyuan", "hunyuan_v1_dense", "tencent/Hunyuan-7B-Instruct", 7.5, _HEADS16),
+    Family("MiniMax M2", "minimax_m2", "MiniMaxAI/MiniMax-M2", 228.7, {**_HEADS16, "num_local_experts": 4,
+           "num_experts_per_tok": 2, "rotary_dim": 8}),
+    Family("Mamba", "mamba", "state-spaces/mamba-2.8b-hf", 2.77, {"state_size": 4, "expand": 2, "conv_kernel": 4},
+           refused="cannot be batched"),
+)  # fmt: skip
+
+
+@functools.cache
+def made(family: Family) -> Any:
+    """A random model of the architecture, in float32."""
+    torch.manual_seed(0)
+    words = tokenizer()
+    shape = SHAPE | {"vocab_size": len(words), "pad_token_id": words.pad_token_id}
+    config = transformers.AutoConfig.for_model(family.architecture, **(shape | family.config))
+    config.eos_token_id, config.bos_token_id = words.eos_token_id, words.bos_token_id
+    return transformers.AutoModelForCausalLM.from_config(config).float().eval()
+
+
+def write(family: Family, folder: Path) -> Path:
+    made(family).save_pretrained(folder)
+    words = tokenizer()
+    words.chat_template = TEMPLATE
+    words.save_pretrained(folder)
+    return folder
