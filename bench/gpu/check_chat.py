@@ -19,7 +19,7 @@ import torch
 import transformers
 from check import Setup, Table
 from quintet_chat.engine.engine import ChatEngine
-from quintet_chat.protocol import Generate, Sampling, TokenLogprob
+from quintet_chat.protocol import Delta, Generate, Sampling, TokenLogprob
 from quintet_common.errors import ApiError
 from quintet_common.models_yml import ModelSpec
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -78,13 +78,12 @@ class Ended:
 
     def __init__(self) -> None:
         self.texts: list[TokenLogprob] = []
-        self.tokens = 0
         self.error: ApiError | None = None
         self.event = threading.Event()
 
     def __call__(self, event: Any) -> None:
-        self.texts += getattr(event, "logprobs", [])
-        self.tokens += getattr(event, "tokens", 0)
+        if isinstance(event, Delta):
+            self.texts += event.logprobs
 
     def done(self) -> None:
         self.event.set()
