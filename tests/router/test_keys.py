@@ -144,7 +144,7 @@ async def test_a_body_cannot_name_one_model_here_and_another_there(tmp_path: Pat
     async with locked_door(tmp_path, [key("a", models=["m"])], upstream) as door:
         assert (await door.ask("/v1/chat/completions", body, bearer("a"))).status == 200
         assert (await door.ask("/v1/chat/completions", body[:-1] + b', "model": "secret"}', bearer("a"))).status == 404
-        response = await door.ask("/v1/moderations", {"input": "x"}, bearer("a"))
+        response = await door.ask("/v1/classify", {"input": "x"}, bearer("a"))
         assert (response.status, response.error["param"]) == (400, "model")
     pairs = json.loads(upstream.requests[0].body, object_pairs_hook=list)
     assert [value for name, value in pairs if name == "model"] == ["m"]
@@ -261,8 +261,6 @@ def test_patterns_and_names() -> None:
 
 def test_the_file_holds_hashes_and_is_its_owners(tmp_path: Path) -> None:
     file = tmp_path / "keys.yml"
-    file.write_text("keys: []")
-    file.chmod(0o644)
     keyfile.write(file, [key("a", models=["m"], admin=True), key("b")])
     assert file.stat().st_mode & 0o777 == 0o600
     assert "sk-a" not in file.read_text()
@@ -308,3 +306,18 @@ async def test_a_key_in_use_is_counted_by_its_name(tmp_path: Path) -> None:
         assert await door.metric("quintet_usage_total", **who, unit="completion_tokens") == 10
         assert await door.metric("quintet_usage_total", **who, unit="requests") == 2
         assert b"mallory" not in (await door.get("/metrics")).body
+
+
+def test_a_file_that_is_replaced_keeps_its_mode_and_owner(tmp_path: Path) -> None:
+    """A container reads it as a user of its own: `quintet keys` must not shut it out."""
+    file = tmp_path / "keys.yml"
+    keyfile.write(file, [key("a")])
+    assert file.stat().st_mode & 0o777 == 0o600
+    file.chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(file, 10001, 10002)
+    before = file.stat()
+    keyfile.write(file, [key("a"), key("b")])
+    after = file.stat()
+    assert after.st_ino != before.st_ino
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import stat
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import Annotated
@@ -82,13 +84,15 @@ def read(path: str | Path) -> list[Key]:
 
 
 def write(path: str | Path, keys: Sequence[Key]) -> None:
-    """Replace the file in one step, readable by its owner alone. Raises KeyFileError."""
+    """Replace the file in one step. It keeps its mode, and its owner as far as we may give it away; a new one is
+    readable by its owner alone. Raises KeyFileError."""
     file = Path(path)
     text = _HEADER + yaml.safe_dump(msgspec.to_builtins(_File(list(keys))), sort_keys=False)
     try:
         handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")  # made with mode 0600
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as stream:
+                _be_like(file, stream.fileno())
                 stream.write(text)
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -98,6 +102,17 @@ def write(path: str | Path, keys: Sequence[Key]) -> None:
             raise
     except OSError as error:
         raise KeyFileError(f"{path}: cannot be written: {error.strerror}.") from None
+
+
+def _be_like(file: Path, handle: int) -> None:
+    """Owner and mode of ``file``, if there is one: a container that reads it as a user of its own still can."""
+    try:
+        before = file.stat()
+    except FileNotFoundError:
+        return
+    with suppress(PermissionError):
+        os.fchown(handle, before.st_uid, before.st_gid)
+    os.fchmod(handle, stat.S_IMODE(before.st_mode))
 
 
 def too_open(path: str | Path) -> bool:
