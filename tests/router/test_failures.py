@@ -50,6 +50,24 @@ async def test_before_all_have_answered_an_unknown_model_may_still_come() -> Non
         assert (await door.get("/health")).status == 200
 
 
+async def test_only_one_that_was_up_is_down(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "quintet.router")
+    upstream = FakeUpstream()
+    await upstream.start()
+    await upstream.stop()
+
+    def said(level: str) -> str:
+        return "\n".join(each.getMessage() for each in caplog.records if each.levelname == level)
+
+    async with open_door(UpstreamSpec(url=upstream.url)):
+        await until(lambda: "is not up yet" in said("INFO"))
+        assert "is down" not in caplog.text
+        await upstream.start()
+        await until(lambda: "is up" in said("INFO"))
+        await upstream.stop()
+        await until(lambda: "is down" in said("WARNING"))
+
+
 async def test_a_model_that_the_file_promises_is_not_unknown() -> None:
     late = FakeUpstream(cards=[])
     await late.start()

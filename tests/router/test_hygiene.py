@@ -226,6 +226,9 @@ async def test_a_wrong_method_says_which_is_right() -> None:
 async def test_a_missing_model_where_there_is_no_default() -> None:
     async with open_door(FakeUpstream()) as door:
         response = await door.ask("/v1/moderations", {"input": "x"})
+        assert (response.status, response.error["code"]) == (404, "model_not_found")
+        assert "Nothing here serves /moderations." in response.error["message"]
+        response = await door.ask("/v1/classify", {"input": "x"})
         assert (response.status, response.error["param"]) == (400, "model")
         response = await door.ask("/v1/audio/speech", {"input": "x"})
         assert (response.status, response.error["code"]) == (404, "model_not_found")

@@ -207,6 +207,24 @@ async def test_a_request_waits_for_a_service_that_comes_up() -> None:
     await upstream.stop()
 
 
+async def test_nobody_waits_for_a_name_that_nobody_promised() -> None:
+    """Early, with an upstream that refuses: it may have the model, so 503, but there is no sign that it comes."""
+    dead = UpstreamSpec(url="http://127.0.0.1:9")
+    async with open_door(FakeUpstream(), dead, load_wait=10, start_seconds=60) as door:
+        response = await asyncio.wait_for(door.chat(model="gpt-4o"), 2)
+        assert (response.status, response.error["code"]) == (503, "upstream_unavailable")
+        assert "gpt-4o" in response.error["message"]
+        response = await asyncio.wait_for(door.ask("/v1/embeddings", {"input": "x"}), 2)
+        assert response.status == 503
+        door.router.fleet.expected = frozenset({"m", "late"})
+        assert (await asyncio.wait_for(door.chat(model="gpt-4o"), 2)).status == 503
+        for body in ({"input": "x", "model": "late"}, {"input": "x"}):
+            _, writer = await door.send("/v1/embeddings", body)
+            await until(lambda: bool(door.router._proxy._lobby.lengths))
+            writer.close()
+            await until(lambda: not door.router._proxy._lobby.lengths)
+
+
 async def test_who_leaves_while_a_model_loads_is_forgotten() -> None:
     upstream = FakeUpstream(cards=[card("m", state="loading")])
     async with open_door(upstream, load_wait=10) as door:

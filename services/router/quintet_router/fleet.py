@@ -165,8 +165,15 @@ class Fleet:
         absent = any(spec.dns and not self._addresses.get(spec.url) for spec in self._specs)
         awaited = absent or any(upstream.cards is None for upstream in self.upstreams)
         if ((early or name in self.expected) and awaited) or self._was_there(name):
-            return unavailable("Not all models are up yet.", 2)
+            which = f"The model {name!r} is" if name else "A model for this is"
+            return unavailable(f"{which} not known here yet: not all servers behind this one have answered.", 2)
         return None
+
+    def worth_waiting(self, name: str | None) -> bool:
+        """Whether what may come is likely to: it is promised, or was there, or somebody has not even been tried. That
+        nothing answers where somebody else's server should be is no such sign."""
+        promised = name in self.expected if name else any(self.catalog.find(each) is None for each in self.expected)
+        return promised or self._was_there(name) or any(not poller.asked.is_set() for poller in self._pollers.values())
 
     def _was_there(self, name: str | None) -> bool:
         """Whether a DNS name had this model, and none of its replicas has said yet what it serves now."""
@@ -274,7 +281,10 @@ class _Poller:
     def _tell(self, up: bool, detail: str) -> None:
         self._fleet.changed()
         if up != self._was_up:
-            level, word = (logging.INFO, "up") if up else (logging.WARNING, "down")
+            first = self._was_up is None  # it is still starting, more often than not
+            level, word = (
+                (logging.WARNING, "down") if not (up or first) else (logging.INFO, "up" if up else "not up yet")
+            )
             log.log(level, "%s is %s: %s", self._upstream.label, word, detail)
         self._was_up = up
 

@@ -116,6 +116,8 @@ class Intake:
                 targets = catalog.serving(path.kinds)
                 if targets:
                     return targets, "", path.kinds[0] if path.kinds else None
+            if path.ask_all and not catalog.serving(path.kinds):
+                raise self._fleet.may_come(None) or _nothing_for(path)
             if not path.kinds:
                 raise bad_request("Missing required field: model.", "model", "missing_required_parameter")
             default = catalog.default(path.kinds)
@@ -134,10 +136,11 @@ class Intake:
         """Why there is no model of this name."""
         return (self._promised(name) if client.may_use(name) else None) or no_model(client, name)
 
-    def _promised(self, name: str) -> NotYet | None:
+    def _promised(self, name: str) -> ApiError | None:
+        """503 for a model that may come, as NotYet where it is worth waiting for."""
         error = self._fleet.may_come(name or None)
-        if error is None:
-            return None
+        if error is None or not self._fleet.worth_waiting(name or None):
+            return error
         # Other names are whatever a client wrote, which must not become a label of a metric.
         return NotYet(name if name in self._fleet.expected else "", error)
 
@@ -151,6 +154,10 @@ def _model_in_query(query: bytes) -> str | None:
 def _none_of(path: Path) -> ApiError:
     kind = path.kinds[0]
     return ApiError(404, f"No model of kind {kind!r} is served here.", param="model", code="model_not_found")
+
+
+def _nothing_for(path: Path) -> ApiError:
+    return ApiError(404, f"Nothing here serves {path.label}.", param="model", code="model_not_found")
 
 
 def _wrong_kind(path: Path, model: str, kind: str) -> ApiError:
