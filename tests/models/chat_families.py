@@ -29,8 +29,6 @@ class Family:
     thinking: str | None = None
     refused: str | None = None
     """What the reason contains with which it is not loaded; None: it is, and says what ``generate`` says."""
-    text_of: str | None = None
-    """The configuration of the whole model, of which the tiny one is the part that reads text."""
 
 
 _HEADS16 = {"head_dim": 16}
@@ -56,16 +54,15 @@ FAMILIES = (
            "<tool_call>", "hermes"),
     Family("Qwen3-Next", "qwen3_next", "Qwen/Qwen3-Next-80B-A3B-Instruct", 81.3, _GATED_EXPERTS, "<tool_call>",
            "hermes", refused="linear_attention"),
-    Family("Qwen3.5", "qwen3_5_text", "Qwen/Qwen3.5-9B", 9.0, {**_HEADS16, **_RECURRENT},
-           "<tool_call><function=<think>", None, "think", refused="linear_attention", text_of="qwen3_5"),
+    Family("Qwen3.5, its text part", "qwen3_5_text", "Qwen/Qwen3.5-27B", 27.0, {**_HEADS16, **_RECURRENT},
+           "<tool_call><function=<think>", None, "think", refused="linear_attention"),
     Family("Llama 3", "llama", "meta-llama/Llama-3.1-8B-Instruct", 8.03, mark="Environment: ipython", tools="llama3"),
     Family("Llama 4, its text part", "llama4_text", "meta-llama/Llama-4-Scout-17B-16E-Instruct", 108.6,
            {**_HEADS16, "num_local_experts": 4, "intermediate_size_mlp": 64, "attention_chunk_size": 64,
-            "interleave_moe_layer_step": 1}, "<|python_start|>", text_of="llama4"),
+            "interleave_moe_layer_step": 1}, "<|python_start|>", refused="chunked_attention"),
     Family("Gemma 2", "gemma2", "google/gemma-2-9b-it", 9.24, _SLIDING),
     Family("Gemma 3", "gemma3_text", "google/gemma-3-1b-it", 1.0, {**_SLIDING, "sliding_window_pattern": 2}),
-    Family("Gemma 4, its text part", "gemma4_text", "google/gemma-4-31B-it", 31.0, _SLIDING, "<|tool_call>",
-           text_of="gemma4"),
+    Family("Gemma 4, its text part", "gemma4_text", "google/gemma-4-12B-it", 12.0, _SLIDING, "<|tool_call>"),
     Family("Mistral 7B", "mistral", "mistralai/Mistral-7B-Instruct-v0.3", 7.25, {"sliding_window": 8}, "[TOOL_CALLS]",
            "mistral"),
     Family("Ministral 3, its text part", "ministral3", "mistralai/Ministral-3-8B-Instruct-2512", 8.8, _HEADS16,
@@ -94,7 +91,7 @@ FAMILIES = (
     Family("MiniMax M2", "minimax_m2", "MiniMaxAI/MiniMax-M2", 228.7, {**_HEADS16, "num_local_experts": 4,
            "num_experts_per_tok": 2, "rotary_dim": 8}),
     Family("Mamba", "mamba", "state-spaces/mamba-2.8b-hf", 2.77, {"state_size": 4, "expand": 2, "conv_kernel": 4},
-           refused="cannot be batched"),
+           refused="linear_attention"),
 )  # fmt: skip
 
 
