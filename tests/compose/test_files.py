@@ -36,7 +36,8 @@ def base() -> dict[str, Any]:
 
 
 def variables(text: str) -> set[str]:
-    return set(re.findall(r"\$\{(\w+)", text))
+    """What is asked for by ``${NAME}``, and what is passed on: upper-case keys without a value."""
+    return set(re.findall(r"\$\{(\w+)", text)) | set(re.findall(r"^ +([A-Z_]+):$", text, re.MULTILINE))
 
 
 def value(text: str) -> str:
@@ -123,6 +124,21 @@ def test_the_defaults_of_the_example_are_those_of_the_compose_file() -> None:
         name, equals, said = line.removeprefix("# ").partition("=")
         if equals and name in defaults and name != "TORCH_BACKEND":
             assert said == defaults[name], name
+
+
+def test_where_packages_and_models_come_from_can_be_set(base: dict[str, Any]) -> None:
+    """And is not set at all otherwise: an empty HF_ENDPOINT or PIP_INDEX_URL would be an address that is none."""
+    for name, service in base["services"].items():
+        if "build" in service:
+            args = service["build"]["args"]
+            assert {key for key, said in args.items() if said is None} == {
+                "PIP_INDEX_URL", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"
+            }  # fmt: skip
+        if name in SERVICES:
+            assert service["environment"]["HF_ENDPOINT"] is None
+    for file in DOCKERFILES:  # not every builder hands a stage's arguments on to those that are made of it
+        for stage, text in stages(file).items():
+            assert ("/build/scripts/image.py" in text or stage == "tools") == ("\nARG PIP_INDEX_URL\n" in text), stage
 
 
 def test_what_is_mounted_is_there(base: dict[str, Any]) -> None:
