@@ -13,6 +13,7 @@ from quintet.supervisor.plan import ENDPOINTS, KINDS
 from quintet.supervisor.sockets import listen, listen_near, port_of
 from quintet.zlai import _flag
 from quintet_common.models_yml import ConfigError
+from quintet_common.values import EMBEDDED_KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -56,6 +57,27 @@ def test_check_names_every_directory_that_is_missing(capsys: pytest.CaptureFixtu
         f"{file}: the model 'a' is not there: {tmp_path}/gone does not exist.",
         f"{file}: the model 'b' is not there: /nowhere/at/all does not exist.",
     ]
+
+
+def test_check_names_embedded_models_and_key_files_that_cannot_be(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "models.yml"
+    file.write_text(
+        "models:\n"
+        "  - {id: a, kind: chat, path: 'embedded:smollm2'}\n"
+        "  - id: b\n    kind: chat\n    path: embedded:hibari\n"
+        "router:\n  keys: nokeys.yml\n"
+    )
+    assert status_of("check", str(file)) == 1
+    found = capsys.readouterr().err.splitlines()
+    assert found == [
+        f"{file}:2: path: there is no embedded model 'smollm2'; it is one of {', '.join(EMBEDDED_KINDS)}.",
+        f"{file}:5: path: embedded:hibari is of kind 'tts', not 'chat'.",
+        f"{file}:7: keys: {tmp_path}/nokeys.yml does not exist; `quintet keys add` makes it.",
+    ]
+    assert status_of("serve", str(file)) == 2
+    assert capsys.readouterr().err.splitlines() == found[:1]
 
 
 def test_check_says_what_is_wrong_with_the_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from quintet_common.models_yml import ConfigError, ModelSpec, idle_seconds, load_config, parse_config
+from quintet_common.models_yml import ConfigError, ModelSpec, idle_seconds, load_config, load_upstreams, parse_config
+from quintet_common.zlai_config import METHODS, TYPES
 
 FILE = Path("models.yml")
 
@@ -91,6 +92,27 @@ def test_embedded_and_hub_paths_stay_as_they_are() -> None:
             "models.yml:3: line 2 has the default of kind 'chat' already.",
         ),
         (
+            "models:\n- id: a\n  kind: chat\n  path: x\n  engine: vlm",
+            "models.yml:5: engine: 'vlm' is no engine of kind 'chat'; it is one of auto, transformers, vllm; "
+            "did you mean 'vllm'?",
+        ),
+        (
+            "models:\n- {id: a, kind: rerank, path: x, engine: vllm}",
+            "models.yml:2: engine: 'vllm' is no engine of kind 'rerank'; it is one of auto, sentence-transformers.",
+        ),
+        (
+            "models:\n- id: a\n  kind: chat\n  path: x\n  device: gpu",
+            "models.yml:5: device: 'gpu' is not auto, cpu, cuda or like cuda:1.",
+        ),
+        (
+            "models:\n- id: a\n  kind: chat\n  path: x\n  memory: {0: lots}",
+            "models.yml:5: memory: 'lots' is no amount of memory; write it like 2GB.",
+        ),
+        (
+            "upstreams:\n- url: http://a:1\n- prefix: x\n  url: foo",
+            "models.yml:4: url: 'foo' is not an address like http://host:8000 or dns+http://name:8000.",
+        ),
+        (
             "models_config:\n- model_name: a\n  model_path: x\n  model_type: music",
             "models.yml:4: model_type: 'music' is not one of completion, chat, embedding, multimodal, vision, "
             "image, diffuser, diffusers, audio, tts, rerank.",
@@ -101,6 +123,27 @@ def test_mistakes_are_one_line(text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_config(text, FILE)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("url", ["foo", "host:8000", "http://", "ftp://a", "http://a:b", "http://a:99999", "dns+a:1"])
+def test_the_url_of_an_upstream_has_a_scheme_and_a_host(url: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"models.yml:1: url: .* is not an address"):
+        parse_config(f"upstreams: [{{url: '{url}'}}]", FILE)
+    file = tmp_path / "upstreams.yml"
+    file.write_text(f"- http://a\n- '{url}'")
+    with pytest.raises(ConfigError, match=r"upstreams.yml:2: url: .* is not an address"):
+        load_upstreams(file)
+
+
+@pytest.mark.parametrize("url", ["http://a", "https://a.b:1/v1", "dns+http://a:8000", "http://[::1]:8000/"])
+def test_the_url_of_an_upstream_may_have_a_path_and_be_looked_up(url: str) -> None:
+    assert parse_config(f"upstreams: [{{url: '{url}'}}]", FILE).upstreams[0].url == url
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:3"])
+def test_devices(device: str) -> None:
+    (spec,) = parse_config(f"models: [{{id: a, kind: chat, path: x, device: '{device}'}}]", FILE).models
+    assert spec.device == device
 
 
 def test_a_keep_that_means_nothing_is_refused_on_its_line() -> None:
@@ -157,6 +200,18 @@ def test_zlai_kinds(name: str, model_type: str, method: str | None, kind: str) -
     entry = f"{{model_name: {name}, model_path: /models/{name}, model_type: {model_type}, generate_method: X"
     text = f"models_config:\n- {entry}{'' if method is None else f', load_method: {method}'}}}"
     assert [(spec.id, spec.kind) for spec in parse_config(text, FILE).models] == [(name, kind)]
+
+
+def test_a_zlai_entry_with_a_load_method_alone_is_told_how_methods_begin() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config("models_config:\n- model_name: a\n  model_path: x\n  load_method: embedding", FILE)
+    assert str(caught.value).startswith("models.yml:4: load_method: 'embedding' is not one of load_glm4v…, ")
+    assert str(caught.value).endswith("; did you mean 'load_embedding…'?")
+
+
+def test_every_load_method_that_is_known_is_documented() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "config.md").read_text()
+    assert [word for word in (*METHODS, *TYPES) if f"`{word}`" not in text] == []
 
 
 def test_zlai_mistakes_have_their_line_too() -> None:

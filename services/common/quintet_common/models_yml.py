@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 import yaml
 
-from quintet_common import zlai_config
+from quintet_common import values, zlai_config
 
 Kind = Literal["chat", "multimodal", "image", "tts", "embedding", "rerank"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -119,8 +119,8 @@ class RouterSpec(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
     """How the router admits requests. What is None is the router's own default; its options go before all of this.
 
     ``keys`` is the file that ``quintet keys`` writes, ``redis`` a ``redis://`` URL through which several routers share
-    the keys' limits. ``max_concurrent`` is the limit of requests at one upstream; ``max_waiting`` per model queue for at
-    most ``queue_wait`` seconds. ``load_wait``: how long a request waits for a model that is still loading. After
+    the keys' limits. ``max_concurrent`` is the limit of requests at one upstream; ``max_waiting`` per model queue for
+    at most ``queue_wait`` seconds. ``load_wait``: how long a request waits for a model that is still loading. After
     SIGTERM the router goes on for ``drain_delay`` seconds, then open requests have ``grace`` seconds to end.
     """
 
@@ -222,6 +222,7 @@ def parse_config(text: str, file: Path) -> Config:
     except msgspec.ValidationError as error:
         raise ConfigError(_explain(str(error), node, file)) from None
     _check_names(config, node, file)
+    _check_values(config, node, file)
     models = [_absolute(spec, file.parent) for spec in config.models]
     router = config.router
     if router.keys is not None:
@@ -247,9 +248,11 @@ def load_upstreams(path: str | Path) -> list[UpstreamSpec]:
         raise ConfigError(f"{file}:1: expected a list of upstreams.")
     entries = [{"url": entry} if isinstance(entry, str) else entry for entry in data]
     try:
-        return msgspec.convert({"upstreams": entries}, Config).upstreams
+        upstreams = msgspec.convert({"upstreams": entries}, Config).upstreams
     except msgspec.ValidationError as error:
         raise ConfigError(_explain(str(error), node, file)) from None
+    _check_urls(upstreams, node, file)
+    return upstreams
 
 
 def _absolute(spec: ModelSpec, folder: Path) -> ModelSpec:
@@ -280,6 +283,26 @@ def _check_names(config: Config, node: yaml.Node, file: Path) -> None:
             defaults[spec.kind] = line
 
 
+def _check_values(config: Config, node: yaml.Node, file: Path) -> None:
+    for index, spec in enumerate(config.models):
+        if mistake := values.mistake_in(spec):
+            key, text = mistake
+            raise ConfigError(f"{file}:{_line_of(node, ['models', index, key])}: {key}: {text}")
+    _check_urls(config.upstreams, node, file)
+
+
+def _check_urls(upstreams: list[UpstreamSpec], node: yaml.Node, file: Path) -> None:
+    for index, upstream in enumerate(upstreams):
+        if text := values.url_mistake(upstream.url):
+            raise ConfigError(f"{file}:{_line_of(node, ['upstreams', index, 'url'])}: url: {text}")
+
+
+def line_in(file: Path, path: list[str | int]) -> int:
+    """The 1-based line of what stands at ``path`` in a models.yml. Raises ConfigError."""
+    node, _ = _parse(_read(file), file)
+    return _line_of(node, path)
+
+
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`")
 _MISSING = re.compile(r"Object missing required field `(.*?)`")
 _ENUM = re.compile(r"Invalid enum value '?(.*?)'?$")
@@ -291,6 +314,7 @@ _CHOICES: dict[str, list[str]] = {
     "balance": list(get_args(Balance)),
     "discovery": ["static", "dns"],
     "model_type": zlai_config.TYPES,
+    "load_method": [f"{prefix}…" for prefix in zlai_config.METHODS],
 }
 
 

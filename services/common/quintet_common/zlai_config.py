@@ -41,7 +41,8 @@ _KIND_OF_METHOD = {
     "load_bge": "embedding",
     "load_embedding": "embedding",
 }
-
+METHODS = list(_KIND_OF_METHOD)
+"""How ``load_method`` may begin."""
 
 _SEES = re.compile(r"glm-?4v|minicpm-?v|cogvlm|internvl|-vl(?![a-z])", re.IGNORECASE)
 """Names of chat models that take pictures: ZLAI loads glm-4v-9b with the method of glm-4-9b-chat."""
@@ -72,9 +73,8 @@ def _entry(entry: Any, index: int) -> dict[str, Any]:
     if kind == "chat" and _SEES.search(f"{entry.get('model_name')} {entry.get('model_path')}"):
         kind = "multimodal"
     if kind is None:
-        raise msgspec.ValidationError(
-            f"Invalid enum value '{model_type or method}' - at `$.models[{index}].model_type`"
-        )
+        key = "load_method" if method and not model_type else "model_type"
+        raise msgspec.ValidationError(f"Invalid enum value '{model_type or method}' - at `$.models[{index}].{key}`")
     rest: dict[str, Any] = {
         _FIELDS.get(str(key), str(key)): value for key, value in entry.items() if key not in _DROPPED
     }

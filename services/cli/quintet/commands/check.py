@@ -32,9 +32,9 @@ def run(options: argparse.Namespace) -> int:
     print("\n".join(table(HEADER, [_row(spec) for spec in config.models])))
     for upstream in config.upstreams:
         print(f"upstream  {upstream.url}")
-    found = problems(config) + fit.problems(config.models, fit.free())
+    found = problems(config, file) + [f"{file}: {line}" for line in fit.problems(config.models, fit.free())]
     for problem in found:
-        print(f"{file}: {problem}", file=sys.stderr)
+        print(problem, file=sys.stderr)
     return 1 if found else 0
 
 

@@ -1,0 +1,81 @@
+"""What the values of an entry of models.yml may be, as far as it is known before any engine is imported."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from quintet_common.sizes import parse_bytes
+
+if TYPE_CHECKING:
+    from quintet_common.models_yml import ModelSpec
+
+_CHAT = ("auto", "transformers", "vllm")
+_VECTORS = ("auto", "sentence-transformers")
+ENGINES: dict[str, tuple[str, ...]] = {
+    "chat": _CHAT,
+    "multimodal": _CHAT,
+    "image": ("auto", "diffusers"),
+    "tts": ("auto", "cosyvoice", "hibari", "kokoro", "piper"),
+    "embedding": _VECTORS,
+    "rerank": _VECTORS,
+}
+"""The engines of each kind."""
+
+EMBEDDED_KINDS: dict[str, str] = {
+    "smollm2-135m-instruct": "chat",
+    "ppocr": "multimodal",
+    "emoji-64": "image",
+    "hibari": "tts",
+    "kokoro": "tts",
+    "all-minilm-l6-v2": "embedding",
+}
+"""The kind of each embedded model."""
+
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+
+
+def mistake_in(spec: ModelSpec) -> tuple[str, str] | None:
+    """The key of ``spec`` whose value cannot be right, and why; None where all may be."""
+    engines = ENGINES[spec.kind]
+    if spec.engine not in engines:
+        return "engine", f"{spec.engine!r} is no engine of kind {spec.kind!r}; {_one_of(spec.engine, engines)}"
+    if not _DEVICE.fullmatch(spec.device):
+        return "device", f"{spec.device!r} is not auto, cpu, cuda or like cuda:1."
+    for limit in spec.memory.values():
+        try:
+            parse_bytes(limit)
+        except ValueError as error:
+            return "memory", str(error)
+    return None
+
+
+def embedded_mistake(spec: ModelSpec) -> str | None:
+    """Why the embedded model of ``spec`` cannot be there; None where it is, or where the weights are elsewhere."""
+    if spec.embedded is None:
+        return None
+    kind = EMBEDDED_KINDS.get(spec.embedded)
+    if kind is None:
+        return f"there is no embedded model {spec.embedded!r}; {_one_of(spec.embedded, EMBEDDED_KINDS)}"
+    if kind != spec.kind:
+        return f"{spec.path} is of kind {kind!r}, not {spec.kind!r}."
+    return None
+
+
+def url_mistake(url: str) -> str | None:
+    """Why the ``url`` of an upstream is none; None where it may be."""
+    try:
+        parts = urlsplit(url.removeprefix("dns+"))
+        right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, or half an IPv6 address
+        right = False
+    return None if right else f"{url!r} is not an address like http://host:8000 or dns+http://name:8000."
+
+
+def _one_of(word: str, choices: Iterable[str]) -> str:
+    names = list(choices)
+    near = difflib.get_close_matches(word, names, 1)
+    return f"it is one of {', '.join(names)}" + (f"; did you mean {near[0]!r}?" if near else ".")
