@@ -22,8 +22,8 @@ MODULES = {
 }
 
 TWO_MODELS = """models:
-  - {id: small-talk, kind: chat, path: "embedded:x"}
-  - {id: 小向量, kind: embedding, path: "embedded:y"}
+  - {id: small-talk, kind: chat, path: "embedded:smollm2-135m-instruct"}
+  - {id: 小向量, kind: embedding, path: "embedded:all-minilm-l6-v2"}
 """
 
 

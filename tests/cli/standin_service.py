@@ -1,7 +1,7 @@
 """A service or router that is tiny: it listens as the real ones do, and says what it would serve.
 
 The tests of the supervisor run it under the real modules' names. Every start adds its name to
-``$STANDIN_FOLDER/starts``; there, a file ``NAME.crash`` makes it end with a message, ``NAME.deaf`` ignore SIGTERM.
+``$STANDIN_FOLDER/starts``; there, a file ``NAME.crash`` makes it end with its text, ``NAME.deaf`` ignore SIGTERM.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ def main(name: str, kinds: set[str]) -> None:
     options = parser.parse_args()
     with (folder / "starts").open("a") as starts:
         starts.write(f"{name} {os.getpid()}\n")
-    if (folder / f"{name}.crash").exists():
-        sys.exit("ERROR standin the stand-in was told to crash")
+    crash = folder / f"{name}.crash"
+    if crash.exists():
+        sys.exit(crash.read_text() or "ERROR standin the stand-in was told to crash")
     # What a model process is to a real service: something that must not outlive it.
     worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     with (folder / "starts").open("a") as starts:

@@ -99,6 +99,15 @@ def test_a_service_that_cannot_start_does_not_keep_the_others_waiting(serve: Ser
     assert re.search(r"small-talk .* ready", served.text())
 
 
+def test_nothing_is_up_while_the_router_cannot_start_and_its_last_line_says_why(serve: Serve, house: Path) -> None:
+    (house / "router.crash").write_text("the port of an upstream is missing")
+    served = serve()
+    served.until_said("router ended (exit status 1): the port of an upstream is missing; starting it again", times=3)
+    assert "Quintet is up" not in served.text()
+    (house / "router.crash").unlink()
+    served.until_said("Quintet is up")
+
+
 def test_only_leaves_the_other_kinds_out(serve: Serve) -> None:
     served = serve("--only", "embedding")
     served.until_said("Quintet is up")
@@ -110,11 +119,11 @@ def test_reload_starts_and_stops_services_as_models_yml_says(serve: Serve, house
     served.until_said("Quintet is up")
     url = url_of(served)
     file = house / "models.yml"
-    file.write_text(file.read_text() + '  - {id: second, kind: chat, path: "embedded:z"}\n')
+    file.write_text(file.read_text() + '  - {id: second, kind: chat, path: "embedded:smollm2-135m-instruct"}\n')
     served.until_said("Quintet is up", times=2)
     assert models_at(url) == {"small-talk", "second", "小向量"}
     assert len(served.starts("chat")) == 1, "the running service reads the file itself"
-    file.write_text('models:\n  - {id: voice, kind: tts, path: "embedded:v"}\n')
+    file.write_text('models:\n  - {id: voice, kind: tts, path: "embedded:hibari"}\n')
     served.until_said("Quintet is up", times=3)
     assert models_at(url) == {"voice"}
     served.until(lambda: not alive(served.starts("chat")[0]))

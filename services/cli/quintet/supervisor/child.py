@@ -104,7 +104,9 @@ class Child:
             steady = time.monotonic() - started >= STEADY_SECONDS
             backoff = FIRST_BACKOFF if steady else backoff
             self.quick_deaths = 0 if steady else self.quick_deaths + 1
-            self._say(f"{self.name} ended ({_how(code)}); starting it again in {backoff:g} s")
+            # What it wrote last says why it does not start, unless the terminal has that line already.
+            why = "" if self._answered or self._log.last_was_said or not self.last_line else f": {self.last_line}"
+            self._say(f"{self.name} ended ({_how(code)}){why}; starting it again in {backoff:g} s")
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._end.wait(), backoff)
             backoff = min(backoff * 2, LAST_BACKOFF)

@@ -32,6 +32,7 @@ class ServiceLog:
         self._file: TextIO | None = None
         self.path: Path | None = None
         self.last_line = ""
+        self.last_was_said = False
         if folder is not None:
             self.path = folder / f"{name}.log"
             self._file = self.path.open("w", encoding="utf-8", buffering=1)
@@ -64,8 +65,9 @@ class ServiceLog:
     def _take(self, line: str) -> None:
         if self._file is not None:
             self._file.write(line + "\n")
-        if line.strip():
-            self.last_line = line.strip()
         found = _LEVEL.match(line)
-        if found and logging.getLevelNamesMapping()[found[1]] >= self._level:
+        said = found is not None and logging.getLevelNamesMapping()[found[1]] >= self._level
+        if line.strip():
+            self.last_line, self.last_was_said = line.strip(), said
+        if found and said:
             self._say(f"{self._name}: {found[3]}")

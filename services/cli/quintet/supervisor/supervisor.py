@@ -169,7 +169,8 @@ class Supervisor:
             if self._loading:
                 await self._look()
                 self._screen.progress([self._progress(spec) for spec in self._wanted()])
-                if all(self._state(spec).state in SETTLED for spec in self._wanted()):
+                settled = all(self._state(spec).state in SETTLED for spec in self._wanted())
+                if settled and await self._router_answers():
                     await self._welcome()
             elif await self._changed():
                 await self._look()
@@ -224,6 +225,17 @@ class Supervisor:
         self._screen.say(*welcome.lines(self._url, states, ports, self._logs, locked))
         if lag:
             self._screen.say(lag)
+
+    async def _router_answers(self) -> bool:
+        """Whether the router is there; until then nothing is up."""
+        try:
+            if await fetch(self._url) is None:
+                return False
+        except KeyNeeded:
+            pass
+        assert self._router is not None
+        self._router.mark_answered()
+        return True
 
     async def _router_lag(self, ready: set[str]) -> str | None:
         """Wait until the router serves all that is ready. What it still lacks in the end, as a line."""
