@@ -34,6 +34,8 @@ class EchoEngine:
         time.sleep(self._spec.engine_args.get("load_seconds", 0))
         if reason := self._spec.engine_args.get("refuse"):
             raise LoadError(reason)
+        if reason := self._spec.engine_args.get("stumble"):  # unlike a refusal, this is tried again
+            raise RuntimeError(reason)
         if self._spec.engine_args.get("die"):
             os._exit(1)
         return {"engine": "echo"}

@@ -160,6 +160,15 @@ async def test_a_worker_that_dies_while_loading_is_started_again(start: Any) -> 
     assert worker.state is State.LOADING
 
 
+async def test_a_load_that_fails_again_and_again_keeps_saying_why(start: Any) -> None:
+    worker = start(stumble="the driver is gone", load_seconds=0.2)
+    await until(worker, State.FAILED)
+    notes: set[str] = set()
+    await eventually(lambda: notes.add(worker.note) or worker.restarts >= 2)
+    assert worker.state is State.FAILED
+    assert notes == {"the driver is gone"}
+
+
 async def test_an_idle_model_is_unloaded_and_the_next_request_loads_it(start: Any) -> None:
     worker = start(keep="1s idle")
     await until(worker, State.READY)

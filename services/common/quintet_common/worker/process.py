@@ -312,7 +312,9 @@ class Worker(Generic[EventT]):
         elif isinstance(message, protocol.Stats):
             self.stats = message.values
         elif isinstance(message, protocol.Progress):
-            self.progress, self.note = message.fraction, message.note
+            self.progress = message.fraction
+            if self.state is not State.FAILED:  # while it is tried again, why it failed says more
+                self.note = message.note
         elif isinstance(message, protocol.Ready):
             self.info, self.progress, self.note = message.info, 1.0, ""
             self._last_used = time.monotonic()
