@@ -38,8 +38,9 @@ def add_url(parser: argparse.ArgumentParser) -> None:
 
 
 def connect(url: str) -> openai.OpenAI:
-    """A client of the endpoint at ``url``, with or without its ``/v1``; ``OPENAI_API_KEY`` is sent if it is set."""
-    base = url.rstrip("/").removesuffix("/v1") + "/v1"
+    """A client of the endpoint at ``url``, with or without ``http://`` and ``/v1``; ``OPENAI_API_KEY`` is sent if it is
+    set."""
+    base = (url if "://" in url else f"http://{url}").rstrip("/").removesuffix("/v1") + "/v1"
     host = urlsplit(base).hostname or ""
     # A proxy of the environment is for the internet, never for this machine.
     local = host in ("localhost", "::1") or host.startswith("127.")

@@ -15,6 +15,14 @@ import openai
 from quintet.client import Card, ClientError, add_url, cards, connect, explain
 
 SpeechFormat = Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
+PICTURE_FORMATS: dict[str, Literal["png", "jpeg", "webp"]] = {
+    "png": "png",
+    "jpg": "jpeg",
+    "jpeg": "jpeg",
+    "webp": "webp",
+}
+"""What a picture's file may end in, and the format that this is."""
+
 HEAD = 8
 """How many numbers of a vector are printed."""
 
@@ -29,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", metavar="FILE", help="where a picture or speech goes (default: MODEL.png, MODEL.wav)")
     parser.add_argument("--size", default="512x512", help="size of a picture (default: 512x512)")
-    parser.add_argument("--voice", help="voice of speech (default: the endpoint's first)")
+    parser.add_argument("--voice", help="voice of speech (default: chosen by the text's writing)")
     parser.add_argument("--document", action="append", default=[], metavar="TEXT", help="a text to rank (rerank)")
     add_url(parser)
 
@@ -72,7 +80,17 @@ def _chat(client: openai.OpenAI, text: str, options: argparse.Namespace) -> None
 
 
 def _image(client: openai.OpenAI, text: str, options: argparse.Namespace) -> None:
-    answer = client.images.generate(model=options.model, prompt=text, size=options.size, response_format="b64_json")
+    suffix = Path(options.out or "x.png").suffix.removeprefix(".")
+    if suffix.lower() not in PICTURE_FORMATS:
+        raise ClientError(f"--out: a picture is written as {', '.join(PICTURE_FORMATS)}, not {suffix!r}.")
+    form = PICTURE_FORMATS[suffix.lower()]
+    answer = client.images.generate(
+        model=options.model,
+        prompt=text,
+        size=options.size,
+        response_format="b64_json",
+        output_format=openai.omit if form == "png" else form,  # it is the default, also of those who know no other
+    )
     if not answer.data or not answer.data[0].b64_json:
         raise ClientError("The answer has no picture.")
     _save(options, ".png", base64.b64decode(answer.data[0].b64_json))
