@@ -146,8 +146,19 @@ def test_what_cannot_be_had_is_one_line(hub: str, tmp_path: Path) -> None:
     assert "Traceback" not in unknown.stderr
     nowhere = pull("http://127.0.0.1:9", tmp_path / "empty", "org/name")
     assert nowhere.returncode == 1
-    assert "Traceback" not in nowhere.stderr
+    assert nowhere.stderr.startswith("org/name: the hub 127.0.0.1:9 cannot be reached: ")
+    assert nowhere.stderr.endswith(". HF_ENDPOINT=https://… names another or a mirror.\n")
+    half = pull(hub, tmp_path, "Qwen")
+    assert (half.returncode, half.stderr) == (1, "'Qwen' is not ORG/NAME, like Qwen/Qwen2-7B-Instruct.\n")
     assert pull(hub, tmp_path).stderr == "Name a model, or give --models FILE.\n"
+
+
+def test_a_models_yml_without_models_of_a_hub_is_said(hub: str, tmp_path: Path) -> None:
+    file = tmp_path / "models.yml"
+    file.write_text("models: [{id: a, kind: tts, path: 'embedded:hibari'}]")
+    done = pull(hub, tmp_path, "--models", str(file))
+    assert done.returncode == 0
+    assert done.stderr == f"{file} names no model of a hub: there is nothing to pull.\n"
 
 
 def test_only_what_a_loader_reads() -> None:

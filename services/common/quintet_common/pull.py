@@ -12,11 +12,13 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import hashlib
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 
@@ -31,6 +33,7 @@ _PICKLED = ("pytorch_model*.bin", "diffusion_pytorch_model*.bin", "*.ckpt")
 """Left out where the same folder has safetensors."""
 
 _BLOCK = 1 << 20
+_ID = re.compile(r"[^/\s]+/[^/\s]+")
 
 
 class PullError(Exception):
@@ -55,8 +58,10 @@ def pull(wanted: Wanted, into: Path | None) -> Path:
 
     Returns the folder it is in: ``into/ORG/NAME``, or one in the hub's cache. What is there already is only checked.
     """
+    if not _ID.fullmatch(wanted.id):
+        raise PullError(f"{wanted.id!r} is not ORG/NAME, like Qwen/Qwen2-7B-Instruct.")
     try:
-        from huggingface_hub import HfApi, snapshot_download
+        from huggingface_hub import HfApi, constants, snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
     except ImportError:
         raise PullError("The package huggingface_hub is not installed.") from None
@@ -78,7 +83,12 @@ def pull(wanted: Wanted, into: Path | None) -> Path:
         )
     except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled) as error:
         raise PullError(f"{wanted.id}: {str(error).strip().splitlines()[-1]}") from None
-    except (OSError, httpx2.HTTPError) as error:  # the disk, or the way to the hub
+    except httpx2.TransportError as error:
+        hub = urlsplit(constants.ENDPOINT).netloc or constants.ENDPOINT
+        raise PullError(
+            f"{wanted.id}: the hub {hub} cannot be reached: {error}. HF_ENDPOINT=https://… names another or a mirror."
+        ) from None
+    except (OSError, httpx2.HTTPError) as error:  # the disk, or what the hub answered
         raise PullError(f"{wanted.id}: {error}") from None
     for name in names:
         _check(wanted, folder / name, files[name])
@@ -137,6 +147,8 @@ def run(options: argparse.Namespace) -> int:
         wanted += from_config(options.config) if options.config else []
         if not wanted and not options.config:
             raise PullError("Name a model, or give --models FILE.")
+        if not wanted:
+            sys.stderr.write(f"{options.config} names no model of a hub: there is nothing to pull.\n")
         for each in wanted:
             sys.stdout.write(f"{pull(each, options.into)}\n")
             sys.stdout.flush()
