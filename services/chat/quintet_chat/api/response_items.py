@@ -23,6 +23,8 @@ def messages_of(items: str | list[dict[str, Any]]) -> tuple[list[Message], list[
     reader = _Reader()
     for index, item in enumerate(items):
         reader.read(item, f"input[{index}]")
+    if not reader.messages:
+        raise bad_request("input: there is nothing but reasoning to answer.", "input", "invalid_value")
     return reader.messages, reader.paths
 
 
@@ -46,7 +48,7 @@ class _Reader:
             content = _content(item, "output", path)
             self._add(Message(role="tool", content=content, tool_call_id=_string(item, "call_id", path)), path)
         elif kind == "reasoning":
-            self._thoughts += _thoughts(item)
+            self._thoughts += _thoughts(item, path)
         else:
             message = f"{path}.type: {str(kind)[:40]!r} is not read here; items are messages, function calls, their "
             raise bad_request(message + "outputs and reasoning.", f"{path}.type", "unsupported_content")
@@ -103,10 +105,19 @@ def _part(part: Any, path: str) -> dict[str, Any]:
     raise bad_request(f"{path}.type: expected 'input_text' or 'input_image'.", f"{path}.type", "invalid_value")
 
 
-def _thoughts(item: dict[str, Any]) -> str:
+def _thoughts(item: dict[str, Any], path: str) -> str:
     """Of a reasoning item: the thoughts themselves, else their summary."""
-    parts = item.get("content") or item.get("summary") or []
-    return "".join(str(part.get("text", "")) for part in parts if isinstance(part, dict))
+    field = "content" if item.get("content") else "summary"
+    parts = item.get(field) or []
+    if not isinstance(parts, list):
+        raise bad_request(f"{path}.{field}: expected a list.", f"{path}.{field}", "invalid_value")
+    return "".join(_thought(part, f"{path}.{field}[{index}]") for index, part in enumerate(parts))
+
+
+def _thought(part: Any, path: str) -> str:
+    if not isinstance(part, dict):
+        raise bad_request(f"{path}: expected an object.", path, "invalid_value")
+    return _string(part, "text", path)
 
 
 def _string(item: dict[str, Any], field: str, path: str) -> str:

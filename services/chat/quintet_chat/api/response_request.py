@@ -26,6 +26,9 @@ from quintet_chat.api.sampling import INT64, StreamOptions
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 
+Summary = Literal["auto", "concise", "detailed"]
+
+
 class ResponseTool(BaseModel):
     """A tool; a function lies flat in it."""
 
@@ -70,8 +73,8 @@ class ReasoningOptions(BaseModel):
     model_config = _STRICT
 
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
-    summary: str | None = None
-    generate_summary: str | None = None
+    summary: Summary | None = None
+    generate_summary: Summary | None = None
 
 
 class ResponseRequest(BaseModel):
@@ -193,6 +196,9 @@ def _format(text: TextOptions | None) -> ResponseFormat | None:
     if text is None or text.format is None:
         return None
     wanted = text.format
+    if wanted.type == "json_schema" and wanted.name is None:
+        path = "text.format.name"
+        raise bad_request(f"Missing required field: {path}.", path, "missing_required_parameter")
     schema = JsonSchema.model_validate({"name": wanted.name, "schema": wanted.json_schema, "strict": wanted.strict})
     return ResponseFormat(type=wanted.type, json_schema=schema if wanted.type == "json_schema" else None)
 
