@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable, Iterator
 
 from quintet_tts.speech.scripts import HAN, HANGUL, KANA, speakable
 
@@ -23,9 +24,11 @@ _CLOSERS = r"\"'”’»）)」』】》〉\]"
 _SENTENCE_END = re.compile(
     rf"[。！？｡][。！？｡…]*[{_CLOSERS}]*\s*"
     rf"|；[{_CLOSERS}]*\s*"
-    rf"|(?:[.!?]+|…+)[{_CLOSERS}]*(?:\s+|$)"
-    r"|\s*\n\s*"
+    rf"|(?:(?<![.!?])[.!?]++|(?<!…)…++)[{_CLOSERS}]*+(?:\s+|$)"
+    r"|(?<!\s)\s*\n\s*"
 )
+"""Linear in the text: a run of marks or of space is tried from its beginning only, not from each of its characters."""
+
 _CLAUSE_END = re.compile(rf"(?:[，、：；—][{_CLOSERS}]*|[,;:–][{_CLOSERS}]*(?=\s))\s*")
 _TITLE = re.compile(
     r"(?i:(?<![\w.])(?:mrs?|ms|dr|prof|st|gen|col|sgt|capt|lt|rev|hon|vs|e\.g|i\.e|cf|approx|u\.s|u\.k))\Z"
@@ -37,18 +40,25 @@ _WIDE = re.compile(f"[{HAN}{KANA}{HANGUL}]")
 
 def split(text: str) -> list[str]:
     """The pieces of ``text``, each but the last ending where a speaker may pause."""
-    pieces: list[str] = []
-    for sentence in sentences(text):
-        if not pieces and (cut := _first_cut(sentence)):
-            pieces.append(sentence[:cut])
-            sentence = sentence[cut:]
-        pieces += _limited(sentence)
-    return _attach_unspeakable(pieces)
+    return list(pieces(text))
 
 
-def sentences(text: str) -> list[str]:
+def pieces(text: str) -> Iterator[str]:
+    """As ``split``, one after another: what it takes to find one does not grow with the length of the text."""
+    return _attach_unspeakable(_pieces(text))
+
+
+def sentences(text: str) -> Iterator[str]:
     """The sentences of ``text`` with the space after them, each with something to speak in it."""
     return _attach_unspeakable(_sentences(text))
+
+
+def _pieces(text: str) -> Iterator[str]:
+    for number, sentence in enumerate(sentences(text)):
+        cut = (_first_cut(sentence) or 0) if number == 0 else 0
+        if cut:
+            yield sentence[:cut]
+        yield from _limited(sentence, cut)
 
 
 def weight(text: str) -> int:
@@ -63,13 +73,14 @@ def _weight(char: str) -> int:
     return 8 if char in "%&@#*+=/\\<>^~|" or unicodedata.category(char)[0] == "S" else 1
 
 
-def _sentences(text: str) -> list[str]:
-    found, start = [], 0
+def _sentences(text: str) -> Iterator[str]:
+    start = 0
     for match in _SENTENCE_END.finditer(text):
         if _ends_sentence(text, match):
-            found.append(text[start : match.end()])
+            yield text[start : match.end()]
             start = match.end()
-    return [*found, text[start:]] if start < len(text) else found
+    if start < len(text):
+        yield text[start:]
 
 
 def _ends_sentence(text: str, match: re.Match[str]) -> bool:
@@ -92,6 +103,7 @@ def _ends_sentence(text: str, match: re.Match[str]) -> bool:
 
 def _first_cut(sentence: str) -> int | None:
     """Where a long first sentence may be cut: at its first clause that is neither a mere word nor long itself."""
+    sentence = sentence[: FIRST_WEIGHT + 2]  # no character weighs less than 1
     if weight(sentence) <= FIRST_WEIGHT:
         return None
     for match in _CLAUSE_END.finditer(sentence):
@@ -103,12 +115,12 @@ def _first_cut(sentence: str) -> int | None:
     return None
 
 
-def _limited(sentence: str) -> list[str]:
-    pieces = []
-    while (cut := _cut(sentence)) < len(sentence):
-        pieces.append(sentence[:cut])
-        sentence = sentence[cut:]
-    return [*pieces, sentence] if sentence else pieces
+def _limited(sentence: str, start: int) -> Iterator[str]:
+    """``sentence`` from ``start`` on, in pieces that are not too long."""
+    while start < len(sentence):
+        end = start + _cut(sentence[start : start + MAX_WEIGHT + 1])  # no character weighs less than 1
+        yield sentence[start:end]
+        start = end
 
 
 def _cut(sentence: str) -> int:
@@ -127,17 +139,22 @@ def _cut(sentence: str) -> int:
     space = max(sentence.rfind(blank, limit // 2, limit) for blank in " \t\u3000") + 1
     if space:
         return space
-    while limit > 1 and unicodedata.combining(sentence[limit]):
-        limit -= 1
-    return limit
+    whole = limit
+    while whole > 1 and unicodedata.combining(sentence[whole]):
+        whole -= 1
+    return whole if whole > 1 else limit  # marks on marks are cut somewhere
 
 
-def _attach_unspeakable(pieces: list[str]) -> list[str]:
+def _attach_unspeakable(pieces: Iterable[str]) -> Iterator[str]:
     """Pieces of mere punctuation are joined to the one before, at the start to the one after."""
     joined: list[str] = []
+    spoken = False
     for piece in pieces:
-        if joined and not (speakable(piece) and speakable(joined[-1])):
-            joined[-1] += piece
-        else:
-            joined.append(piece)
-    return joined
+        speaks = speakable(piece)
+        if speaks and spoken:
+            yield "".join(joined)
+            joined = []
+        joined.append(piece)
+        spoken = spoken or speaks
+    if joined:
+        yield "".join(joined)
