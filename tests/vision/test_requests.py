@@ -73,3 +73,25 @@ def test_the_api_process_never_imports_torch() -> None:
 def test_who_asks_is_text_as_it_may_be_told_again(field: str) -> None:
     with pytest.raises(ValidationError, match=field):
         GenerationRequest.model_validate({"prompt": "x", field: "\ud800"})
+
+
+def test_brackets_without_end_are_no_lora() -> None:
+    with pytest.raises(ValidationError, match="lora is a name, or a JSON object") as caught:
+        GenerationRequest.model_validate({"prompt": "x", "lora": '{"a":' * 5000})
+    assert caught.value.errors()[0]["loc"] == ("lora",)
+
+
+@pytest.mark.parametrize(
+    "field", ["n", "seed", "output_compression", "num_inference_steps", "guidance_scale", "partial_images", "strength"]
+)
+def test_a_boolean_is_no_number(field: str) -> None:
+    for kind in (GenerationRequest, EditRequest):
+        if field in kind.model_fields:
+            with pytest.raises(ValidationError, match="not a boolean"):
+                kind.model_validate({"prompt": "x", field: True})
+            assert kind.model_validate({"prompt": "x", field: "1"})  # as a form sends it
+
+
+def test_a_boolean_is_no_weight_of_a_lora() -> None:
+    with pytest.raises(ValidationError, match="not a boolean"):
+        GenerationRequest.model_validate({"prompt": "x", "lora": {"a": True}})

@@ -7,7 +7,7 @@ import json
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 from quintet_common.errors import bad_request
 
 from quintet_vision.protocol import Draw, Format
@@ -17,9 +17,18 @@ _EFFORT = {"low": 0.5, "high": 1.5, "hd": 1.5, "xhigh": 2.0, "max": 3.0}
 _FIDELITY = {"high": 0.4}
 """Strength of an edit that is to stay close to its picture."""
 
-Weight = Annotated[float, Field(ge=-4, le=4, allow_inf_nan=False)]
 
-Count = Annotated[int, Field(ge=1, le=10)]
+def _no_boolean(value: object) -> object:
+    """A number in a form is text, so fields are not strict; but a boolean is a mistake, not 0 or 1."""
+    if isinstance(value, bool):
+        raise ValueError("a number is needed, not a boolean")
+    return value
+
+
+Weight = Annotated[float, BeforeValidator(_no_boolean), Field(ge=-4, le=4, allow_inf_nan=False)]
+Count = Annotated[int, BeforeValidator(_no_boolean), Field(ge=1, le=10)]
+Integer = Annotated[int, BeforeValidator(_no_boolean)]
+Number = Annotated[float, BeforeValidator(_no_boolean)]
 
 
 class ImageRequest(BaseModel):
@@ -34,11 +43,11 @@ class ImageRequest(BaseModel):
     user: str | None = Field(None, max_length=512)
     safety_identifier: str | None = Field(None, max_length=512)
     output_format: Literal["png", "jpeg", "webp", "gif", "svg"] | None = None
-    output_compression: int | None = Field(None, ge=0, le=100)
-    seed: int | None = Field(None, ge=0, lt=2**63)
+    output_compression: Integer | None = Field(None, ge=0, le=100)
+    seed: Integer | None = Field(None, ge=0, lt=2**63)
     negative_prompt: str | None = Field(None, max_length=32_000)
-    num_inference_steps: int | None = Field(None, ge=1, le=1000)
-    guidance_scale: float | None = Field(None, ge=0, le=50, allow_inf_nan=False)
+    num_inference_steps: Integer | None = Field(None, ge=1, le=1000)
+    guidance_scale: Number | None = Field(None, ge=0, le=50, allow_inf_nan=False)
     lora: str | dict[str, Weight] | None = Field(None, description="a LoRA's name, or names with their weights")
 
     @field_validator("size")
@@ -55,7 +64,7 @@ class ImageRequest(BaseModel):
         if isinstance(value, str) and value.startswith("{"):
             try:
                 return json.loads(value)
-            except ValueError:
+            except (ValueError, RecursionError):  # the latter from thousands of brackets
                 raise ValueError("lora is a name, or a JSON object of names and weights") from None
         return value
 
@@ -95,7 +104,7 @@ class PromptRequest(ImageRequest):
     background: Literal["auto", "opaque", "transparent"] | None = None
     moderation: Literal["auto", "low"] | None = None
     stream: bool | None = None
-    partial_images: int | None = Field(None, ge=0, le=3)
+    partial_images: Integer | None = Field(None, ge=0, le=3)
     complexity: Any = None
     svg: Any = None
     frame_count: Any = None
@@ -133,7 +142,7 @@ class GenerationRequest(PromptRequest):
 class EditRequest(PromptRequest):
     """The text fields of an edit; its files are beside it."""
 
-    strength: float | None = Field(None, gt=0, le=1)
+    strength: Number | None = Field(None, gt=0, le=1)
     input_fidelity: Literal["high", "low"] | None = None
 
     def draw(self, **more: Any) -> Draw:
@@ -144,7 +153,7 @@ class EditRequest(PromptRequest):
 class VariationRequest(ImageRequest):
     """The text fields of a variation: its picture is the only prompt."""
 
-    strength: float | None = Field(None, gt=0, le=1)
+    strength: Number | None = Field(None, gt=0, le=1)
 
     def draw(self, **more: Any) -> Draw:
         return super().draw(prompt="", strength=self.strength, **more)
