@@ -195,6 +195,7 @@ def test_response_formats_become_grammars(client: OpenAI, wanted: Any, grammar: 
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"messages": []}, "messages"),
+    ({"messages": USER * 10_001}, "messages"),
     ({"messages": "hi"}, "messages"),
     ({"messages": [{"content": "x"}]}, "messages[0].role"),
     ({"messages": [{"role": "wizard", "content": "x"}]}, "messages[0].role"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import httpx2
@@ -12,6 +13,7 @@ from openai import OpenAI
 from openai.types.responses import Response, ResponseFunctionToolCall, ResponseReasoningItem
 from openai.types.responses.response_create_params import ResponseCreateParamsBase
 from pydantic import BaseModel
+from quintet_chat.api.response_items import messages_of
 from quintet_chat.api.response_request import ResponseRequest
 
 WEATHER: Any = {
@@ -223,6 +225,14 @@ def test_the_sdk_parses_a_response_into_its_model(client: OpenAI) -> None:
     assert parsed.output_parsed == Answer(a=5)
 
 
+def test_thousands_of_calls_are_read_in_no_time() -> None:
+    call = {"type": "function_call", "name": "f", "arguments": "{}", "call_id": "x"}
+    began = time.monotonic()
+    messages, _ = messages_of([call] * 50_000)
+    assert time.monotonic() - began < 3
+    assert [len(message.tool_calls or []) for message in messages] == [50_000]
+
+
 IMAGE = {"type": "input_image", "image_url": "data:image/png;base64,AAAA"}
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"store": True}, "store"),
@@ -249,6 +259,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"text": {"verbosity": "low"}}, "text.verbosity"),
     ({"input": []}, "input"),
     ({"input": 5}, "input"),
+    ({"input": [{"role": "user", "content": "Hi"}] * 10_000}, "input"),
     ({"input": [{"type": "web_search_call"}]}, "input[0].type"),
     ({"input": [{"role": "user"}]}, "input[0].content"),
     ({"input": [{"role": "wizard", "content": "x"}]}, "input[0].role"),

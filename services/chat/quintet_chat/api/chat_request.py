@@ -11,6 +11,9 @@ from quintet_chat.api.sampling import INT64, SamplingFields
 
 _STRICT = ConfigDict(strict=True)
 
+MAX_MESSAGES = 10_000
+"""Messages of one conversation."""
+
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
 
 
@@ -104,7 +107,7 @@ class ResponseFormat(BaseModel):
 class ChatRequest(SamplingFields):
     """What ``POST /chat/completions`` takes."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_tokens: Annotated[int, Field(ge=1, le=INT64)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, le=INT64)] | None = None
     logprobs: bool | None = None

@@ -34,7 +34,7 @@ class _Reader:
     def __init__(self) -> None:
         self.messages: list[Message] = []
         self.paths: list[str] = []
-        self._thoughts = ""
+        self._thoughts: list[str] = []
 
     def read(self, item: dict[str, Any], path: str) -> None:
         kind = item.get("type", "message")
@@ -42,16 +42,17 @@ class _Reader:
             self._message(item, path)
         elif kind == "function_call":
             call = FunctionCall(name=_string(item, "name", path), arguments=_string(item, "arguments", path))
-            calls = self._assistant(path).tool_calls or []
-            self._assistant(path).tool_calls = [*calls, ToolCall(id=_string(item, "call_id", path), function=call)]
+            message = self._assistant(path)
+            message.tool_calls = message.tool_calls or []
+            message.tool_calls.append(ToolCall(id=_string(item, "call_id", path), function=call))
         elif kind == "function_call_output":
             content = _content(item, "output", path)
             self._add(Message(role="tool", content=content, tool_call_id=_string(item, "call_id", path)), path)
         elif kind == "reasoning":
-            self._thoughts += _thoughts(item, path)
+            self._thoughts.append(_thoughts(item, path))
         else:
-            message = f"{path}.type: {str(kind)[:40]!r} is not read here; items are messages, function calls, their "
-            raise bad_request(message + "outputs and reasoning.", f"{path}.type", "unsupported_content")
+            text = f"{path}.type: {str(kind)[:40]!r} is not read here; items are messages, function calls, their "
+            raise bad_request(text + "outputs and reasoning.", f"{path}.type", "unsupported_content")
 
     def _message(self, item: dict[str, Any], path: str) -> None:
         role = item.get("role")
@@ -66,7 +67,7 @@ class _Reader:
 
     def _assistant(self, path: str) -> Message:
         """The assistant's message that a call belongs to."""
-        if self._thoughts or not self.messages or self.messages[-1].role != "assistant":
+        if any(self._thoughts) or not self.messages or self.messages[-1].role != "assistant":
             self._add(Message(role="assistant", reasoning_content=self._take_thoughts()), path)
         return self.messages[-1]
 
@@ -75,7 +76,7 @@ class _Reader:
         self.paths.append(path)
 
     def _take_thoughts(self) -> str | None:
-        thoughts, self._thoughts = self._thoughts, ""
+        thoughts, self._thoughts = "".join(self._thoughts), []
         return thoughts or None
 
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from quintet_common.errors import ApiError, bad_request
 
 from quintet_chat.api.chat_request import (
+    MAX_MESSAGES,
     AllowedTools,
     ChatRequest,
     FunctionDefinition,
@@ -25,6 +26,9 @@ from quintet_chat.api.sampling import INT64, StreamOptions
 
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
+
+MAX_ITEMS = MAX_MESSAGES - 1
+"""Of ``input``; the instructions are one message more."""
 
 Summary = Literal["auto", "concise", "detailed"]
 
@@ -83,7 +87,7 @@ class ResponseRequest(BaseModel):
     model_config = _STRICT
 
     model: str | None = None
-    input: str | Annotated[list[dict[str, Any]], Field(min_length=1)]
+    input: str | Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_ITEMS)]
     instructions: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None

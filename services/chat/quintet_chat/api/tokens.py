@@ -16,7 +16,7 @@ from quintet_common.observation import observation_of
 from quintet_common.pool import ModelPool
 from quintet_common.worker.process import Worker
 
-from quintet_chat.api.chat_request import ChatRequest, Message, Tool
+from quintet_chat.api.chat_request import MAX_MESSAGES, ChatRequest, Message, Tool
 from quintet_chat.api.sampling import INT64
 from quintet_chat.api.turn import as_prompt
 from quintet_chat.protocol import Accepted, Event, Generate
@@ -31,7 +31,7 @@ class TokenizeRequest(BaseModel):
 
     model: str | None = None
     prompt: str | None = None
-    messages: Annotated[list[Message], Field(min_length=1)] | None = None
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
     tools: list[Tool] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool = True
