@@ -123,6 +123,7 @@ def main() -> None:
     say("\rLoading shards:  50% Completed | 1/2\rLoading shards: 100% Completed | 2/2\n")
     if "--fail" in FLAGS:
         say("(EngineCore pid=12) ERROR [core.py:1] ValueError: No room for 3 GiB of keys and values.\n")
+        say("Exception: WorkerProc initialization failed due to an exception in a background process.\n")
         say("RuntimeError: Engine core initialization failed. See root cause above.\n")
         raise SystemExit(1)
     routes = [

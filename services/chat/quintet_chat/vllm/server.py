@@ -101,7 +101,7 @@ class Server:
 
     def _reason(self, status: int) -> str:
         """The first error that is not only a report of one before it."""
-        told = [error for error in self._errors if "Engine core initialization failed" not in error]
+        told = [error for error in self._errors if "initialization failed" not in error]
         return told[-1] if told else self._last or f"it ended with status {status}"
 
 
