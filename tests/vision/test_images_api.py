@@ -178,6 +178,9 @@ def test_a_variation_needs_a_picture_only(client: OpenAI) -> None:
         ({"num_inference_steps": 500}, "num_inference_steps"),
         ({"stream": True, "num_inference_steps": 500}, "num_inference_steps"),
         ({"guidance_scale": -1}, "guidance_scale"),
+        ({"guidance_scale": 1, "negative_prompt": "red"}, "negative_prompt"),
+        ({"lora": '{"a":' * 5000}, "lora"),
+        ({"n": True}, "n"),
         ({"seed": -1}, "seed"),
     ],
 )

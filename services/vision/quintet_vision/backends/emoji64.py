@@ -20,6 +20,7 @@ from transformers import BertModel, BertTokenizer
 
 from quintet_vision.backends.base import Defaults, Item, OnStep, Plan, Usage, defaults_from, planned, refuse_loras
 from quintet_vision.backends.device import pick_device, pick_dtype, quiet_libraries
+from quintet_vision.backends.guidance import check_negative_prompt
 from quintet_vision.canvas import contained, pad
 from quintet_vision.emoji64.pipeline import Emoji64Pipeline
 from quintet_vision.emoji64.words import to_english
@@ -82,7 +83,9 @@ class Emoji64Backend:
 
     def plan(self, request: Draw) -> Plan:
         refuse_loras(request, self._id, [])
-        return planned(request, self._id, self.tasks, self._defaults, lambda _: (SIDE, SIDE))
+        plan = planned(request, self._id, self.tasks, self._defaults, lambda _: (SIDE, SIDE))
+        check_negative_prompt(request, plan.guidance)
+        return plan
 
     def usage(self, request: Draw, plan: Plan) -> Usage:  # noqa: ARG002
         tokens = self._counter(to_english(request.prompt), truncation=True, max_length=512)["input_ids"]

@@ -14,6 +14,12 @@ from quintet_common.errors import bad_request
 from quintet_vision.protocol import Draw
 
 
+def check_negative_prompt(request: Draw, scale: float) -> None:
+    """Raises ApiError 400 for a negative prompt beside a scale that switches guidance off."""
+    if request.negative_prompt and scale <= 1:
+        raise bad_request("negative_prompt works with a guidance_scale above 1 only.", "negative_prompt")
+
+
 class Guidance:
     def __init__(self, pipe: Any) -> None:
         signature = inspect.signature(pipe.__call__).parameters
@@ -34,8 +40,7 @@ class Guidance:
             raise bad_request(f"The model {model!r} takes no guidance_scale.", "guidance_scale")
         if request.negative_prompt and not self._has_negative:
             raise bad_request(f"The model {model!r} takes no negative prompt.", "negative_prompt")
-        if request.negative_prompt and scale <= 1:
-            raise bad_request("negative_prompt works with a guidance_scale above 1 only.", "negative_prompt")
+        check_negative_prompt(request, scale)
 
     def inputs(self, scale: float, negative_prompts: list[str]) -> dict[str, Any]:
         """For a call of the pipeline."""
