@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 from base64 import b64encode
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from io import SEEK_END
 from tempfile import SpooledTemporaryFile
 from typing import IO
@@ -13,7 +15,7 @@ from fastapi import APIRouter, Request, Response
 from quintet_common import sse
 from quintet_common.dialect import Dialect, RequestDialect
 from quintet_common.disconnect import StreamResponse, or_disconnect
-from quintet_common.errors import bad_request
+from quintet_common.errors import ApiError, bad_request
 from quintet_common.observation import Observation, observation_of
 from quintet_common.pool import ModelPool
 from quintet_common.worker.process import Worker
@@ -23,6 +25,7 @@ from quintet_tts.metrics import SpeechMeter
 from quintet_tts.protocol import Audio, Event, Format, Speak, Started
 from quintet_tts.wav import fill_in_sizes
 
+log = logging.getLogger("quintet.tts")
 router = APIRouter()
 
 MEDIA_TYPES: dict[Format, str] = {
@@ -38,6 +41,8 @@ TOKENS_PER_SECOND = 20
 
 _IN_MEMORY = 4 << 20
 """Bytes of a WAV that is made whole, before it goes to disk."""
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 MAX_AHEAD = 4
 """Pieces of sound, of a sentence at most, that may wait for a client who does not keep up. Then the engine rests."""
@@ -115,12 +120,27 @@ def _check_whole(work: Speak) -> None:
 
 
 async def _whole(sound: AsyncGenerator[bytes, None]) -> IO[bytes]:
-    """A WAV file with its sizes filled in; on disk once it is large."""
+    """A WAV file with its sizes filled in; on disk once it is large. Raises ApiError 507 where the disk is full."""
     file: IO[bytes] = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115  closed by who reads it
     async with aclosing(sound):
-        async for piece in sound:
-            file.write(piece)
-    fill_in_sizes(file)
+        try:
+            async for piece in sound:
+                file.write(piece)
+            fill_in_sizes(file)
+            file.flush()
+        except OSError as error:
+            with suppress(OSError):  # closing writes what could not be written
+                file.close()
+            if error.errno not in _NO_ROOM:
+                raise
+            log.error("a whole WAV cannot be kept: %s", error)
+            raise ApiError(
+                507,
+                "The server has no room on its disk for the whole sound. Ask for another response_format, or on the "
+                "path with /v1, where sound is sent as it is made.",
+                code="disk_full",
+                retry=False,
+            ) from None
     return file
 
 
