@@ -86,7 +86,8 @@ def tokens_router(service: str) -> APIRouter:
         try:
             found = await or_disconnect(request, _ask(worker, Generate(prompt=body.tokens, echo=True)))
         except ApiError as error:
-            error.param = "tokens" if error.param == "prompt" else error.param
+            if error.param == "prompt":
+                error.param, error.message = "tokens", error.message.replace("prompt", "tokens")
             raise
         return DetokenizeResponse(prompt=found.prompt_text or "")
 

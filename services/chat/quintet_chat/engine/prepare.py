@@ -21,6 +21,9 @@ _RESERVED = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_templ
 }
 """What the call that renders a template is told by us."""
 
+COUNTED, COUNTED_PER_TOKEN = 200_000, 8
+"""Characters, or token ids, of a request that only asks for tokens: so many, or so many for each of the context."""
+
 
 class Preparer:
     """For one thread. ``context`` is the limit of prompt + answer in tokens, ``vocabulary`` the model's.
@@ -37,6 +40,7 @@ class Preparer:
         self._context = context
         self._vocabulary = vocabulary
         self._eos = eos
+        self._counted = max(COUNTED, COUNTED_PER_TOKEN * context)
         self._longest_token = max(map(len, tokenizer.get_vocab()))
 
     def prepare(self, request: Request) -> None:
@@ -47,6 +51,7 @@ class Preparer:
         self._check_ids(body)
         param = "prompt" if body.messages is None else "messages"
         if isinstance(body.prompt, list):
+            self._check_counted(len(body.prompt), "token ids", body, param)
             request.prompt = body.prompt
         else:
             text = body.prompt if body.messages is None else self._render(body)
@@ -93,6 +98,7 @@ class Preparer:
             raise ApiError(400, "The prompt is empty.", param="prompt")
 
     def _tokenize(self, text: str, body: Generate, param: str) -> list[int]:
+        self._check_counted(len(text), "characters", body, param)
         if len(text) > self._context * self._longest_token and not body.only_tokens:
             raise self._too_long(f"at least {len(text) // self._longest_token}", param)
         # A chat template writes the special tokens itself.
@@ -108,6 +114,12 @@ class Preparer:
         if not ids:
             raise ApiError(400, "The prompt is empty.", param=param)
         return ids
+
+    def _check_counted(self, length: int, unit: str, body: Generate, param: str) -> None:
+        """One thread prepares all requests, so nobody may hold it for long with a text that is never answered."""
+        if body.only_tokens and length > self._counted:
+            message = f"The {param} came to {length} {unit}; at most {self._counted} are read at once."
+            raise ApiError(400, message, param=param, code="context_length_exceeded", retry=False)
 
     def _render(self, body: Generate) -> str:
         if not self._tokenizer.chat_template:
