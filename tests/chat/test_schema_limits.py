@@ -6,6 +6,7 @@ import threading
 import time
 from typing import Any
 
+import msgspec
 import openai
 import pytest
 from chat.engine_kit import tiny_engine
@@ -33,9 +34,14 @@ def nested(levels: int) -> dict[str, Any]:
         ({"enum": ["x" * 1000] * 300}, "bytes, the limit is 262144"),
         ({"type": "string", "pattern": "^[ab]{0,50000}$"}, "stands for more than 4000 characters"),
         ({"type": "string", "pattern": "((a{1,100}){1,100}){1,100}"}, "stands for more than 4000 characters"),
+        ({"properties": {f"p{number}": {} for number in range(1001)}}, "1001 properties of one object may be left out"),
+        (
+            {"properties": {f"o{outer}": {"properties": {f"p{i}": {} for i in range(200)}} for outer in range(10)}},
+            "2010 properties, the limit is 2000",
+        ),
         ({"items": {"patternProperties": {"a{9999}": {}}}}, "stands for more than 4000 characters"),
     ],
-    ids=["deep", "large", "repeated", "nested repetition", "key"],
+    ids=["deep", "large", "repeated", "nested repetition", "optional", "properties", "key"],
 )
 def test_schemas_beyond_the_limits_are_refused(schema: dict[str, Any], why: str) -> None:
     with pytest.raises(ApiError, match=why) as caught:
@@ -69,6 +75,11 @@ def test_the_api_names_the_field_that_is_too_much(client: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(model="short", messages=USER, tools=tools)  # type: ignore[arg-type]
     assert caught.value.param == "tools[0].function.parameters"
+
+
+def fresh() -> grammars.Grammars:
+    known = tiny_engine()._grammars
+    return grammars.Grammars(known._tokenizer, known._vocabulary, frozenset(known._stop_ids))
 
 
 @pytest.fixture
@@ -108,6 +119,49 @@ def test_a_slow_grammar_holds_up_nobody_and_is_refused_in_time(
     slow.set()
     monkeypatch.setattr(grammars, "DEADLINE_SECONDS", 10.0)
     assert found.compile(SLOW) is found.compile(SLOW)
+
+
+def occupied(found: grammars.Grammars) -> None:
+    """All threads that compile are at SLOW, for as long as the fixture says."""
+    for _ in range(grammars.THREADS):
+        found._pool.submit(found._compile, found._started(), grammars._Job(SLOW, lambda: False))
+
+
+def test_the_queue_is_not_counted_as_the_own_compilation(
+    slow: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = fresh()
+    occupied(found)
+    monkeypatch.setattr(grammars, "DEADLINE_SECONDS", 0.4)
+    monkeypatch.setattr(grammars, "QUEUE_SECONDS", 10.0)
+    threading.Timer(1, slow.set).start()
+    found.compile(Grammar(type="json_schema", value={"type": "boolean", "title": "waits"}))
+
+
+def test_who_waits_too_long_for_others_is_told_to_come_back(
+    slow: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = fresh()
+    occupied(found)
+    monkeypatch.setattr(grammars, "QUEUE_SECONDS", 0.3)
+    with pytest.raises(ApiError) as caught:
+        found.compile(Grammar(type="json_schema", value={"type": "boolean", "title": "too long"}))
+    assert (caught.value.status, caught.value.retry_after) == (503, 5)
+    slow.set()
+
+
+def test_nothing_is_compiled_for_a_client_that_has_left(slow: threading.Event) -> None:
+    found = fresh()
+    occupied(found)
+    gone = Grammar(type="json_schema", value={"type": "boolean", "title": "gone"})
+    left = threading.Event()
+    threading.Timer(0.3, left.set).start()
+    with pytest.raises(ApiError) as caught:
+        found.compile(gone, has_left=left.is_set)
+    assert caught.value.status == 499
+    slow.set()
+    found._pool.shutdown()
+    assert [msgspec.msgpack.decode(key)["value"] for key in found._kept] == [SLOW.value]
 
 
 def test_the_same_grammar_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,10 +22,16 @@ MAX_DEPTH = 100
 MAX_PATTERN = 4000
 """Characters that a pattern stands for when its repetitions are written out."""
 
+MAX_PROPERTIES = 2000
+"""Of all objects of a schema together."""
+
+MAX_OPTIONAL = 1000
+"""Properties of one object that may be left out; the cost grows with their square."""
+
 
 def check_schema(schema: Any, param: str) -> None:
     """Raise ApiError 400 that names ``param`` and the limit, when ``schema`` is beyond it."""
-    level, depth = [schema], 0
+    level, depth, properties = [schema], 0, 0
     while level:
         depth += 1
         if depth > MAX_DEPTH:
@@ -33,7 +39,10 @@ def check_schema(schema: Any, param: str) -> None:
         for node in level:
             if isinstance(node, dict):
                 _check_patterns(node, param)
+                properties += _count_properties(node, param)
         level = [child for node in level for child in _children(node)]
+    if properties > MAX_PROPERTIES:
+        raise _refused(param, f"it has {properties} properties, the limit is {MAX_PROPERTIES}")
     size = len(msgspec.json.encode(schema))
     if size > MAX_BYTES:
         raise _refused(param, f"it has {size} bytes, the limit is {MAX_BYTES}")
@@ -43,6 +52,17 @@ def _children(node: Any) -> list[Any]:
     if isinstance(node, dict):
         return list(node.values())
     return node if isinstance(node, list) else []
+
+
+def _count_properties(node: dict[str, Any], param: str) -> int:
+    properties, required = node.get("properties"), node.get("required")
+    if not isinstance(properties, dict):
+        return 0
+    needed = {name for name in required if isinstance(name, str)} if isinstance(required, list) else set()
+    optional = len(properties.keys() - needed)
+    if optional > MAX_OPTIONAL:
+        raise _refused(param, f"{optional} properties of one object may be left out, the limit is {MAX_OPTIONAL}")
+    return len(properties)
 
 
 def _check_patterns(node: dict[str, Any], param: str) -> None:

@@ -146,7 +146,8 @@ class ChatEngine:
     def _compile(self, request: Request) -> None:
         assert request.body.grammar is not None
         tags = None if request.thinking == "closed" else request.body.thinking
-        request.grammar = self._grammars.compile(request.body.grammar, tags, request.thinking == "open")
+        inside = request.thinking == "open"
+        request.grammar = self._grammars.compile(request.body.grammar, tags, inside, lambda: request.cancelled)
         self._accept(request)
 
     def _accept(self, request: Request) -> None:

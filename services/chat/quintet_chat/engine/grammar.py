@@ -12,15 +12,17 @@ import json
 import logging
 import re
 import threading
+import time
 from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 import torch
 import xgrammar
-from quintet_common.errors import ApiError
+from quintet_common.errors import CLIENT_CLOSED_REQUEST, ApiError
 
 from quintet_chat.engine.gate import Gate, GatedMatcher, Inner, as_row, make_gate
 from quintet_chat.engine.request import Sequence
@@ -36,7 +38,13 @@ THREADS = 3
 """Compilations at once, so that a slow one holds up nobody. Compiling lets go of Python's lock."""
 
 DEADLINE_SECONDS = 20.0
-"""After so long a request is refused; its compilation runs on and is kept for the next."""
+"""A compilation that takes longer is refused; it runs on and is kept for the next request."""
+
+QUEUE_SECONDS = 20.0
+"""So long a request waits for the compilations of others."""
+
+_LOOK_SECONDS = 0.1
+_RETRY_SECONDS = 5
 
 _ANY_OBJECT = {"type": "object", "additionalProperties": True}
 _SOURCE = re.compile(r"^\[[\d:]+\] \S+:\d+: ")
@@ -73,6 +81,33 @@ class Compiled(NamedTuple):
         return GatedMatcher(matcher, self.gate, self.inside) if self.gate else matcher
 
 
+class _Job:
+    """A compilation that somebody waits for. ``has_left`` says that he no longer does."""
+
+    def __init__(self, grammar: Grammar, has_left: Callable[[], bool]) -> None:
+        self.grammar = grammar
+        self.key = msgspec.msgpack.encode(grammar)
+        self._has_left = has_left
+        self._arrived = time.monotonic()
+        self._began: float | None = None
+
+    def begin(self) -> None:
+        """On the thread that compiles. Raises what `check` raises."""
+        self.check()
+        self._began = time.monotonic()
+
+    def check(self) -> None:
+        """Raise ApiError when there is nothing more to wait for: 499, 503 for the queue, 400 for the grammar."""
+        now = time.monotonic()
+        if self._has_left():
+            raise ApiError(CLIENT_CLOSED_REQUEST, "The client has left.")
+        if self._began is not None and now - self._began > DEADLINE_SECONDS:
+            raise _refused(self.grammar, f"that takes more than {DEADLINE_SECONDS:.0f} seconds")
+        if self._began is None and now - self._arrived > QUEUE_SECONDS:
+            message = "Too many grammars are being compiled. Try again later."
+            raise ApiError(503, message, code="grammar_queue_full", retry_after=_RETRY_SECONDS)
+
+
 class Grammars:
     """Compiles grammars for one tokenizer and keeps those used lately. For any number of threads."""
 
@@ -89,19 +124,21 @@ class Grammars:
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def compile(self, grammar: Grammar, thinking: tuple[str, str] | None = None, inside: bool = False) -> Compiled:
+    def compile(
+        self,
+        grammar: Grammar,
+        thinking: tuple[str, str] | None = None,
+        inside: bool = False,
+        has_left: Callable[[], bool] = lambda: False,
+    ) -> Compiled:
         """Compile for use by any number of matchers; ApiError 400 for what cannot be compiled, or not in time.
 
-        ``thinking`` are the tags of what comes before the grammar, ``inside`` says that the first is in the prompt.
+        503 when others' compilations leave no room. ``thinking`` are the tags of what comes before the grammar,
+        ``inside`` says that the first is in the prompt. Nothing is begun for a client that ``has_left``.
         """
         compiler = self._started()
-        key = msgspec.msgpack.encode(grammar)
-        compiled = self._recall(key)
-        if compiled is None:
-            try:
-                compiled = self._pool.submit(self._compile, compiler, grammar, key).result(DEADLINE_SECONDS)
-            except TimeoutError:
-                raise _refused(grammar, f"that takes more than {DEADLINE_SECONDS:.0f} seconds") from None
+        job = _Job(grammar, has_left)
+        compiled = self._recall(job.key) or self._await(job, self._pool.submit(self._compile, compiler, job))
         if thinking is None:
             return compiled
         with self._lock:
@@ -115,12 +152,24 @@ class Grammars:
                 self._kept.move_to_end(key)
             return self._kept.get(key)
 
-    def _compile(self, compiler: _Compiler, grammar: Grammar, key: bytes) -> Compiled:
-        if (kept := self._recall(key)) is not None:  # made while this one waited
+    def _await(self, job: _Job, compiling: Future[Compiled]) -> Compiled:
+        while True:
+            try:
+                return compiling.result(_LOOK_SECONDS)
+            except TimeoutError:
+                try:
+                    job.check()
+                except ApiError:
+                    compiling.cancel()
+                    raise
+
+    def _compile(self, compiler: _Compiler, job: _Job) -> Compiled:
+        if (kept := self._recall(job.key)) is not None:  # made while this one waited
             return kept
-        compiled = compiler.compile(grammar)
+        job.begin()
+        compiled = compiler.compile(job.grammar)
         with self._lock:
-            self._kept[key] = compiled
+            self._kept[job.key] = compiled
             if len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         return compiled
