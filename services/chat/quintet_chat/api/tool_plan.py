@@ -11,6 +11,7 @@ from quintet_common.worker.process import Worker
 
 from quintet_chat.api.chat_request import AllowedTools, ChatRequest, FunctionDefinition, ToolChoiceObject
 from quintet_chat.api.schema_limits import check_schema
+from quintet_chat.api.schema_strict import check_strict
 from quintet_chat.protocol import Grammar
 from quintet_chat.tools import FAMILIES
 from quintet_chat.tools.base import NO_ARGUMENTS, Family, Parser, ToolFunction, one_of
@@ -116,7 +117,10 @@ def _response_schema(request: ChatRequest) -> dict[str, Any] | None:
             "response_format.json_schema.schema",
             "missing_required_parameter",
         )
-    check_schema(wanted.json_schema.json_schema, "response_format.json_schema.schema")
+    path = "response_format.json_schema.schema"
+    check_schema(wanted.json_schema.json_schema, path)
+    if wanted.json_schema.strict:
+        check_strict(wanted.json_schema.json_schema, path)
     return wanted.json_schema.json_schema
 
 
@@ -134,6 +138,8 @@ def _functions(request: ChatRequest) -> dict[str, FunctionDefinition]:
             raise bad_request(f"{path}: the name {tool.function.name!r} is there twice.", path, "invalid_value")
         path = f"tools[{index}].function.parameters"
         check_schema(tool.function.parameters or {}, path)
+        if tool.function.strict:
+            check_strict(tool.function.parameters or {}, path)
         if (tool.function.parameters or {}).get("type", "object") != "object":
             raise bad_request(f"{path}: expected the schema of an object.", path, "invalid_value")
         functions[tool.function.name] = tool.function
