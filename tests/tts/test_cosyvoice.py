@@ -74,11 +74,11 @@ def test_the_voices_and_openais_names(instruct: Model) -> None:
     )
     assert voices["alloy"].alias_of == "英文女"
     pieces = ["Hello.", "你好。", "こんにちは、世界。", "안녕하세요."]
-    chosen = [instruct[0].speakers("alloy", [piece])[0].id for piece in pieces]
+    chosen = [next(instruct[0].speakers("alloy", piece, [piece]))[1].id for piece in pieces]
     assert chosen == ["英文女", "中文女", "日语男", "韩语女"]
-    assert [voice.id for voice in instruct[0].speakers("粤语女", pieces)] == ["粤语女"] * 4
+    assert [voice.id for _, voice in instruct[0].speakers("粤语女", "".join(pieces), pieces)] == ["粤语女"] * 4
     with pytest.raises(ApiError, match="cannot read"):
-        instruct[0].speakers("中文女", ["Привет"])
+        instruct[0].check("中文女", "Привет")
 
 
 def test_voices_of_other_names(folder: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from quintet_tts.engine import engine as engine_module
 from quintet_tts.engine.engine import SpeechEngine
 from quintet_tts.protocol import Audio, Speak, Started
 from quintet_tts.speech.reshape import Samples
-from quintet_tts.speech.speaking import Speaking
+from quintet_tts.speech.speaking import SLICE, Speaking
 from quintet_tts.voices import Catalogue, Voice
 from tts.conftest import SPEC
 
@@ -239,3 +239,43 @@ def test_joins_are_silent(model: Any) -> None:
     assert len(ends) == 2
     for edge in (*starts, *ends):
         assert np.abs(samples[max(0, edge - 4) : edge + 4]).max() < 0.01
+
+
+def test_a_long_text_is_prepared_a_slice_at_a_time_and_not_by_who_submits_it(model: Any) -> None:
+    text = "One here. Two there. " * 1000
+    speaking = Speaking(Speak(text=text, format="pcm"), *model)
+    assert speaking.engines == []  # nothing yet
+    slices = 1
+    while not speaking.prepare():
+        slices += 1
+    assert slices == len(text) // SLICE + 1
+    assert speaking.engines == ["hibari"]
+    assert speaking.prepare()
+
+
+def test_a_short_request_is_spoken_before_long_ones_are_prepared_and_those_can_be_cancelled(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = SpeechEngine(msgspec.structs.replace(SPEC, max_batch=8))
+    engine._catalogue, engine._backends = model
+    long = [submit(engine, number, "All is well. " * 15_000) for number in range(3)]
+    short = submit(engine, 3, "Me too.")
+    monkeypatch.setattr(engine._schedule, "take", limited(engine._schedule.take, 30))
+    with pytest.raises(StopIteration):
+        engine._run()
+    assert short.all()[1] is None
+    assert all(listener.events.empty() for listener in long)
+    for number, listener in enumerate(long):
+        engine.cancel(number)
+        assert listener.all() == ([], None)
+
+
+def limited(call: Callable[[], Any], times: int) -> Callable[[], Any]:
+    """``call`` for so many times, then StopIteration."""
+    left = iter(range(times))
+
+    def once() -> Any:
+        next(left)
+        return call()
+
+    return once

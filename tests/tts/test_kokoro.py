@@ -141,4 +141,4 @@ def test_the_japanese_man_of_the_default_model_is_kokoro() -> None:
     catalogue, _ = loading.load(spec, lambda _fraction, _note: None)
     voices = {voice.id: voice for voice in catalogue.voices}
     assert voices["日语男"].engine == "kokoro"
-    assert [voice.engine for voice in catalogue.speakers(None, ["日本語です。"])] == ["kokoro"]
+    assert [voice.engine for _, voice in catalogue.speakers(None, "日本語です。", ["日本語です。"])] == ["kokoro"]

@@ -23,7 +23,7 @@ def catalogue(model: Any) -> Catalogue:
 
 
 def speakers(catalogue: Catalogue, voice: str | None, *pieces: str) -> list[str]:
-    return [chosen.id for chosen in catalogue.speakers(voice, pieces)]
+    return [chosen.id for _, chosen in catalogue.speakers(voice, "".join(pieces), pieces)]
 
 
 def test_every_name_that_peoples_code_has_is_a_voice(catalogue: Catalogue) -> None:
@@ -78,10 +78,17 @@ def test_what_is_refused(catalogue: Catalogue, voice: str | None, piece: str, co
 
 def test_a_sentence_in_several_writings_is_cut_between_words(catalogue: Catalogue) -> None:
     sentence = "Hello 你好 안녕 GPU. "
-    assert catalogue.cut(None, ["One two. ", sentence]) == ["One two. ", "Hello 你好 ", "안녕 GPU. "]
+    assert list(catalogue.cut(None, ["One two. ", sentence])) == ["One two. ", "Hello 你好 ", "안녕 GPU. "]
     assert speakers(catalogue, None, *catalogue.cut(None, [sentence])) == ["中文女", "韩语女"]
-    assert catalogue.cut("heart", [sentence]) == [sentence]
-    assert catalogue.cut("alloy", ["สวัสดี안녕"]) == ["สวัสดี안녕"]
+    assert list(catalogue.cut("heart", [sentence])) == [sentence]
+    assert list(catalogue.cut("alloy", ["สวัสดี안녕"])) == ["สวัสดี안녕"]
+
+
+def test_what_a_named_voice_cannot_read_is_found_in_a_long_text(catalogue: Catalogue) -> None:
+    catalogue.check("heart", "All is well. " * 1000)
+    catalogue.check(None, "你好")
+    with pytest.raises(ApiError, match="北京"):
+        catalogue.check("heart", "All is well. " * 1000 + "I love 北京.")
 
 
 def test_japanese_with_kanji_is_for_a_voice_that_reads_them(catalogue: Catalogue) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import Literal
 
@@ -61,45 +61,54 @@ class Catalogue:
         self._default = default
         self._by_script = by_script
 
-    def cut(self, voice_id: str | None, pieces: Sequence[str]) -> list[str]:
+    def check(self, voice_id: str | None, text: str) -> None:
+        """What is wrong without a look at the sentences: a voice that is not known, or that was asked for by itself and
+        cannot speak ``text``. Raises ApiError 400 as ``speakers`` does."""
+        if voice_id is not None and not (asked := self._find(voice_id)).follows_text:
+            self._check(self._real(asked), scripts_in(text), text)
+
+    def cut(self, voice_id: str | None, pieces: Iterable[str]) -> Iterator[str]:
         """``pieces``, those in several writings that no one voice reads cut between words, so that each is spoken by
         its own voice. Pieces for a voice that was asked for by itself stay whole. Raises ApiError 400."""
         if voice_id is not None and not self._find(voice_id).follows_text:
-            return list(pieces)
-        return [part for piece in pieces for part in ([piece] if self._reads(scripts_in(piece)) else self._runs(piece))]
+            yield from pieces
+            return
+        for piece in pieces:
+            yield from [piece] if self._reads(scripts_in(piece)) else self._runs(piece)
 
     def _reads(self, scripts: frozenset[Script]) -> bool:
         return any(scripts <= voice.scripts for voice in self.voices if voice.alias_of is None)
 
     def _runs(self, piece: str) -> list[str]:
-        runs: list[str] = []
+        runs: list[list[str]] = []
+        scripts: frozenset[Script] = frozenset()
         for word in re.findall(r"\S+\s*|\s+", piece):
-            if runs and self._reads(scripts_in(runs[-1] + word)):
-                runs[-1] += word
+            more = scripts_in(word)
+            if runs and self._reads(scripts | more):
+                runs[-1].append(word)
+                scripts |= more
             else:
-                runs.append(word)
-        return runs
+                runs.append([word])
+                scripts = more
+        return ["".join(run) for run in runs]
 
-    def speakers(self, voice_id: str | None, pieces: Sequence[str]) -> list[Voice]:
-        """The voice that speaks each piece.
+    def speakers(self, voice_id: str | None, text: str, pieces: Iterable[str]) -> Iterator[tuple[str, Voice]]:
+        """Each piece of ``text`` with the voice that speaks it.
 
         Raises ApiError 400: an unknown voice, one whose engine is not installed, or one that cannot read the text.
         """
         asked = self._find(self._default if voice_id is None else voice_id)
         follows_text = voice_id is None or asked.follows_text
-        everything = scripts_in("".join(pieces))
-        chosen: list[Voice] = []
+        everything = scripts_in(text)
+        voice: Voice | None = None
         for piece in pieces:
             scripts = scripts_in(piece)
             if not follows_text:
                 voice = self._real(asked)
-            elif scripts or not chosen:
+            elif scripts or voice is None:
                 voice = self._for_scripts(scripts or everything, japanese=Script.KANA in everything)
-            else:
-                voice = chosen[-1]
             self._check(voice, scripts, piece)
-            chosen.append(voice)
-        return chosen
+            yield piece, voice
 
     def _find(self, voice_id: str) -> Voice:
         voice = self._by_id.get(voice_id)
@@ -129,10 +138,11 @@ class Catalogue:
         if unread:
             able = [v.id for v in self.voices if scripts <= v.scripts and v.alias_of is None]
             names = ", ".join(sorted(script.value for script in unread))
+            where = _short(_first_of(unread, piece))
             hint = f"Voices that can: {', '.join(able)}." if able else "No voice of this model can."
             raise ApiError(
                 400,
-                f"The voice {voice.id!r} cannot read {names} characters, which are in {_short(piece)!r}. {hint}",
+                f"The voice {voice.id!r} cannot read {names} characters, which are in {where!r}. {hint}",
                 param="voice",
                 code="voice_cannot_read",
             )
@@ -146,6 +156,14 @@ class Catalogue:
             )
 
 
+def _first_of(scripts: frozenset[Script], text: str) -> str:
+    """``text`` from about where one of ``scripts`` comes first."""
+    for start in range(0, len(text), 40):
+        if scripts & scripts_in(text[start : start + 40]):
+            return text[start:]
+    return text
+
+
 def _short(text: str) -> str:
-    text = " ".join(text.split())
+    text = " ".join(text[:200].split())
     return text if len(text) <= 40 else text[:39] + "…"

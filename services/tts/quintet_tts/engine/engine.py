@@ -34,6 +34,9 @@ MAX_THREADS = 4
 PATIENCE = 600.0
 """Seconds for which a client may take nothing before its request is ended."""
 
+POSTPONED = 1.0
+"""Seconds by which each slice of a long text that is being prepared lets later and shorter requests go first."""
+
 
 class SpeechEngine:
     request_type: Any = protocol.Request
@@ -91,10 +94,13 @@ class SpeechEngine:
 
     def _step(self, task: Task) -> bool:
         """Speak a little of one request; False when it has ended. One that fails does not take others with it."""
-        if not task.started:
-            task.started = True
-            task.emit(protocol.Started(time.monotonic() - task.arrived, task.speaking.engines))
         try:
+            if not task.started:
+                if not task.speaking.prepare():
+                    task.postponed += POSTPONED
+                    return True
+                task.started, task.postponed = True, 0.0
+                task.emit(protocol.Started(time.monotonic() - task.arrived, task.speaking.engines))
             audio = next(task.speaking, None)
         except ApiError as error:
             task.emit.fail(error)

@@ -23,13 +23,15 @@ class Task:
         self.seconds = 0.0
         """Of sound, emitted so far."""
         self.started = False
+        self.postponed = 0.0
+        """Seconds by which it lets others go first while it is being prepared."""
         self.cancelled = False
         self.held_since: float | None = None
         """When its client stopped reading; None while it reads."""
 
     def lead(self, now: float) -> float:
         """Seconds by which the sound is ahead of a listener who began when the request came."""
-        return self.seconds - (now - self.arrived)
+        return self.seconds + self.postponed - (now - self.arrived)
 
 
 class Schedule:

@@ -9,21 +9,25 @@ from quintet_common.errors import ApiError, bad_request
 
 from quintet_tts.backends import Backend, Instructable, Stoppable
 from quintet_tts.protocol import Audio, Speak
+from quintet_tts.speech import splitter
 from quintet_tts.speech.encoders import Encoder, create_encoder
 from quintet_tts.speech.joins import joined, pause_after
 from quintet_tts.speech.reshape import SAMPLE_RATE, Samples, reshape
 from quintet_tts.speech.scripts import speakable
-from quintet_tts.speech.splitter import split, weight
+from quintet_tts.speech.splitter import weight
 from quintet_tts.speech.text import cleaned, spoken
 from quintet_tts.voices import Catalogue, Voice
+
+SLICE = 4000
+"""Characters that are prepared at a time: a few milliseconds, after which others have their turn."""
 
 
 class Speaking:
     """Iterate to speak; each step takes about one sentence's time. ``close`` ends it between two steps, ``stop`` (from
     another thread) within one where the engine can do that.
 
-    Raises ApiError 400 at once for a text without a letter or a digit, for a voice that cannot speak it, and for
-    instructions that it cannot follow.
+    Raises ApiError 400 at once for a text without a letter or a digit and for a voice that was named and cannot speak
+    it; from ``prepare`` where a sentence has no voice, and for instructions that a voice cannot follow.
     """
 
     def __init__(self, request: Speak, catalogue: Catalogue, backends: Mapping[str, Backend]) -> None:
@@ -31,17 +35,24 @@ class Speaking:
         if not speakable(text):
             raise bad_request("The input has nothing to speak: no letter and no digit.", "input", "invalid_value")
         self._request = request
-        pieces = catalogue.cut(request.voice, split(text))
+        catalogue.check(request.voice, text)
         self._backends = backends
-        self._parts = self._parts_of(pieces, catalogue.speakers(request.voice, pieces))
-        if request.instructions is not None:
-            self._check_instructions()
+        self._parts: list[tuple[str, Voice]] = []
+        self._preparation = self._prepare(text, catalogue)
         self._stopped = False
         self._synthesis: Iterator[Samples] | None = None
         self._chunks = self._speak()
 
+    def prepare(self) -> bool:
+        """Find the pieces of the next SLICE characters and who speaks them; True when all of the text is prepared.
+
+        Iterating does what is left of it. Raises ApiError 400.
+        """
+        return next(self._preparation, True)
+
     @property
     def engines(self) -> list[str]:
+        """In the order in which they speak, once all is prepared."""
         return list(dict.fromkeys(voice.engine for _, voice in self._parts))
 
     def __iter__(self) -> Iterator[Audio]:
@@ -69,17 +80,28 @@ class Speaking:
                 "unsupported_parameter",
             )
 
-    def _parts_of(self, pieces: list[str], voices: list[Voice]) -> list[tuple[str, Voice]]:
-        """Each piece with its voice; after the first, short ones of an engine that is slow to begin become one."""
-        parts: list[tuple[str, Voice]] = []
-        for piece, voice in zip(pieces, voices, strict=True):
-            last, same = parts[-1] if len(parts) > 1 else ("", None)
-            together = same == voice and not last.endswith("\n")
-            if together and weight(last) + weight(piece) <= self._backends[voice.engine].joins_up_to:
-                parts[-1] = (last + piece, voice)
-            else:
-                parts.append((piece, voice))
-        return parts
+    def _prepare(self, text: str, catalogue: Catalogue) -> Iterator[bool]:
+        """Yields False between two slices."""
+        pieces = catalogue.cut(self._request.voice, splitter.pieces(text))
+        characters = 0
+        for piece, voice in catalogue.speakers(self._request.voice, text, pieces):
+            self._add(piece, voice)
+            characters += len(piece)
+            if characters >= SLICE:
+                characters = 0
+                yield False
+        if self._request.instructions is not None:
+            self._check_instructions()
+
+    def _add(self, piece: str, voice: Voice) -> None:
+        """After the first piece, short ones of an engine that is slow to begin become one."""
+        last, same = self._parts[-1] if len(self._parts) > 1 else ("", None)
+        limit = self._backends[voice.engine].joins_up_to
+        together = limit > 0 and same == voice and not last.endswith("\n")
+        if together and weight(last) + weight(piece) <= limit:
+            self._parts[-1] = (last + piece, voice)
+        else:
+            self._parts.append((piece, voice))
 
     def _speak(self) -> Generator[Audio]:
         encoder = create_encoder(self._request.format)
@@ -89,6 +111,8 @@ class Speaking:
             encoder.close()
 
     def _encoded(self, encoder: Encoder) -> Iterator[Audio]:
+        while not self.prepare():
+            pass
         # Control characters that were dropped count for the first piece: the sum is the length of the input.
         characters = len(self._request.text) - sum(len(piece) for piece, _ in self._parts)
         heard = False
