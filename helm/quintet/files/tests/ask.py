@@ -85,5 +85,5 @@ def rerank(model):
 if __name__ == "__main__":
     kind, name = sys.argv[1:]
     found = globals()[kind](name)
-    print(f"{name}: {found}")
+    sys.stdout.write(f"{name}: {found}\n")
     sys.exit(not found and f"{name}: the answer is empty")
