@@ -11,11 +11,25 @@ _SIGN = r"(?:[^\w\s]|_)"
 _SIGNS = re.compile(rf"({_SIGN}(?:\s*{_SIGN}){{7}})(?:\s*{_SIGN})+")
 _FULL_WIDTH = {code: code - 0xFEE0 for code in (*range(0xFF10, 0xFF1A), *range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B))}
 
+_MAX_MARKS = 30
+"""Combining marks in a row, as in Unicode's stream-safe text: to put n of them in order takes n squared steps."""
+
 
 def cleaned(text: str) -> str:
-    """NFC, line breaks as ``\\n``, full-width letters and digits as plain ones, without control characters."""
-    text = re.sub(r"\r\n?|[\u2028\u2029\x85\x0b\x0c]", "\n", unicodedata.normalize("NFC", text))
+    """NFC, line breaks as ``\\n``, full-width letters and digits as plain ones, no controls, no towers of marks."""
+    text = re.sub(r"\r\n?|[\u2028\u2029\x85\x0b\x0c]", "\n", unicodedata.normalize("NFC", _few_marks(text)))
     return _CONTROLS.sub("", text).translate(_FULL_WIDTH)
+
+
+def _few_marks(text: str) -> str:
+    if text.isascii():
+        return text
+    kept, marks = [], 0
+    for char in text:
+        marks = marks + 1 if unicodedata.combining(char) else 0
+        if marks <= _MAX_MARKS:
+            kept.append(char)
+    return "".join(kept)
 
 
 def spoken(piece: str) -> str:
