@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import torch
 from quintet_common.models_yml import ModelSpec
+from quintet_common.sizes import parse_bytes
 from quintet_common.worker.host import LoadError
 
 LEAST = 192 << 20
@@ -15,16 +15,13 @@ LEAST = 192 << 20
 CPU_SHARE, CUDA_SHARE = 0.5, 0.9
 """Of what is free after loading, the most that keys and values take."""
 
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", re.IGNORECASE)
-
 
 def parse(model: str, text: object) -> int:
     """Bytes of a size like ``512MB`` or ``2GiB``; LoadError for anything else."""
-    match = _SIZE.fullmatch(str(text))
-    if not match or float(match[1]) <= 0:
-        raise LoadError(f"{model}: {text!r} is no amount of memory; write it like 2GB.")
-    base = 1024 if match[3] else 1000
-    return int(float(match[1]) * base ** " KMGT".index(match[2].upper() or " "))
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise LoadError(f"{model}: {error}") from None
 
 
 def shares(spec: ModelSpec, device: torch.device, weights: int) -> tuple[int, int]:
