@@ -96,5 +96,5 @@ def test_a_negative_prompt_works_or_is_refused(backend: DiffusersBackend) -> Non
     without, without_again, with_it = draw(
         backend, Draw(prompt="x", steps=4), *(Item("a cat", text, 1, SIZE) for text in ("", "", "photo of a red dog"))
     )
-    assert (without == without_again).all()
-    assert np.abs(without - with_it).max() > 0
+    assert np.abs(without.astype(int) - without_again).max() <= 2
+    assert (without != with_it).any()
