@@ -9,15 +9,18 @@ from __future__ import annotations
 import ctypes
 import sys
 
-_M_MMAP_THRESHOLD = -3
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGE = 1 << 20
-"""Bytes from which a block gets pages of its own, which go back to the system when it is freed."""
 
 
-def return_large_blocks() -> None:
-    """From now on, large blocks of this process go back when they are freed."""
+def return_large_blocks(least: int = _LARGE) -> None:
+    """From now on, blocks of this process of ``least`` bytes and more go back when they are freed.
+
+    Below are those that come again and again: new pages for each cost more than what is done with them.
+    """
     if libc := _glibc():
-        libc.mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        libc.mallopt(_M_MMAP_THRESHOLD, least)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2 * least)
 
 
 def give_back() -> None:

@@ -34,6 +34,9 @@ MAX_THREADS = 4
 PATIENCE = 600.0
 """Seconds for which a client may take nothing before its request is ended."""
 
+LARGE = 8 << 20
+"""Bytes: what is larger is no array of a sentence, of which every sentence needs some of 1 to 4 MB."""
+
 POSTPONED = 1.0
 """Seconds by which each slice of a long text that is being prepared lets later and shorter requests go first."""
 
@@ -46,9 +49,10 @@ class SpeechEngine:
         self._schedule = Schedule(spec.max_batch or STREAMS, spec.max_waiting)
         self._catalogue: Catalogue
         self._backends: Mapping[str, Backend]
+        self._spoke = False
 
     def load(self, report: Report) -> dict[str, Any]:
-        memory.return_large_blocks()
+        memory.return_large_blocks(LARGE)
         self._catalogue, self._backends = loading.load(self._spec, report)
         self._warm_up()
         memory.give_back()
@@ -78,6 +82,10 @@ class SpeechEngine:
                 task.emit.fail(ApiError(408, f"The sound was not taken for {PATIENCE:.0f} seconds."))
                 self._end(task)
         running, waiting = self._schedule.counts()
+        if self._spoke and not running + waiting:
+            # Not after each answer: the next one would pay for getting the same pages again.
+            self._spoke = False
+            memory.give_back()
         return {"num_requests_running": running, "num_requests_waiting": waiting}
 
     def _warm_up(self) -> None:
@@ -119,8 +127,7 @@ class SpeechEngine:
         task.speaking.close()
         self._schedule.end(task)
         task.emit.done()
-        if self._schedule.counts() == (0, 0):
-            memory.give_back()
+        self._spoke = True
 
 
 def _threads(backends: Mapping[str, Backend]) -> int:

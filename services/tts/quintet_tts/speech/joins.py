@@ -19,6 +19,8 @@ TAIL = int(0.08 * SAMPLE_RATE)
 
 FADE = int(0.005 * SAMPLE_RATE)
 
+NOTHING: Samples = np.zeros(0, np.float32)
+
 PARAGRAPH, SENTENCE, CLAUSE, NONE = 0.6, 0.35, 0.15, 0.02
 """Pauses in seconds at pace 1, the kept TAIL included."""
 
@@ -33,32 +35,45 @@ def pause_after(piece: str) -> float:
     return CLAUSE if end in ",;:，、：—–" else NONE
 
 
-def joined(chunks: Iterable[Samples], pause: float) -> Iterator[Samples]:
-    """``chunks`` of one piece with its outer silence replaced: LEAD before, ``pause`` seconds after the last sound.
+class Joiner:
+    """The pieces of one answer, one after the other."""
 
-    Yields as the chunks come, holding back only silence, which may turn out to be the end. Nothing for mere silence.
-    """
-    held = np.zeros(0, np.float32)
-    started = False
-    for chunk in chunks:
-        held = np.concatenate([held, chunk]) if held.size else chunk
-        loud = np.flatnonzero(np.abs(held) > SILENCE)
-        if not loud.size:
+    def __init__(self) -> None:
+        self._ending = NOTHING
+
+    def piece(self, chunks: Iterable[Samples], pause: float) -> Iterator[Samples]:
+        """``chunks`` of a piece with its outer silence replaced: LEAD before, ``pause`` seconds after the last sound.
+
+        Yields as the chunks come, holding back only silence, which may turn out to be the end. The pause goes out with
+        the next piece's first sound: alone it would cost as much on its way as a sentence. Nothing for mere silence.
+        """
+        held = NOTHING
+        started = False
+        for chunk in chunks:
+            held = np.concatenate([held, chunk]) if held.size else chunk
+            loud = np.flatnonzero(np.abs(held) > SILENCE)
+            if not loud.size:
+                if not started:
+                    held = held[-LEAD:]
+                continue
+            begin = 0 if started else max(0, int(loud[0]) - LEAD)
+            end = int(loud[-1]) + 1
+            # Copies, so that a stream that waits for its turn does not keep the whole sentence.
+            sound, held = held[begin:end].copy(), held[end:].copy()
+            del chunk
             if not started:
-                held = held[-LEAD:]
-            continue
-        begin = 0 if started else max(0, int(loud[0]) - LEAD)
-        end = int(loud[-1]) + 1
-        # Copies, so that a stream that waits for its turn does not keep the whole sentence.
-        sound, held = held[begin:end].copy(), held[end:].copy()
-        del chunk
-        if not started:
-            ramp = min(FADE, sound.size)
-            sound[:ramp] *= np.linspace(0, 1, ramp, dtype=np.float32)
-        started = True
-        yield sound
-    if started:
-        yield _ending(held, pause)
+                ramp = min(FADE, sound.size)
+                sound[:ramp] *= np.linspace(0, 1, ramp, dtype=np.float32)
+                sound = np.concatenate([self.finish(), sound])
+            started = True
+            yield sound
+        if started:
+            self._ending = _ending(held, pause)
+
+    def finish(self) -> Samples:
+        """The pause behind the last piece, unless it has gone out already."""
+        ending, self._ending = self._ending, NOTHING
+        return ending
 
 
 def _ending(held: Samples, pause: float) -> Samples:

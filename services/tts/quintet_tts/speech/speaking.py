@@ -11,7 +11,7 @@ from quintet_tts.backends import Backend, Instructable, Stoppable
 from quintet_tts.protocol import Audio, Speak
 from quintet_tts.speech import splitter
 from quintet_tts.speech.encoders import Encoder, create_encoder
-from quintet_tts.speech.joins import joined, pause_after
+from quintet_tts.speech.joins import Joiner, pause_after
 from quintet_tts.speech.reshape import SAMPLE_RATE, Samples, reshape
 from quintet_tts.speech.scripts import speakable
 from quintet_tts.speech.splitter import weight
@@ -115,20 +115,24 @@ class Speaking:
             pass
         # Control characters that were dropped count for the first piece: the sum is the length of the input.
         characters = len(self._request.text) - sum(len(piece) for piece, _ in self._parts)
+        joiner = Joiner()
         heard = False
         clock = time.perf_counter()
         for index, (piece, voice) in enumerate(self._parts):
             if self._stopped:
                 return
             characters += len(piece)
-            for samples in self._sound(index, piece, voice):
+            pause = pause_after(piece) / self._request.speed
+            for samples in joiner.piece(self._sound(index, piece, voice), pause):
                 data = encoder.encode(samples)
                 yield Audio(data, samples.size / SAMPLE_RATE, characters, time.perf_counter() - clock)
                 # The time between two steps is other requests' time.
                 heard, characters, clock = True, 0, time.perf_counter()
         if not heard and not self._stopped:
             raise ApiError(400, "The voice has no sound for this input.", param="input", code="invalid_value")
-        yield Audio(encoder.finish(), 0, characters, time.perf_counter() - clock)
+        silence = joiner.finish()
+        data = encoder.encode(silence) + encoder.finish()
+        yield Audio(data, silence.size / SAMPLE_RATE, characters, time.perf_counter() - clock)
 
     def _sound(self, index: int, piece: str, voice: Voice) -> Iterator[Samples]:
         backend, speed = self._backends[voice.engine], self._request.speed
@@ -142,4 +146,4 @@ class Speaking:
         self._synthesis = chunks
         if self._stopped:  # between the two lines above, too
             return
-        yield from joined(reshape(chunks, backend.sample_rate, speed / native), pause_after(piece) / speed)
+        yield from reshape(chunks, backend.sample_rate, speed / native)
