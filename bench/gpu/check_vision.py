@@ -168,7 +168,7 @@ def call(pipe: Any, plan: Plan, seed: int) -> Image.Image:
 def draw(ours: DiffusersBackend, plan: Plan, *seeds: int) -> list[Image.Image]:
     image = None if plan.task == "text-to-image" else page(plan.size)
     items = [Item(f"a cat and {seed} dogs", "", seed, plan.size, image) for seed in seeds]
-    return ours.draw(plan, items, lambda *_: None)
+    return ours.draw(plan, items, lambda *_: ())
 
 
 def batches(setup: Setup, ours: DiffusersBackend) -> Table:

@@ -9,11 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import KolorsImg2ImgPipeline, KolorsPipeline
+from diffusers import (
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    KolorsImg2ImgPipeline,
+    KolorsPipeline,
+)
 from PIL import Image
 from quintet_common.errors import ApiError
 from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import LoadError
+from quintet_vision.backends import rows
 from quintet_vision.backends.base import Interrupted, Item, Plan
 from quintet_vision.backends.diffusers import DiffusersBackend
 from quintet_vision.protocol import Draw
@@ -36,7 +42,7 @@ def backend(kolors_folder: Path, reports: list[tuple[float, str]]) -> DiffusersB
     return DiffusersBackend(spec, lambda fraction, note: reports.append((fraction, note)))
 
 
-def draw(backend: DiffusersBackend, request: Draw, *items: Item, on_step: Any = lambda *_: None) -> list[Image.Image]:
+def draw(backend: DiffusersBackend, request: Draw, *items: Item, on_step: Any = lambda *_: ()) -> list[Image.Image]:
     return backend.draw(backend.plan(request), list(items), on_step)
 
 
@@ -141,7 +147,7 @@ def test_what_a_mask_keeps_is_there_in_every_step(backend: DiffusersBackend) -> 
     request = Draw(prompt="x", image=png(*SIZE), mask=mask(*SIZE), steps=6)
     nothing = Image.new("L", SIZE, 0)  # nothing may change
     item = Item("a cat", "", 1, SIZE, own, nothing)
-    backend.draw(backend.plan(request), [item], lambda _, render: seen.append(render()[0]))
+    backend.draw(backend.plan(request), [item], lambda _, render: seen.extend(render([0])) or ())
     through = decoded_again(backend, own)
     assert np.abs(pixels(seen[-1]) - through).max() <= 1
     assert np.abs(pixels(seen[0]) - through).max() > 20
@@ -170,15 +176,50 @@ def test_large_pictures_are_decoded_in_tiles_and_the_zlai_page_gets_its_size(bac
 def test_steps_can_be_previewed_and_interrupted(backend: DiffusersBackend) -> None:
     seen: list[tuple[int, tuple[int, int]]] = []
 
-    def stop_at_two(step: int, render: Any) -> None:
-        seen.append((step, render()[0].size))
+    def stop_at_two(step: int, render: Any) -> tuple[int, ...]:
+        seen.append((step, render([0])[0].size))
         if step == 2:
             raise Interrupted
+        return ()
 
     with pytest.raises(Interrupted):
         draw(backend, Draw(prompt="x", steps=9), Item("x", "", 0, SIZE), on_step=stop_at_two)
     assert seen == [(1, (64, 64)), (2, (64, 64))]
     assert draw(backend, Draw(prompt="x"), Item("x", "", 0, SIZE))[0].size == (64, 64)
+
+
+@pytest.mark.parametrize("solver", [DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler])
+@pytest.mark.parametrize("masked", [False, True])
+def test_solvers_with_a_memory_go_on_when_neighbours_leave(
+    backend: DiffusersBackend, solver: Any, masked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for pipe in backend._pipes.values():
+        monkeypatch.setattr(pipe, "scheduler", solver.from_config(pipe.scheduler.config))
+    own = Image.linear_gradient("L").convert("RGB").resize(SIZE)
+    sent = {"image": png(*SIZE), "mask": mask(*SIZE)} if masked else {}
+    items = [Item("a cat", "", seed, SIZE, *((own, half_mask(SIZE)) if masked else ())) for seed in range(3)]
+    whole = draw(backend, Draw(prompt="x", steps=8, **sent), *items)
+    some = draw(backend, Draw(prompt="x", steps=8, **sent), *items, on_step=lambda step, _: [0] if step == 2 else ())
+    for place in (1, 2):
+        assert np.abs(pixels(some[place]) - pixels(whole[place])).max() <= 1
+    assert np.abs(pixels(some[0]) - pixels(whole[0])).max() > 5
+
+
+@pytest.mark.parametrize("change", ["network", "input"])
+def test_networks_whose_inputs_are_not_known_go_on_with_all_pictures(
+    backend: DiffusersBackend, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if change == "network":
+        monkeypatch.delitem(rows._PER_PICTURE, "UNet2DConditionModel")
+    else:
+        known = rows._PER_PICTURE["UNet2DConditionModel"] - {"added_cond_kwargs"}
+        monkeypatch.setitem(rows._PER_PICTURE, "UNet2DConditionModel", known)
+    seen: list[int] = []
+    hook = backend._pipe.unet.register_forward_hook(lambda *call: seen.append(len(call[2][0])))
+    items = [Item("a cat", "", seed, SIZE) for seed in range(2)]
+    draw(backend, Draw(prompt="x"), *items, on_step=lambda *_: [0])
+    hook.remove()
+    assert seen == [4, 4, 4]
 
 
 @pytest.mark.parametrize(

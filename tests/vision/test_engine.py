@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from quintet_common.errors import ApiError
 from quintet_common.models_yml import ModelSpec
-from quintet_vision.backends.base import Item, OnStep, Plan
+from quintet_vision.backends.base import Item, OnStep, Plan, Render
 from quintet_vision.canvas import read_image
 from quintet_vision.engine import ImageEngine, preview_steps
 from quintet_vision.protocol import Accepted, Draw, Finished, Preview, Started
@@ -64,10 +64,10 @@ class Gate:
         if any(item.prompt == "huge" for item in items):
             raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes")
 
-        def counted(step: int, render: Callable[[], list[Image.Image]]) -> None:
+        def counted(step: int, render: Render) -> Collection[int]:
             assert self.open.wait(60)
             self.steps += 1
-            on_step(step, render)
+            return on_step(step, render)
 
         return self._draw(plan, items, counted)
 
@@ -153,6 +153,36 @@ def test_a_cancelled_neighbour_costs_the_others_nothing(engine: ImageEngine, gat
     assert len(kept[1].pictures()) == 1
     assert gate.batches[-1] == ["a cat"]
     assert gone[1].ends == 1
+
+
+def test_who_leaves_a_batch_is_drawn_no_further_and_the_others_are(engine: ImageEngine, gate: Gate) -> None:
+    alone = submit(engine, "a cat", seed=5)[1].pictures()[0]
+    held(engine, gate)
+    gone, kept, rest = (submit(engine, prompt, seed=5, previews=2) for prompt in ("lemon", "a cat", "tiger"))
+    rows: list[int] = []
+    hook = engine._backend._pipe.transformer.register_forward_hook(lambda *call: rows.append(len(call[2])))
+    draw = gate._draw
+
+    def leaving(plan: Plan, items: list[Item], on_step: OnStep) -> list[Image.Image]:
+        def step(number: int, render: Render) -> Collection[int]:
+            if len(items) == 3 and number == 2:
+                engine.cancel(gone[0])
+                engine.cancel(rest[0])
+            return on_step(number, render)
+
+        return draw(plan, items, step)
+
+    gate._draw = leaving
+    gate.open.set()
+    (picture,) = kept[1].pictures()
+    hook.remove()
+    assert np.abs(picture - alone).max() <= 1
+    guided, rest_of_path = [6, 6, 2, 2], [1, 1]
+    assert rows[-6:] == guided + rest_of_path
+    assert gone[1].ends == rest[1].ends == 1
+    previews = [event for event in kept[1].events if isinstance(event, Preview)]
+    assert [event.number for event in previews] == [0, 1]
+    assert not any(isinstance(event, Finished) for event in gone[1].events + rest[1].events)
 
 
 def test_a_full_queue_refuses(engine: ImageEngine, gate: Gate) -> None:

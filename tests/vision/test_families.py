@@ -31,7 +31,7 @@ def backend(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return DiffusersBackend(spec, lambda *_: None)
 
 
-def draw(backend: DiffusersBackend, request: Draw, *items: Item, on_step: Any = lambda *_: None) -> list[Any]:
+def draw(backend: DiffusersBackend, request: Draw, *items: Item, on_step: Any = lambda *_: ()) -> list[Any]:
     pictures = backend.draw(backend.plan(request), list(items), on_step)
     return [np.asarray(picture, dtype=int) for picture in pictures]
 
@@ -58,7 +58,7 @@ def test_the_last_preview_is_the_picture(backend: DiffusersBackend) -> None:
     previews: list[Any] = []
     request = Draw(prompt="x", previews=1, width=80, height=48)
     item = Item("a cat", "", 1, (80, 48))
-    (picture,) = draw(backend, request, item, on_step=lambda _, render: previews.append(render()[0]))
+    (picture,) = draw(backend, request, item, on_step=lambda _, render: previews.extend(render([0])) or ())
     assert len(previews) == 2
     assert picture.shape == (48, 80, 3)
     assert np.abs(np.asarray(previews[-1], dtype=int) - picture).max() <= 1
@@ -98,3 +98,41 @@ def test_a_negative_prompt_works_or_is_refused(backend: DiffusersBackend) -> Non
     )
     assert np.abs(without.astype(int) - without_again).max() <= 2
     assert (without != with_it).any()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_pictures_that_nobody_wants_cost_nothing_and_change_nothing(backend: DiffusersBackend, masked: bool) -> None:
+    picture = Image.linear_gradient("L").convert("RGB").resize(SIZE)
+    half = Image.new("L", SIZE, 0)
+    half.paste(255, (32, 0, 64, 64))
+    sent = {"image": png(*SIZE), "mask": mask(*SIZE)} if masked else {}
+    parts_ = (picture, half) if masked else ()
+    prompts = ("a cat", "photo of the blue dog a red cat", "dog", "red")
+    items = [Item(prompt, "", seed, SIZE, *parts_) for seed, prompt in enumerate(prompts)]
+    request = Draw(prompt="x", steps=6, **sent)
+    whole = draw(backend, request, *items)
+    network: Any = getattr(backend._pipe, "unet", None) or backend._pipe.transformer
+    rows: list[int] = []
+    previews: list[Any] = []
+
+    def leave(step: int, render: Any) -> list[int]:
+        if step == 3:
+            previews.extend(render([1, 3]))
+        return {2: [0, 2], 4: [3]}.get(step, [])
+
+    def count(_: Any, __: Any, output: Any) -> None:
+        rows.append(len(output[0]))
+
+    hook = network.register_forward_hook(count, prepend=True)
+    try:
+        some = draw(backend, request, *items, on_step=leave)
+    finally:
+        hook.remove()
+    assert np.abs(some[1] - whole[1]).max() <= 1
+    assert len(previews) == 2
+    calls = len(rows) // 3
+    ran = [set(rows[start : start + calls]) for start in (0, calls, 2 * calls)]
+    assert [max(each) * 4 // max(rows) for each in ran] == [4, 2, 1]
+    assert all(len(each) == 1 for each in ran)
+    if not masked:
+        assert np.ptp(some[0]) == 0  # not even decoded

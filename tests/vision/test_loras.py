@@ -44,7 +44,7 @@ def backend(kolors_folder: Path, folder: Path) -> DiffusersBackend:
 
 def drawn(backend: DiffusersBackend, **loras: float) -> Any:
     request = Draw(prompt="x", loras=loras)
-    (picture,) = backend.draw(backend.plan(request), [Item("a cat", "", 1, SIZE)], lambda *_: None)
+    (picture,) = backend.draw(backend.plan(request), [Item("a cat", "", 1, SIZE)], lambda *_: ())
     return np.asarray(picture, dtype=int)
 
 

@@ -74,7 +74,7 @@ def loaded(kolors_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[st
 
 
 def drawn(backend: DiffusersBackend) -> Any:
-    (picture,) = backend.draw(backend.plan(Draw(prompt="x")), [Item("a cat", "", 1, (64, 64))], lambda *_: None)
+    (picture,) = backend.draw(backend.plan(Draw(prompt="x")), [Item("a cat", "", 1, (64, 64))], lambda *_: ())
     return np.asarray(picture, dtype=int)
 
 

@@ -22,7 +22,7 @@ from quintet_common.memory import give_back
 from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import Emit, LoadError, Report
 
-from quintet_vision.backends.base import Backend, Interrupted, Item, Plan, out_of_memory
+from quintet_vision.backends.base import Backend, Interrupted, Item, Plan, Render, out_of_memory
 from quintet_vision.canvas import encode, read_image, read_mask
 from quintet_vision.protocol import Accepted, Draw, Finished, Preview, Started
 
@@ -199,14 +199,14 @@ class ImageEngine:
         plan = batch[0].job.plan
         due = [preview_steps(plan.steps_taken, shot.job.request.previews) for shot in batch]
 
-        def on_step(step: int, render: Callable[[], list[Image.Image]]) -> None:
-            if all(shot.job.cancelled for shot in batch):
+        def on_step(step: int, render: Render) -> list[int]:
+            gone = [place for place, shot in enumerate(batch) if shot.job.cancelled]
+            if len(gone) == len(batch):
                 raise Interrupted
-            if any(step in each for each in due):
-                pictures = render()
-                for shot, each, picture in zip(batch, due, pictures, strict=True):
-                    if step in each:
-                        self._encoder.submit(self._send_preview, shot, each[step], picture)
+            seen = [place for place, each in enumerate(due) if step in each and place not in gone]
+            for place, picture in zip(seen, render(seen) if seen else (), strict=True):
+                self._encoder.submit(self._send_preview, batch[place], due[place][step], picture)
+            return gone
 
         for shot in batch:
             shot.job.read_pictures()

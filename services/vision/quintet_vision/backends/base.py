@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -62,8 +62,12 @@ class Item:
     """L, white where the picture may change; as large as ``image``."""
 
 
-OnStep = Callable[[int, Callable[[], list[Image.Image]]], None]
-"""Called after each step with the number of steps done and a function that renders the unfinished pictures."""
+Render = Callable[[Sequence[int]], list[Image.Image]]
+"""From places in a batch to the unfinished pictures there."""
+
+OnStep = Callable[[int, Render], Collection[int]]
+"""Called after each step with the number of steps done. It returns the places of pictures that nobody wants any more:
+what is drawn there does not matter."""
 
 
 class Backend(Protocol):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -20,7 +21,17 @@ from quintet_common.sizes import parse_bytes
 from quintet_common.worker.host import LoadError, Report
 from torch import Tensor
 
-from quintet_vision.backends.base import Defaults, Item, OnStep, Plan, Usage, defaults_from, planned, refuse_loras
+from quintet_vision.backends.base import (
+    Defaults,
+    Item,
+    OnStep,
+    Plan,
+    Render,
+    Usage,
+    defaults_from,
+    planned,
+    refuse_loras,
+)
 from quintet_vision.backends.device import pick_device, pick_dtype, quiet_libraries
 from quintet_vision.backends.guidance import Guidance
 from quintet_vision.backends.latents import Blend, decoded
@@ -28,6 +39,7 @@ from quintet_vision.backends.loading import for_tasks, load
 from quintet_vision.backends.loras import Loras
 from quintet_vision.backends.placement import choose, place
 from quintet_vision.backends.prompts import PromptCache
+from quintet_vision.backends.rows import Rows
 from quintet_vision.canvas import Size, cover, crop, extended, round_up
 from quintet_vision.protocol import Draw, Task
 
@@ -99,13 +111,14 @@ class DiffusersBackend:
         picture = None if "text-to-image" in self.tasks else Image.new("RGB", size, "white")
         task: Task = "text-to-image" if picture is None else "image-to-image"
 
-        def try_preview(step: int, render: Any) -> None:
+        def try_preview(step: int, render: Render) -> Collection[int]:
             if self._can_preview and step == 1:
                 try:
-                    render()
+                    render([0])
                 except Exception as error:
                     log.info("%s has no partial images: %s", self._id, error)
                     self._can_preview = False
+            return ()
 
         plan = Plan(task, size, size, steps=2, guidance=self._defaults.guidance_scale, strength=1.0)
         self.draw(plan, [Item("", "", 0, size, picture)], try_preview)
@@ -154,6 +167,7 @@ class DiffusersBackend:
     def draw(self, plan: Plan, items: list[Item], on_step: OnStep) -> list[Image.Image]:
         pipe = self._pipes[plan.task]
         inputs = self._inputs(plan, items)
+        rows = Rows(len(items))
         blend = None
         if plan.task == "inpainting" and self._blends:
             blend = Blend(pipe.scheduler, inputs.pop("mask_image"))
@@ -161,7 +175,7 @@ class DiffusersBackend:
         def callback(_: Any, index: int, time: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
             if blend is not None:
                 tensors["latents"] = blend.after_step(time, tensors["latents"])
-            on_step(index + 1, lambda: _cropped(items, decoded(pipe, tensors["latents"], plan.native)))
+            rows.drop(on_step(index + 1, lambda places: _previews(pipe, tensors["latents"], plan, items, places)))
             return tensors
 
         if self._steps_are_told(pipe):
@@ -170,7 +184,11 @@ class DiffusersBackend:
         self._prompts.variant = plan.loras
         self._divide(plan.native, len(items))
         try:
-            with torch.inference_mode(), nullcontext() if blend is None else blend.listening():
+            with (
+                torch.inference_mode(),
+                nullcontext() if blend is None else blend.listening(),
+                rows.narrowing(pipe),
+            ):
                 images = _cropped(items, pipe(**inputs).images)
         finally:
             if self._placement == "offload":
@@ -240,6 +258,11 @@ def _own_side(pipe: Any) -> int:
         getattr(network, "config", None), "sample_size", None
     )
     return int(samples) * factor if isinstance(samples, int) else 1024
+
+
+def _previews(pipe: Any, latents: Tensor, plan: Plan, items: list[Item], places: Sequence[int]) -> list[Image.Image]:
+    """The unfinished pictures at ``places``, as the autoencoder sees their latents now."""
+    return _cropped([items[place] for place in places], decoded(pipe, latents[list(places)], plan.native))
 
 
 def _cropped(items: list[Item], images: list[Image.Image]) -> list[Image.Image]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from transformers import BertModel, BertTokenizer
 from quintet_vision.backends.base import Defaults, Item, OnStep, Plan, Usage, defaults_from, planned, refuse_loras
 from quintet_vision.backends.device import pick_device, pick_dtype, quiet_libraries
 from quintet_vision.backends.guidance import check_negative_prompt
+from quintet_vision.backends.rows import Rows
 from quintet_vision.canvas import contained, pad
 from quintet_vision.emoji64.pipeline import Emoji64Pipeline
 from quintet_vision.emoji64.words import to_english
@@ -96,24 +98,31 @@ class Emoji64Backend:
         return english if english != prompt else None
 
     def draw(self, plan: Plan, items: list[Item], on_step: OnStep) -> list[Image.Image]:
+        rows = Rows(len(items))
+
         def callback(_: Any, index: int, __: float, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-            on_step(index + 1, lambda: _placed(items, self._pipe.output_images(tensors["prediction"], "pil")))
+            def render(places: Sequence[int]) -> list[Image.Image]:
+                squares = self._pipe.output_images(tensors["prediction"][list(places)], "pil")
+                return _placed([items[place] for place in places], squares)
+
+            rows.drop(on_step(index + 1, render))
             return tensors
 
         square = (SIDE, SIDE)
         images = [pad(item.image, square, WHITE) for item in items if item.image is not None]
         masks = [pad(item.mask, square, 0) for item in items if item.mask is not None]
-        result = self._pipe(
-            [item.prompt for item in items],
-            negative_prompt=[item.negative_prompt for item in items],
-            image=images or None,
-            mask_image=masks or None,
-            strength=plan.strength,
-            num_inference_steps=plan.steps,
-            guidance_scale=plan.guidance,
-            generator=[torch.Generator().manual_seed(item.seed) for item in items],
-            callback_on_step_end=callback,
-        )
+        with rows.narrowing(self._pipe):
+            result = self._pipe(
+                [item.prompt for item in items],
+                negative_prompt=[item.negative_prompt for item in items],
+                image=images or None,
+                mask_image=masks or None,
+                strength=plan.strength,
+                num_inference_steps=plan.steps,
+                guidance_scale=plan.guidance,
+                generator=[torch.Generator().manual_seed(item.seed) for item in items],
+                callback_on_step_end=callback,
+            )
         return _placed(items, result.images)
 
 
