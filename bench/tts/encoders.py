@@ -83,9 +83,11 @@ ENCODERS = {
     "mp3, lameenc, quality 7 (ours)": lame(7),
     "mp3, lameenc, quality 2": lame(2),
     "mp3, soundfile": sndfile("MP3", "MPEG_LAYER_III"),
-    "opus, PyAV, level 5 (ours)": pyav("ogg", "libopus", 32_000, compression_level="5"),
+    "opus, PyAV, level 3 (ours)": pyav("ogg", "libopus", 32_000, compression_level="3"),
+    "opus, PyAV, its default": pyav("ogg", "libopus", 32_000),
     "opus, soundfile": sndfile("OGG", "OPUS"),
-    "aac, PyAV (ours)": pyav("adts", "aac", 64_000),
+    "aac, PyAV, fast coder (ours)": pyav("adts", "aac", 64_000, aac_coder="fast"),
+    "aac, PyAV, its default": pyav("adts", "aac", 64_000),
     "flac, PyAV (ours)": pyav("flac", "flac", None),
     "flac, soundfile": sndfile("FLAC", "PCM_16"),
 }
