@@ -44,10 +44,13 @@ def test_what_is_not_there_is_model_not_found(pool: ModelPool[Any], name: str | 
 
 async def test_a_reload_keeps_what_is_unchanged(pool: ModelPool[Any]) -> None:
     before = {worker.spec.id: worker for worker in pool}
-    changed = msgspec.structs.replace(B, aliases=["Bob"])
-    await pool.apply([A, changed])
+    changed = msgspec.structs.replace(B, aliases=["Bob"], max_waiting=7)
+    renamed = msgspec.structs.replace(A, aliases=["Anne"])
+    await pool.apply([renamed, changed])
     after = {worker.spec.id: worker for worker in pool}
-    assert after["a"] is before["a"]
+    assert after["a"] is before["a"] is pool.find("Anne")
+    with pytest.raises(ApiError):
+        pool.find("Anna")
     assert after["b"] is not before["b"]
     assert set(after) == {"a", "b"}
     assert before["c"].state is State.STOPPED

@@ -36,6 +36,7 @@ def model_card(worker: Worker[Any]) -> dict[str, Any]:
         "progress": round(worker.progress, 3),
         "note": worker.note,
         **worker.info,
+        **({"sampling": worker.sampling} if worker.sampling else {}),
     }
 
 

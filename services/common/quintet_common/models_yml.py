@@ -84,6 +84,11 @@ class ModelSpec(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only
         return [self.id, *self.aliases]
 
     @property
+    def for_worker(self) -> ModelSpec:
+        """The entry without what the process that runs the model does not need to know."""
+        return msgspec.structs.replace(self, aliases=[], default=False, owned_by="", sampling=SamplingDefaults())
+
+    @property
     def embedded(self) -> str | None:
         """The name of the embedded model, or None when the weights are elsewhere."""
         return self.path.removeprefix(EMBEDDED) if self.path.startswith(EMBEDDED) else None

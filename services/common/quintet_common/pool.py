@@ -48,9 +48,15 @@ class ModelPool(Generic[EventT]):
         self._workers.clear()
 
     async def apply(self, specs: list[ModelSpec]) -> None:
-        """Make the running models those of ``specs``: unchanged ones keep running, changed ones are loaded anew."""
+        """Make the running models those of ``specs``: those are loaded anew whose process would run otherwise."""
         wanted = {spec.id: spec for spec in specs}
-        gone = [worker for worker in self if wanted.get(worker.spec.id) != worker.spec]
+        gone = []
+        for worker in self:
+            spec = wanted.get(worker.spec.id)
+            if spec is not None and spec.for_worker == worker.spec.for_worker:
+                worker.spec = spec
+            else:
+                gone.append(worker)
         for worker in gone:
             del self._workers[worker.spec.id]
         await asyncio.gather(*(worker.stop() for worker in gone))

@@ -137,12 +137,15 @@ class Catalogue:
         unread = scripts - voice.scripts
         if unread:
             able = [v.id for v in self.voices if scripts <= v.scripts and v.alias_of is None]
-            names = ", ".join(sorted(script.value for script in unread))
-            where = _short(_first_of(unread, piece))
-            hint = f"Voices that can: {', '.join(able)}." if able else "No voice of this model can."
+            names = " and ".join(sorted(script.value for script in (unread if able else scripts)))
+            where = f"{names} characters, which are in {_short(_first_of(unread, piece))!r}"
+            if able:
+                message = f"The voice {voice.id!r} cannot read {where}. Voices that can: {', '.join(able)}."
+            else:
+                message = f"No voice of this model can read {where}."
             raise ApiError(
                 400,
-                f"The voice {voice.id!r} cannot read {names} characters, which are in {where!r}. {hint}",
+                message,
                 param="voice",
                 code="voice_cannot_read",
             )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 from quintet_common.errors import bad_request
 from quintet_common.worker.process import Worker
@@ -66,7 +65,7 @@ class SamplingFields(BaseModel):
 
     def sampling(self, worker: Worker[Event], max_tokens: int | None, logprobs: int | None) -> Sampling:
         """These fields for the worker; what the request leaves out is models.yml's, or else the model's own default."""
-        defaults = worker.info.get("sampling", {}) | msgspec.to_builtins(worker.spec.sampling)
+        defaults = worker.sampling
         max_tokens = defaults.get("max_tokens") if max_tokens is None else max_tokens
         if max_tokens is not None and (self.min_tokens or 0) > max_tokens:
             raise bad_request("min_tokens is greater than the limit of tokens.", "min_tokens", "invalid_value")

@@ -52,6 +52,8 @@ def run(options: argparse.Namespace) -> int:
     except openai.OpenAIError as error:
         print(explain(error, options.url), file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        raise
     except (ClientError, OSError) as error:
         print(error, file=sys.stderr)
         return 1

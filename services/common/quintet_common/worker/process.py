@@ -190,6 +190,11 @@ class Worker(Generic[EventT]):
             self._connection.send(protocol.Hold(job_id, held))
 
     @property
+    def sampling(self) -> dict[str, Any]:
+        """What a request gets that leaves it to the server: of the model's own settings, and of models.yml before."""
+        return self.info.get("sampling", {}) | msgspec.to_builtins(self.spec.sampling)  # type: ignore[no-any-return]
+
+    @property
     def in_flight(self) -> int:
         return len(self._jobs)
 
