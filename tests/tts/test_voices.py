@@ -65,8 +65,8 @@ def test_who_speaks(catalogue: Catalogue, voice: str | None, pieces: list[str], 
         ("heart", "I love 北京.", "voice_cannot_read", "Voices that can: 中文女, 中文男, 粤语女"),
         ("英文男", "你好", "voice_cannot_read", "Chinese (Han)"),
         ("日语男", "日本", "voice_cannot_read", "Chinese (Han)"),
-        (None, "日本はいい", "voice_cannot_read", "Chinese (Han) and Japanese"),
-        (None, "สวัสดี", "voice_cannot_read", "No voice of this model can read Thai"),
+        (None, "日本はいい", "voice_cannot_read", "No one voice of this model can read '日本はいい'"),
+        (None, "สวัสดี", "voice_cannot_read", "No one voice of this model can read 'สวัสดี'"),
     ],
 )
 def test_what_is_refused(catalogue: Catalogue, voice: str | None, piece: str, code: str, said: str) -> None:

@@ -137,12 +137,13 @@ class Catalogue:
         unread = scripts - voice.scripts
         if unread:
             able = [v.id for v in self.voices if scripts <= v.scripts and v.alias_of is None]
-            names = " and ".join(sorted(script.value for script in (unread if able else scripts)))
-            where = f"{names} characters, which are in {_short(_first_of(unread, piece))!r}"
+            names = ", ".join(sorted(script.value for script in unread))
+            where = repr(_short(_first_of(unread, piece)))
             if able:
-                message = f"The voice {voice.id!r} cannot read {where}. Voices that can: {', '.join(able)}."
+                message = f"The voice {voice.id!r} cannot read {names} characters, which are in {where}. "
+                message += f"Voices that can: {', '.join(able)}."
             else:
-                message = f"No voice of this model can read {where}."
+                message = f"No one voice of this model can read {where}."
             raise ApiError(
                 400,
                 message,
