@@ -125,7 +125,7 @@ def test_a_model_that_does_not_say_the_same_over_slots_is_refused(monkeypatch: p
 
 
 def test_engine_args_are_checked() -> None:
-    with pytest.raises(LoadError, match=r"kv_memry.*known: kv_memory, prefill_chunk"):
+    with pytest.raises(LoadError, match=r"kv_memry.*known: kv_memory, .*prefill_chunk"):
         attempt(tiny_spec(engine_args={"kv_memry": "2GB"}))
     with pytest.raises(LoadError, match="no amount of memory"):
         attempt(tiny_spec(engine_args={"kv_memory": "lots"}))
@@ -175,7 +175,10 @@ def test_defaults_for_sampling_come_from_the_generation_config(tmp_path: Path) -
         ("<|user|><|observation|>", "glm4"),
         ("<|{{ item['role'] }}|>{{ item['metadata'] }}", "glm4"),
         ("Environment: ipython <|python_tag|>", "llama3"),
-        ("<tool_call><function=f><parameter=x>", None),
+        ("<tool_call><function=f><parameter=x>", "qwen3_coder"),
+        ("<tool_call><function=f>{}", None),
+        ("<tool_call>f<tool_sep><arg_key>", None),
+        ("<tool_call>f<arg_key></arg_key><arg_value>", "glm47"),
         (TEMPLATE, None),
     ],
 )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
+from chat.accepts import Accepts
 from quintet_chat.tools import FAMILIES
 from quintet_chat.tools.base import CallArguments, CallStart, Piece, Text, ToolFunction
 from quintet_chat.tools.bounds import bounded
@@ -39,7 +39,25 @@ CALLS = {
         f"<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>{PARIS}<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
     ),
     "harmony": f"<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{PARIS}",
+    "qwen3_coder": (
+        "<tool_call>\n<function=get_weather>\n"
+        '<parameter=city>\nParis } " {\n</parameter>\n<parameter=unit>\nC\n</parameter>\n'
+        "</function>\n</tool_call>"
+    ),
+    "glm45": (
+        '<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Paris } " {</arg_value>\n'
+        "<arg_key>unit</arg_key>\n<arg_value>C</arg_value>\n</tool_call>"
+    ),
+    "glm47": (
+        '<tool_call>get_weather<arg_key>city</arg_key><arg_value>Paris } " {</arg_value>'
+        "<arg_key>unit</arg_key><arg_value>C</arg_value></tool_call>"
+    ),
+    "minimax_m2": (
+        '<minimax:tool_call>\n<invoke name="get_weather">\n<parameter name="city">Paris } " {</parameter>\n'
+        '<parameter name="unit">C</parameter>\n</invoke>\n</minimax:tool_call>'
+    ),
 }
+XML = ["qwen3_coder", "glm45", "glm47", "minimax_m2"]
 TWO_CALLS = {
     "hermes": CALLS["hermes"] + f'\n<tool_call>\n{{"name": "add", "arguments": {ONE}}}\n</tool_call>',
     "mistral": CALLS["mistral"][:-1] + f', {{"name": "add", "arguments": {ONE}}}]',
@@ -51,8 +69,20 @@ TWO_CALLS = {
     "deepseek_v31": CALLS["deepseek_v31"].replace(
         "<｜tool▁calls▁end｜>", f"<｜tool▁call▁begin｜>add<｜tool▁sep｜>{ONE}<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
     ),
+    "qwen3_coder": CALLS["qwen3_coder"]
+    + "\n<tool_call>\n<function=add>\n<parameter=a>\n1\n</parameter>\n</function>\n</tool_call>",
+    "glm45": CALLS["glm45"] + "\n<tool_call>add\n<arg_key>a</arg_key>\n<arg_value>1</arg_value>\n</tool_call>",
+    "glm47": CALLS["glm47"] + "<tool_call>add<arg_key>a</arg_key><arg_value>1</arg_value></tool_call>",
+    "minimax_m2": CALLS["minimax_m2"].replace(
+        "</minimax:tool_call>",
+        '<invoke name="add">\n<parameter name="a">1</parameter>\n</invoke>\n</minimax:tool_call>',
+    ),
 }
-BAD_ARGUMENTS = {name: call.replace("get_weather", "add").replace(PARIS, '{"a": "x"}') for name, call in CALLS.items()}
+BAD_ARGUMENTS = {
+    name: call.replace("get_weather", "add").replace(PARIS, '{"a": "x"}')
+    for name, call in CALLS.items()
+    if name not in XML
+} | {name: FAMILIES[name].call_text("add", '{"a": "x"}') for name in XML}
 TEXT_BEFORE = dict.fromkeys(CALLS, "Let me look.\n\n") | {
     "harmony": "<|channel|>commentary<|message|>Let me look.<|end|><|start|>assistant"
 }
@@ -141,23 +171,6 @@ def test_the_end_of_an_object_is_found_across_strings_and_nesting() -> None:
 def test_a_call_in_words_is_what_the_parser_reads(name: str) -> None:
     text = FAMILIES[name].call_text("add", ONE)
     assert parsed(name, text, 2) == ("", [("add", ONE)])
-
-
-class Accepts:
-    """Whether xgrammar's compiled format accepts a text as a whole answer."""
-
-    def __init__(self) -> None:
-        self._xgrammar = pytest.importorskip("xgrammar")
-        letters = [chr(code) for code in range(32, 127)] + ["\n", "｜", "▁", "</s>"]
-        self._end = len(letters) - 1
-        self._compiler = self._xgrammar.GrammarCompiler(
-            self._xgrammar.TokenizerInfo(letters, stop_token_ids=[self._end]), max_threads=1
-        )
-
-    def __call__(self, tool_format: dict[str, Any], text: str) -> bool:
-        tag = json.dumps({"type": "structural_tag", "format": tool_format})
-        matcher = self._xgrammar.GrammarMatcher(self._compiler.compile_structural_tag(tag))
-        return bool(matcher.accept_string(text) and matcher.accept_token(self._end))
 
 
 @pytest.fixture(scope="module")

@@ -185,7 +185,7 @@ def _known(name: Any, offered: dict[str, FunctionDefinition], path: str) -> str:
 
 def _as_function(function: FunctionDefinition, is_small: bool) -> ToolFunction:
     parameters = NO_ARGUMENTS if function.parameters is None else {"type": "object"} | function.parameters
-    return ToolFunction(function.name, bounded(parameters) if is_small else parameters)
+    return ToolFunction(function.name, bounded(parameters) if is_small else parameters, bool(function.strict))
 
 
 def _as_tool(function: FunctionDefinition) -> dict[str, Any]:

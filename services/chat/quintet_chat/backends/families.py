@@ -11,6 +11,10 @@ SETTINGS = {"tool_family": {"none", *FAMILIES}, "thinking": {"none", *THINKING}}
 """What ``engine_args`` may say instead of the template, and the names that it may use."""
 
 _MARKS = {
+    "qwen3_coder": ("<parameter=",),
+    "glm47": ("</arg_key><arg_value>",),
+    "glm45": ("<arg_key>",),
+    "minimax_m2": ("<minimax:tool_call>",),
     "harmony": ("<|channel|>",),
     "deepseek": ("```json",),
     "deepseek_v31": ("<｜tool▁calls▁begin｜>",),
@@ -22,24 +26,25 @@ _MARKS = {
 }
 """Family of ``quintet_chat.tools`` -> what only its templates contain. Looked for in this order."""
 
-_NEEDS = {"deepseek": "<｜tool▁calls▁begin｜>"}
+_NEEDS = {"deepseek": "<｜tool▁calls▁begin｜>", "qwen3_coder": "<function="}
 """What a template must contain besides."""
 
-_THINKING_MARKS = {"harmony": "<|channel|>", "think": "<think>", "mistral": "[THINK]"}
+_FOREIGN = {"<function=": {"qwen3_coder"}, "<tool_sep>": set[str]()}
+"""Marks of formats that borrow from the families -> the families that have them themselves."""
 
-_FOREIGN = ("<function=", "<arg_key>")
-"""Templates that borrow a family's marks for calls that are not JSON."""
+_THINKING_MARKS = {"harmony": "<|channel|>", "think": "<think>", "mistral": "[THINK]"}
 
 
 def tool_family(template: str) -> str | None:
     """The family of tool calls that a chat template (Jinja source) writes, or None when it writes none we know."""
-    if any(mark in template for mark in _FOREIGN):
-        return None
+    foreign = [owners for mark, owners in _FOREIGN.items() if mark in template]
     return next(
         (
             family
             for family, marks in _MARKS.items()
-            if any(mark in template for mark in marks) and _NEEDS.get(family, "") in template
+            if any(mark in template for mark in marks)
+            and _NEEDS.get(family, "") in template
+            and all(family in owners for owners in foreign)
         ),
         None,
     )

@@ -193,6 +193,7 @@ class _Compiler:
         self._uncached = xgrammar.GrammarCompiler(info, max_threads=1, cache_enabled=False)
         self._in_json = _narrowing(self.vocabulary, _CONTROLS)
         self._around_json = _narrowing(self.vocabulary, _CONTROLS - {0x0A, 0x0D})
+        self._in_text = _narrowing(self.vocabulary, frozenset())
 
     def compile(self, grammar: Grammar) -> Compiled:
         try:
@@ -210,9 +211,15 @@ class _Compiler:
             raise _refused(grammar, reason) from None
         if grammar.type in ("json_object", "json_schema"):
             return Compiled(compiled, self._in_json)
-        # Of a structural tag only parts are JSON, so it is narrowed no more than the bounded strings in it need.
-        bounded = grammar.type == "structural_tag" and _has_bounded_strings(grammar.value)
-        return Compiled(compiled, self._around_json if bounded else None)
+        return Compiled(compiled, self._narrowing_of(grammar))
+
+    def _narrowing_of(self, grammar: Grammar) -> Narrowing | None:
+        """Of a structural tag only parts are JSON, so it is narrowed no more than the bounded strings in it need."""
+        if grammar.type != "structural_tag":
+            return None
+        if _has_bounded_strings(grammar.value):
+            return self._around_json
+        return self._in_text if _has_regex(grammar.value) else None
 
 
 def _refused(grammar: Grammar, reason: str) -> ApiError:
@@ -281,11 +288,21 @@ def _narrowing(vocabulary: list[bytes], banned: frozenset[int]) -> Narrowing:
 
 
 def _has_bounded_strings(node: Any) -> bool:
+    """Whether there is a JSON schema with such a string in a structural tag."""
     if isinstance(node, dict):
-        return bool({"minLength", "maxLength", "pattern"} & node.keys()) or any(
-            map(_has_bounded_strings, node.values())
-        )
+        words = set() if _is_regex(node) else {"minLength", "maxLength", "pattern"} & node.keys()
+        return bool(words) or any(map(_has_bounded_strings, node.values()))
     return isinstance(node, list) and any(map(_has_bounded_strings, node))
+
+
+def _has_regex(node: Any) -> bool:
+    if isinstance(node, dict):
+        return _is_regex(node) or any(map(_has_regex, node.values()))
+    return isinstance(node, list) and any(map(_has_regex, node))
+
+
+def _is_regex(node: dict[str, Any]) -> bool:
+    return node.keys() == {"type", "pattern"} and node["type"] == "regex"
 
 
 def _tight(node: Any) -> Any:

@@ -22,6 +22,7 @@ class ToolFunction:
 
     name: str
     parameters: JsonSchema
+    strict: bool = False
 
 
 @dataclass(frozen=True)

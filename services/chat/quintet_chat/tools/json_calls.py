@@ -1,187 +1,34 @@
-"""Calls that are a JSON object of arguments between fixed texts: the part that most families have in common."""
+"""Calls whose arguments are a JSON object."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from quintet_chat.tools.base import (
-    CallArguments,
-    CallStart,
-    Parser,
-    Piece,
-    Text,
-    ToolFunction,
-    arguments_format,
-    new_call_id,
-    one_of,
-    tag,
-)
-from quintet_chat.tools.scan import NAME, PARTIAL, JsonObject, Match, Pattern
+from quintet_chat.tools.base import ToolFunction, arguments_format
+from quintet_chat.tools.calls import ArgumentsReader, Calls
+from quintet_chat.tools.scan import JsonObject
 
 
 @dataclass(frozen=True, kw_only=True)
-class JsonCalls:
-    """A family whose calls are ``begin``, the arguments, ``end``. NAME in ``begin`` and ``trigger`` is the function's.
+class JsonCalls(Calls):
+    before: ClassVar[str] = "{"
 
-    ``opening`` and ``closing`` are the same for the parser, as parts between which whitespace may vary. Calls that
-    come as one list have ``list_open`` and ``list_close`` around it. ``separator`` is between two calls; None: the
-    format has no way to write a second call. ``trigger`` is what in a free answer can be nothing but a call.
-    """
+    def arguments(self, function: ToolFunction) -> dict[str, Any]:
+        return arguments_format(function)
 
-    name: str
-    begin: str
-    end: str
-    opening: Sequence[str]
-    closing: Sequence[str]
-    trigger: str
-    separator: str | None = None
-    list_open: str = ""
-    list_close: str = ""
-    only_offered: bool = False
-    """Whether a call is told from text by its function's name alone."""
-    marks: Sequence[str] = ()
+    def reader(self, function: ToolFunction | None) -> ArgumentsReader:
+        del function  # the text is JSON whatever the schema
+        return _JsonArguments()
 
-    def calls(self, functions: Sequence[ToolFunction], several: bool) -> dict[str, Any]:
-        tags = [tag(self._begin(each.name), arguments_format(each), self.end) for each in functions]
-        if self.separator is None:
-            return one_of(tags)
-        inner = {
-            "type": "tags_with_separator",
-            "tags": tags,
-            "separator": self.separator,
-            "at_least_one": True,
-            "stop_after_first": not several,
-        }
-        return tag(self.list_open, inner, self.list_close) if self.list_open else inner
-
-    def text_or_calls(self, functions: Sequence[ToolFunction], several: bool) -> dict[str, Any]:
-        calls = self.calls(functions, several)
-        tags = [calls] if self.list_open else calls.get("tags") or calls["elements"]
-        once = self.separator is None or bool(self.list_open) or not several
-        triggers = list(dict.fromkeys(self.trigger.replace(NAME, each.name) for each in functions))
-        return {"type": "triggered_tags", "triggers": triggers, "tags": tags, "stop_after_first": once}
-
-    def answer(self, content: dict[str, Any]) -> dict[str, Any]:
-        return content
-
-    def parser(self, functions: Sequence[ToolFunction]) -> Parser:
-        return CallParser(self, [each.name for each in functions] if self.only_offered else None)
-
-    def call_text(self, name: str, arguments: str) -> str:
-        return f"{self.list_open}{self._begin(name)}{arguments}{self.end}{self.list_close}"
-
-    def _begin(self, name: str) -> str:
-        return self.begin.replace(NAME, name)
+    def arguments_text(self, arguments: str) -> str:
+        return arguments
 
 
-class CallParser:
-    """Reads the calls of one family. What only begins like a call is text; whitespace around calls is dropped.
+class _JsonArguments:
+    def __init__(self) -> None:
+        self._object = JsonObject()
 
-    ``names`` are the functions whose names alone begin a call, where the family has nothing else to tell it by.
-    """
-
-    def __init__(self, family: JsonCalls, names: Sequence[str] | None) -> None:
-        self._first = Pattern([*family.list_open.split(), *family.opening], before="{", names=names)
-        between = [family.separator.strip()] if family.separator and family.separator.strip() else []
-        self._next = Pattern([*between, *family.opening], before="{", names=names)
-        self._closing = Pattern(family.closing) if family.closing else None
-        self._list_close = Pattern([family.list_close]) if family.list_close else None
-        self._buffer = ""
-        self._space = ""
-        self._arguments: JsonObject | None = None
-        self._is_closing = False
-        self._in_list = False
-        self._calls = 0
-
-    def feed(self, text: str) -> list[Piece]:
-        self._buffer += text
-        pieces: list[Piece] = []
-        while self._step(pieces):
-            pass
-        return pieces
-
-    def close(self) -> list[Piece]:
-        """A call that was cut off ends with what there is of it; an opening that never became a call is text."""
-        rest, self._buffer = self._buffer, ""
-        pieces: list[Piece] = []
-        if self._arguments is None and not self._is_closing and not self._in_list:
-            self._text(rest, pieces)
-            if self._space and not self._calls:
-                pieces.append(Text(self._space))
-        return pieces
-
-    def _step(self, pieces: list[Piece]) -> bool:
-        """Do the next thing that the buffer allows; False when more text is needed."""
-        if self._arguments is not None:
-            return self._read_arguments(pieces, self._arguments)
-        if self._is_closing:
-            return self._read_closing()
-        if self._in_list:
-            return self._read_list(pieces)
-        found = self._first.search(self._buffer)
-        if found is None:
-            self._text(self._buffer, pieces)
-            self._buffer = ""
-            return False
-        start, match = found
-        self._text(self._buffer[:start], pieces)
-        self._buffer = self._buffer[start:]
-        if match is PARTIAL:
-            return False
-        self._start(match.name, match.end - start, pieces)
-        return True
-
-    def _start(self, name: str, length: int, pieces: list[Piece]) -> None:
-        self._space = ""
-        pieces.append(CallStart(self._calls, new_call_id(), name))
-        self._buffer = self._buffer[length:].lstrip()
-        self._arguments = JsonObject()
-
-    def _read_arguments(self, pieces: list[Piece], arguments: JsonObject) -> bool:
-        end = arguments.feed(self._buffer)
-        text, self._buffer = (self._buffer, "") if end is None else (self._buffer[:end], self._buffer[end:])
-        if text:
-            pieces.append(CallArguments(self._calls, text))
-        if end is None:
-            return False
-        self._calls += 1
-        self._arguments, self._is_closing = None, True
-        return True
-
-    def _read_closing(self) -> bool:
-        if self._closing is not None:
-            match = self._after_space(self._closing)
-            if match is PARTIAL:
-                return False
-            if match is not None:
-                self._buffer = self._buffer[match.end :]
-        self._is_closing, self._in_list = False, self._list_close is not None
-        return True
-
-    def _read_list(self, pieces: list[Piece]) -> bool:
-        """After a call of a list: the next one, or the list's end; anything else is text, and the list is over."""
-        assert self._list_close is not None
-        following, closing = self._after_space(self._next), self._after_space(self._list_close)
-        if isinstance(following, Match):
-            self._start(following.name, following.end, pieces)
-            self._in_list = False
-        elif isinstance(closing, Match):
-            self._buffer = self._buffer[closing.end :]
-            self._in_list = False
-        elif following is PARTIAL or closing is PARTIAL:
-            return False
-        else:
-            self._in_list = False
-        return True
-
-    def _after_space(self, pattern: Pattern) -> Any:
-        return pattern.at(self._buffer, len(self._buffer) - len(self._buffer.lstrip()))
-
-    def _text(self, text: str, pieces: list[Piece]) -> None:
-        text = self._space + text
-        body = text.rstrip()
-        self._space = text[len(body) :]
-        if body:
-            pieces.append(Text(body))
+    def feed(self, text: str) -> tuple[str, str | None]:
+        end = self._object.feed(text)
+        return (text, None) if end is None else (text[:end], text[end:])

@@ -81,32 +81,59 @@ class Pattern:
         return None
 
 
+class _Strings:
+    """Tells which characters of a JSON text are inside its strings."""
+
+    def __init__(self) -> None:
+        self._inside = False
+        self._escaped = False
+
+    def cover(self, character: str) -> bool:
+        """Whether the next character is inside a string or one of its quotes."""
+        if not self._inside:
+            self._inside = character == '"'
+            return self._inside
+        if self._escaped:
+            self._escaped = False
+        elif character == "\\":
+            self._escaped = True
+        elif character == '"':
+            self._inside = False
+        return True
+
+
 class JsonObject:
     """Finds the end of a JSON object that arrives in pieces."""
 
     def __init__(self) -> None:
         self._depth = 0
-        self._in_string = False
-        self._escaped = False
+        self._strings = _Strings()
 
     def feed(self, text: str) -> int | None:
         """How many characters belong to the object, if it ends in ``text``; None while it goes on."""
         for position, character in enumerate(text):
-            if self._in_string:
-                if self._escaped:
-                    self._escaped = False
-                elif character == "\\":
-                    self._escaped = True
-                elif character == '"':
-                    self._in_string = False
-            elif character == '"':
-                self._in_string = True
-            elif character in "{[":
+            if self._strings.cover(character):
+                continue
+            if character in "{[":
                 self._depth += 1
             elif character in "}]":
                 self._depth -= 1
                 if self._depth == 0:
                     return position + 1
+        return None
+
+
+class JsonBeforeMark:
+    """Finds the end of any JSON value that arrives in pieces and is followed by a mark that begins with ``<``."""
+
+    def __init__(self) -> None:
+        self._strings = _Strings()
+
+    def feed(self, text: str) -> int | None:
+        """How many characters are before the mark, if it begins in ``text``; None while the value goes on."""
+        for position, character in enumerate(text):
+            if not self._strings.cover(character) and character == "<":
+                return position
         return None
 
 
