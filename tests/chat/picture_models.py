@@ -26,6 +26,7 @@ MARKS = [
     "<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", "<|vision_start|>", "<|vision_end|>",
     "<|image_pad|>", "<|video_pad|>", "<|begin_of_image|>", "<|image|>", "<|end_of_image|>", "<|begin_of_video|>",
     "<|video|>", "<|end_of_video|>", "<start_of_image>", "<image_soft_token>", "<end_of_image>",
+    "[IMG]", "[IMG_BREAK]", "[IMG_END]",
 ]  # fmt: skip
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}{% else %}"
@@ -50,6 +51,7 @@ GLM_MARKS = {"image_token_id": "<|image|>", "video_token_id": "<|video|>"} | {
     for kind in ("image", "video")
     for end, word in (("start", "begin"), ("end", "end"))
 }
+SLIDING = {"head_dim": 16, "layer_types": ["sliding_attention", "full_attention"]}
 QWEN_SIZES = {"size": {"shortest_edge": 28 * 28 * 4, "longest_edge": 28 * 28 * 16}}
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -113,32 +115,71 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 """What each differs in. Those from Qwen and GLM have positions of three dimensions."""
 
-UNSUPPORTED: dict[str, dict[str, Any]] = {
+GEMMA_MARKS = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
+KINDS |= {
     "gemma3": {
         "written": "<start_of_image>",
-        "text_config": {"head_dim": 16, "layer_types": ["full_attention"] * 2},
+        "text_config": {**SLIDING, "sliding_window": 11},
         "vision_config": SQUARE,
-        "more": {"mm_tokens_per_image": 4},
-        "marks": {
-            "image_token_id": "<image_soft_token>",
-            "boi_token_id": "<start_of_image>",
-            "eoi_token_id": "<end_of_image>",
-        },
-        "special": {
-            "boi_token": "<start_of_image>",
-            "eoi_token": "<end_of_image>",
-            "image_token": "<image_soft_token>",
-        },
+        "more": {"mm_tokens_per_image": 16},
+        "marks": {f"{name}_id": mark for name, mark in GEMMA_MARKS.items()},
+        "special": GEMMA_MARKS,
         "images": ("gemma3", {"size": {"height": 56, "width": 56}}),
-        "processor": {"image_seq_length": 4},
+        "processor": {"image_seq_length": 16},
     },
     "qwen3_vl": {
         **KINDS["qwen2_vl"],
         "text_config": {**ROPE, "head_dim": 16},
-        "vision_config": {**GLM_TOWER, "num_position_embeddings": 64, "deepstack_visual_indexes": [0]},
+        "vision_config": {**GLM_TOWER, "depth": 3, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]},
+    },
+    "smolvlm": {**KINDS["idefics3"], "images": ("smolvlm", KINDS["idefics3"]["images"][1])},
+    "mistral3": {
+        "written": "[IMG]",
+        "text_config": {"model_type": "ministral3", "head_dim": 16},
+        "vision_config": {**TOWER, "model_type": "pixtral", "image_size": 112, "patch_size": 14, "head_dim": 16},
+        "more": {"spatial_merge_size": 2},
+        "marks": {"image_token_id": "[IMG]"},
+        "images": ("pixtral", {"size": {"longest_edge": 112}, "patch_size": {"height": 14, "width": 14}}),
+        "processor": {"patch_size": 14, "spatial_merge_size": 2},
     },
 }
-"""Models whose pictures this engine cannot show them."""
+GEMMA4 = {
+    "written": "<|image|>",
+    "text_config": {
+        **SLIDING, "num_hidden_layers": 3, "layer_types": [*SLIDING["layer_types"], "sliding_attention"],
+        "sliding_window": 40, "global_head_dim": 16, "hidden_size_per_layer_input": 0,
+        "num_kv_shared_layers": 0, "use_bidirectional_attention": "vision",
+    },
+    "vision_config": {
+        **TOWER, "num_key_value_heads": 2, "head_dim": 16, "patch_size": 4, "position_embedding_size": 640
+    },
+    "more": {"audio_config": None},
+    "marks": {
+        **GLM_MARKS, "boi_token_id": "<|begin_of_image|>", "eoi_token_id": "<|end_of_image|>",
+        "audio_token_id": "<|begin_of_video|>",
+    },
+    "special": {
+        "image_token": "<|image|>", "boi_token": "<|begin_of_image|>", "eoi_token": "<|end_of_image|>",
+        "audio_token": "<|video|>", "boa_token": "<|begin_of_video|>", "eoa_token": "<|end_of_video|>",
+    },
+    "images": ("gemma4", {"patch_size": 4, "max_soft_tokens": 70}),
+}  # fmt: skip
+KINDS["gemma4"] = GEMMA4
+KINDS["gemma4 e2b"] = {
+    **GEMMA4,
+    "text_config": {
+        **GEMMA4["text_config"], "num_hidden_layers": 4, "layer_types": SLIDING["layer_types"] * 2,
+        "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 460, "num_kv_shared_layers": 2,
+        "use_bidirectional_attention": None,
+    },
+}  # fmt: skip
+"""Its small sizes embed tokens anew for each layer, and layers share keys and values."""
+KINDS["qwen3_vl_moe"] = {
+    **KINDS["qwen3_vl"],
+    "text_config": {
+        **KINDS["qwen3_vl"]["text_config"], "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32
+    },
+}  # fmt: skip
 
 
 def _tokenizer(about: dict[str, Any]) -> Any:
@@ -166,19 +207,25 @@ def _tokenizer(about: dict[str, Any]) -> Any:
 
 @functools.cache
 def path(kind: str) -> Path:
-    """A directory with a random model of ``kind``, a name of KINDS or UNSUPPORTED."""
+    """A directory with a random model of ``kind``, a name of KINDS."""
     torch.manual_seed(0)
-    about = (KINDS | UNSUPPORTED)[kind]
+    about = KINDS[kind]
     made = _tokenizer(about)
     ends = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": made.eos_token_id}
     text = {**SHAPE, **ends, "vocab_size": len(made), **about["text_config"]}
     marks = {name: made.convert_tokens_to_ids(mark) for name, mark in about["marks"].items()}
     config = transformers.AutoConfig.for_model(
-        kind, text_config=text, vision_config=about["vision_config"], **marks, **about.get("more", {})
+        kind.split()[0], text_config=text, vision_config=about["vision_config"], **marks, **about.get("more", {})
     )
     folder = Path(tempfile.mkdtemp(prefix="quintet-tiny-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    transformers.AutoModelForImageTextToText.from_config(config).float().save_pretrained(folder)
+    model = transformers.AutoModelForImageTextToText.from_config(config).float()
+    for name, parameter in model.named_parameters():
+        # Gemma 3's projection of what it sees begins with zeros, and what is shown to Qwen3-VL's inner layers too quiet
+        # to change a token.
+        if parameter.ndim > 1 and (not parameter.any() or "deepstack" in name):
+            torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(folder)
     made.save_pretrained(folder)
     name, sizes = about["images"]
     module = importlib.import_module(f"transformers.models.{name}.image_processing_pil_{name}")

@@ -71,15 +71,6 @@ def test_a_model_that_says_something_else_over_slots_is_refused(monkeypatch: pyt
         loaded("llava")
 
 
-@pytest.mark.parametrize(
-    ("kind", "why"), [("gemma3", "see each other in both directions"), ("qwen3_vl", "to its inner layers")]
-)
-def test_models_that_look_at_pictures_in_other_ways_are_refused_or_take_text(kind: str, why: str) -> None:
-    with pytest.raises(LoadError, match=f"pictures cannot be batched: .*{why}"):
-        loaded(kind)
-    assert loaded(kind, kind="chat").info["modalities"] == ["text"]
-
-
 @pytest.mark.parametrize("wrong", ["shift", "positions", "features"])
 def test_the_trial_notices(wrong: str) -> None:
     made = loaded("qwen2_vl")

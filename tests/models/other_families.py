@@ -20,8 +20,6 @@ class Other:
     entry: str = "kind: {kind}, path: {example}"
 
 
-_AS_TEXT = "kind: chat, path: {example}"
-_BY_VLLM = "kind: {kind}, path: {example}, engine: vllm"
 _FOLDER = "kind: {kind}, path: /models/{example}"
 """Where hub ids are not taken."""
 
@@ -35,9 +33,14 @@ OTHERS = (
     Other("multimodal", "InternVL", "OpenGVLab/InternVL3-8B-hf", 7.94, _PICTURES, '"internvl"'),
     Other("multimodal", "LLaVA", "llava-hf/llava-1.5-7b-hf", 7.06, _PICTURES, '"llava"'),
     Other("multimodal", "SmolVLM, Idefics3", "HuggingFaceTB/SmolVLM-Instruct", 2.25, _PICTURES, '"idefics3"'),
-    Other("multimodal", "Gemma 3", "google/gemma-3-4b-it", 4.3, _PICTURES, '"gemma3"', "text alone", _AS_TEXT),
-    Other("multimodal", "Qwen3-VL", "Qwen/Qwen3-VL-8B-Instruct", 8.77, _PICTURES, '"qwen3_vl"',
-          "our own engine serves its text alone, as `kind: chat`", _BY_VLLM),
+    Other("multimodal", "SmolVLM2", "HuggingFaceTB/SmolVLM2-2.2B-Instruct", 2.25, _PICTURES, '"smolvlm"'),
+    Other("multimodal", "Gemma 3", "google/gemma-3-4b-it", 4.3, _PICTURES, '"gemma3"'),
+    Other("multimodal", "Gemma 4", "google/gemma-4-12B-it", 12.0, _PICTURES, '"gemma4"'),
+    Other("multimodal", "Gemma 4, small", "google/gemma-4-E4B-it", 8.0, _PICTURES, '"gemma4 e2b"'),
+    Other("multimodal", "Qwen3-VL", "Qwen/Qwen3-VL-8B-Instruct", 8.77, _PICTURES, '"qwen3_vl"'),
+    Other("multimodal", "Qwen3-VL MoE", "Qwen/Qwen3-VL-30B-A3B-Instruct", 31.07, _PICTURES, '"qwen3_vl_moe"'),
+    Other("multimodal", "Mistral Small 3, Ministral 3", "mistralai/Ministral-3-8B-Instruct-2512", 8.8, _PICTURES,
+          '"mistral3"'),
     Other("multimodal", "glm-4v-9b", "zai-org/glm-4v-9b", 13.9, f"{_VLLM}glm4v.py", "seen_as_the_original",
           "goes to vLLM by itself, without code from its folder"),
     Other("multimodal", "MiniCPM-V 2.6", "openbmb/MiniCPM-V-2_6", 8.1, f"{_VLLM}minicpmv.py", "seen_as_the_original",

@@ -36,7 +36,8 @@ class Picture:
     where: torch.Tensor
     """The tokens of the prompt that it takes the place of, ascending: [tokens]."""
     seen: torch.Tensor | None = None
-    """What the model sees there, [tokens, hidden size]; kept only until they are computed."""
+    """What the model sees there, [1 + layers, tokens, hidden size]: instead of embeddings, and what is added behind
+    each of its first layers, if anything. Kept only until the tokens are computed."""
 
 
 @dataclass(eq=False)
@@ -50,6 +51,26 @@ class Pictures:
     """Where the prompt's tokens are for a model with positions of several dimensions: [3, tokens]."""
     shift: int
     """What is added to the number of a token behind the prompt to get its position."""
+    last_seen: torch.Tensor | None = None
+    """For a model in which the tokens of a picture see each other in both directions (``mutual_layers``): the last
+    token that each of the prompt's sees, [tokens]."""
+
+    def end_of_piece(self, start: int, end: int) -> int:
+        """Where to end what is computed at once from ``start`` on, ``end`` or near: no picture is to be cut.
+
+        It may begin within a picture: what is known of it was computed with the whole picture.
+        """
+        if self.last_seen is None or end >= len(self.last_seen) or self.last_seen[end - 1] < end:
+            return end
+        last = self.last_seen[end - 1]
+        first = int(torch.nonzero(self.last_seen == last)[0])
+        return first if first > start else int(last) + 1
+
+    def reach(self, start: int, count: int) -> torch.Tensor:
+        """The last token that each of ``count`` tokens of prompt and answer from ``start`` on sees: [count]."""
+        plain = torch.arange(start, start + count)
+        known = plain[:0] if self.last_seen is None else self.last_seen[start : start + count]
+        return torch.cat([known, plain[len(known) :]])
 
     def unseen(self, start: int, end: int) -> Picture | None:
         """The first picture that must be looked at before the tokens ``start`` to ``end`` can be computed."""
@@ -62,12 +83,12 @@ class Pictures:
                 each.seen = None
 
     def parts(self, start: int, end: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Which of the tokens from ``start`` to ``end``, counted from ``start``, show what: [n], [n, hidden size]."""
+        """Which of the tokens from ``start`` to ``end``, counted from ``start``, show what of ``Picture.seen``."""
         for each in self.each:
             inside = _inside(each.where, start, end)
             if len(inside):
                 assert each.seen is not None
-                yield each.where[inside] - start, each.seen[inside.to(each.seen.device)]
+                yield each.where[inside] - start, each.seen[:, inside.to(each.seen.device)]
 
     def places(self, start: int, count: int) -> torch.Tensor:
         """The positions of ``count`` tokens of prompt and answer from ``start`` on: [count] or [3, count]."""
@@ -85,6 +106,19 @@ class Pictures:
 
 def _inside(where: torch.Tensor, start: int, end: int) -> torch.Tensor:
     return torch.nonzero((where >= start) & (where < end))[:, 0]
+
+
+def mutual_layers(model: Any) -> frozenset[str]:
+    """The kinds of layers in which the tokens of a picture see each other in both directions.
+
+    Gemma 3 does so in all, Gemma 4 (not the smallest) in those with a window. A model of another habit is found out
+    by the trial.
+    """
+    if "token_type_ids" in inspect.signature(model.forward).parameters:
+        return frozenset({"full_attention", "sliding_attention"})
+    config = model.config.get_text_config()
+    by_window = getattr(config, "use_bidirectional_attention", None) == "vision"
+    return frozenset({"sliding_attention"} if by_window else ())
 
 
 class _Prepared(NamedTuple):
@@ -114,6 +148,7 @@ class PictureReader:
         self._names = inspect.signature(model.get_image_features).parameters.keys()
         self._positions = getattr(model.base_model, "get_rope_index", None)
         self._dtype: torch.dtype = model.dtype
+        self._mutual = bool(mutual_layers(model))
 
     def read(self, text: str, encoded: list[bytes], tokenize: Callable[[str], list[int]]) -> tuple[list[int], Pictures]:
         """The prompt of a rendered ``text`` and its pictures, given in the order of their marks."""
@@ -138,7 +173,7 @@ class PictureReader:
                 text[index] = each.content
         positions, shift = self._layout(ids, marked, prepared)
         each_picture = [Picture(each.features, where) for each, where in zip(prepared, places, strict=True)]
-        return Pictures(each_picture, text, positions, shift)
+        return Pictures(each_picture, text, positions, shift, _last_seen(marked) if self._mutual else None)
 
     def _layout(
         self, ids: torch.Tensor, marked: torch.Tensor, prepared: list[_Prepared]
@@ -184,6 +219,14 @@ class PictureReader:
             f"a text contains {self.mark!r}, or the chat template leaves out a picture."
         )
         return bad_request(text, "messages", "picture_marks")
+
+
+def _last_seen(marked: torch.Tensor) -> torch.Tensor:
+    """For each token the last one of its run of marked tokens; itself, if it is not marked."""
+    index = torch.arange(len(marked))
+    goes_on = marked & torch.cat([marked[1:], marked.new_zeros(1)])
+    ends = index.masked_fill(goes_on, len(marked))
+    return ends.flip(0).cummin(0).values.flip(0)
 
 
 def _sha256(data: bytes) -> bytes:

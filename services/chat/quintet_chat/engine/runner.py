@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import torch
 
 from quintet_chat.engine.padded import PaddedDecode
-from quintet_chat.engine.pictures import Picture, Pictures
+from quintet_chat.engine.picture_input import PictureInput, Shown
+from quintet_chat.engine.pictures import Picture, Pictures, mutual_layers
 from quintet_chat.engine.slots import Decode, Prefill, SlotCache, whole
 
 LIKENESS, LIKENESS_FLOAT32 = 0.98, 0.9999
@@ -46,7 +47,9 @@ class Runner:
         self._layer_types = _layer_types(self._config)
         self._window: int = getattr(self._config, "sliding_window", None) or 0
         self._additive = self._config._attn_implementation == "eager"
+        self._mutual = mutual_layers(model)
         _check(model)
+        self._picture_input = PictureInput(model)
         paged = self.device.type == "cpu"
         self.slots = SlotCache(self._config.num_hidden_layers, max_rows, longest, cells, paged=paged)
         self.padded: PaddedDecode | None = None
@@ -66,12 +69,12 @@ class Runner:
     @torch.inference_mode()
     def check_pictures(self, prompt: list[int], pictures: Pictures, inputs: dict[str, torch.Tensor]) -> None:
         """The same for a prompt with pictures, which are ``inputs`` to the model alone."""
-        if "token_type_ids" in inputs or getattr(self._config, "use_bidirectional_attention", None):
-            raise UnsupportedModel("a picture's tokens see each other in both directions")
         self._compare(prompt, pictures, inputs)
 
     def _compare(self, prompt: list[int], pictures: Pictures | None, inputs: dict[str, torch.Tensor]) -> None:
         cut, last = len(prompt) // 2, len(prompt) - 1
+        if pictures is not None:
+            cut = pictures.end_of_piece(0, cut)
         if not self.slots.reserve([len(prompt)]):
             raise UnsupportedModel(f"a picture comes to {len(prompt)} tokens, more than its context")
         try:
@@ -87,7 +90,9 @@ class Runner:
             raise UnsupportedModel(f"it does not run over slots of keys and values ({reason})") from error
         ours = torch.cat([extended, decoded])
         likeness = torch.cosine_similarity(ours - ours.mean(), alone.float() - alone.float().mean())
-        least = LIKENESS_FLOAT32 if self._dtype == torch.float32 else LIKENESS
+        # Layers that are quantised may take a token otherwise among others: int8 does with outliers.
+        rounds = self._dtype != torch.float32 or getattr(self._model, "hf_quantizer", None) is not None
+        least = LIKENESS if rounds else LIKENESS_FLOAT32
         if not bool((likeness > least).all()):
             raise UnsupportedModel("over slots of keys and values it does not say what it says alone")
 
@@ -96,11 +101,10 @@ class Runner:
         """Run the vision tower over a picture. Raises RuntimeError, above all where its memory does not suffice."""
         features = {name: value.to(self.device) for name, value in picture.features.items()}
         found = self._model.get_image_features(**features, return_dict=True)
-        if getattr(found, "deepstack_features", None) is not None:
-            raise UnsupportedModel("it shows them to its inner layers, too")
-        seen = torch.cat([each.flatten(0, -2) for each in found.pooler_output])
-        if len(seen) != len(picture.where):
-            raise RuntimeError(f"{len(seen)} features of a picture stand for {len(picture.where)} tokens")
+        layers = [found.pooler_output, *(getattr(found, "deepstack_features", None) or [])]
+        seen = torch.stack([torch.cat([each.flatten(0, -2) for each in layer]) for layer in layers])
+        if seen.shape[1] != len(picture.where):
+            raise RuntimeError(f"{seen.shape[1]} features of a picture stand for {len(picture.where)} tokens")
         picture.seen = seen.to(self.device, self._dtype)
 
     @torch.inference_mode()
@@ -116,27 +120,16 @@ class Runner:
         positions = torch.tensor(starts)[:, None] + torch.arange(widest)
         # Whole prompts need no mask, which is faster on a GPU. On a CPU prompts are always computed with one: then the
         # same prompt gives the same bits whole, in pieces, and behind a beginning that was known.
-        fresh = not max(starts) and self.device.type != "cpu"
+        with_pictures = any(piece.pictures for piece in pieces)
+        reach = _reach(positions, pieces) if with_pictures and self._mutual else None
+        fresh = not max(starts) and self.device.type != "cpu" and reach is None
         self.slots.plan = plan = Prefill(row, starts, counts, None if fresh else self.slots.capacity)
-        mask = None if fresh else self._mask(positions, plan.length)
-        if not any(piece.pictures for piece in pieces):
+        mask = None if fresh else self._mask(positions, plan.length, reach)
+        if not with_pictures:
             return self._forward({"input_ids": ids}, positions, mask, last.to(self.device))
-        return self._forward(self._shown(ids, pieces), _places(positions, pieces), mask, last.to(self.device))
-
-    def _shown(self, ids: torch.Tensor, pieces: list[Piece]) -> dict[str, torch.Tensor]:
-        """The model's input for ``ids`` [pieces, tokens] with pictures among them: what it is shown at each token."""
-        shown = [
-            (row, where, seen)
-            for row, piece in enumerate(pieces)
-            if piece.pictures is not None
-            for where, seen in piece.pictures.parts(piece.start, piece.start + len(piece.tokens))
-        ]
-        for row, where, _ in shown:
-            ids[row, where] = 0  # some models have no embedding for the token of a picture
-        embedded = self._model.get_input_embeddings()(ids.to(self.device))
-        for row, where, seen in shown:
-            embedded[row, where.to(self.device)] = seen
-        return {"inputs_embeds": embedded}
+        return self._forward(
+            self._picture_input(ids, _shown(pieces)), _places(positions, pieces), mask, last.to(self.device)
+        )
 
     @torch.inference_mode()
     def decode(self, tokens: list[int], positions: list[int], shifts: list[int] | None = None) -> torch.Tensor:
@@ -170,13 +163,18 @@ class Runner:
         logits: torch.Tensor = output.logits[:, -1].float()
         return logits
 
-    def _mask(self, positions: torch.Tensor, length: int) -> Mask:
-        """What each query at ``positions`` [batch, queries] sees of ``length`` keys: [batch, 1, queries, length]."""
+    def _mask(self, positions: torch.Tensor, length: int, reach: torch.Tensor | None = None) -> Mask:
+        """What each query at ``positions`` [batch, queries] sees of ``length`` keys: [batch, 1, queries, length].
+
+        ``reach`` is the last key that a query sees in layers where pictures are seen in both directions.
+        """
         keys = torch.arange(length, device=positions.device)
-        causal = keys <= positions[:, :, None]
         masks = {}
         for kind in self._layer_types:
-            seen = causal if kind == "full_attention" else causal & (keys > positions[:, :, None] - self._window)
+            last = positions if reach is None or kind not in self._mutual else reach
+            seen = keys <= last[:, :, None]
+            if kind == "sliding_attention":
+                seen &= keys > positions[:, :, None] - self._window
             masks[kind] = self._finished(seen[:, None])
         return next(iter(masks.values())) if len(masks) == 1 else masks
 
@@ -188,6 +186,25 @@ class Runner:
             ~seen, torch.finfo(self._dtype).min
         )
         return hidden.to(self.device)
+
+
+def _shown(pieces: list[Piece]) -> list[Shown]:
+    """What the pieces' pictures show, and where, counted from the beginning of each piece."""
+    return [
+        Shown(row, where, seen)
+        for row, piece in enumerate(pieces)
+        if piece.pictures is not None
+        for where, seen in piece.pictures.parts(piece.start, piece.start + len(piece.tokens))
+    ]
+
+
+def _reach(positions: torch.Tensor, pieces: list[Piece]) -> torch.Tensor:
+    """The last key that queries at ``positions`` [pieces, tokens] see, pictures being seen as a whole."""
+    rows = [
+        positions[row] if piece.pictures is None else piece.pictures.reach(piece.start, positions.shape[1])
+        for row, piece in enumerate(pieces)
+    ]
+    return torch.stack(rows)
 
 
 def _places(positions: torch.Tensor, pieces: list[Piece]) -> torch.Tensor:

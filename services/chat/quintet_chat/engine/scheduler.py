@@ -274,11 +274,12 @@ class Scheduler:
 
     def _extend(self, partial: _Partial) -> None:
         sequence, row, done = partial
-        pictures = sequence.request.pictures
-        if pictures is not None and (picture := pictures.unseen(done, done + self._chunk)):
+        pictures, end = sequence.request.pictures, done + self._chunk
+        end = pictures.end_of_piece(done, end) if pictures else end
+        if pictures is not None and (picture := pictures.unseen(done, end)):
             self._look(sequence, picture)
             return
-        tokens = sequence.context[done : done + self._chunk]
+        tokens = sequence.context[done:end]
         logits = self._runner.prefill(row, [Piece(done, tokens, pictures)])
         self.counters["prefill_steps"] += 1
         done += len(tokens)
