@@ -20,7 +20,7 @@ from quintet_common.worker.host import LoadError, Report
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils.hub import cached_file
 
-from quintet_chat.backends import chatglm, embedded, families, memory, packing, templates
+from quintet_chat.backends import chatglm, embedded, families, layers, memory, packing, templates
 from quintet_chat.engine.pictures import PictureReader
 from quintet_chat.engine.prefix import BLOCK
 from quintet_chat.engine.runner import Runner, UnsupportedModel
@@ -86,6 +86,7 @@ def load(spec: ModelSpec, max_batch: int, report: Report) -> LoadedModel:
     model = _load_weights(spec, config, read)
     report(0.9, "warming up")
     loaded = _warm_up(spec, model, tokenizer, seeing, max_batch)
+    layers.fuse(model)
     packing.pack(model)  # last: a packed model no longer knows the size of its weights
     give_back()
     return loaded
