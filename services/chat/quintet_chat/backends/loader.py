@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 import transformers
 from huggingface_hub import snapshot_download
+from quintet_common import checkpoint
 from quintet_common.errors import ApiError
 from quintet_common.memory import give_back
 from quintet_common.models_yml import ModelSpec
@@ -20,7 +23,7 @@ from quintet_common.worker.host import LoadError, Report
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils.hub import cached_file
 
-from quintet_chat.backends import chatglm, embedded, families, layers, memory, packing, templates
+from quintet_chat.backends import chatglm, embedded, families, layers, memory, packing, quantized, templates
 from quintet_chat.engine.pictures import PictureReader
 from quintet_chat.engine.prefix import BLOCK
 from quintet_chat.engine.runner import Runner, UnsupportedModel
@@ -29,8 +32,9 @@ log = logging.getLogger("quintet.chat")
 PREFILL_CHUNK = {"cpu": 256, "cuda": 2048}
 """Prompt tokens computed between two decode steps: as many as delay a running answer about as long as a few tokens."""
 
-_ENGINE_ARGS = {"kv_memory", "prefill_chunk", "prefix_cache", *families.SETTINGS}
-_FAILURES = (OSError, ValueError, KeyError, ImportError, RuntimeError)
+_SWITCHES = ("trust_remote_code", "pickled_weights")
+_ENGINE_ARGS = {"kv_memory", "prefill_chunk", "prefix_cache", "quantization", *_SWITCHES, *families.SETTINGS}
+_FAILURES = (OSError, ValueError, KeyError, ImportError, RuntimeError, AssertionError, UnpicklingError)
 
 
 @dataclass
@@ -57,23 +61,25 @@ def load(spec: ModelSpec, max_batch: int, report: Report) -> LoadedModel:
     """Load and warm up the model of ``spec``; ``max_batch`` sequences will run together.
 
     ``engine_args`` may hold ``kv_memory`` (for the keys and values of what runs, like ``2GB``), ``prefix_cache`` (for
-    those of what ran before; ``off`` for none), ``prefill_chunk`` (tokens), and the families ``tool_family`` and
-    ``thinking``. Raises LoadError with a line for a person.
+    those of what ran before; ``off`` for none), ``prefill_chunk`` (tokens), ``quantization`` (``int8``, ``int4``), the
+    switches ``trust_remote_code`` and ``pickled_weights``, and the families ``tool_family`` and ``thinking``. Raises
+    LoadError with a line for a person.
     """
-    unknown = sorted(spec.engine_args.keys() - _ENGINE_ARGS)
-    if unknown:
-        raise LoadError(
-            f"{spec.id}: unknown engine_args {', '.join(unknown)}; known: {', '.join(sorted(_ENGINE_ARGS))}."
-        )
+    _check_args(spec)
     families.check(spec)
     transformers.utils.logging.disable_progress_bar()
+    # Or it would ask a service on the hub to convert a repository that has none but pickled weights.
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     path = _path(spec, report)
     report(0.42, "reading the configuration")
     original = _original(spec, path)
-    read: Any = original.config if original else partial(AutoConfig.from_pretrained, path)
+    trusted = original is None and _trusts(spec)
+    read: Any = original.config if original else partial(AutoConfig.from_pretrained, path, trust_remote_code=trusted)
     config = _attempt(spec, "its configuration cannot be read", read)
+    if problem := checkpoint.obstacle(spec, config.to_dict()):
+        raise LoadError(problem)
     report(0.45, "loading the tokenizer")
-    read = original.tokenizer if original else partial(AutoTokenizer.from_pretrained, path)
+    read = original.tokenizer if original else partial(AutoTokenizer.from_pretrained, path, trust_remote_code=trusted)
     tokenizer = _attempt(spec, "its tokenizer cannot be loaded", read)
     seeing = None if original else _processor(spec, path, config)
     if seeing is not None:
@@ -82,14 +88,35 @@ def load(spec: ModelSpec, max_batch: int, report: Report) -> LoadedModel:
     if isinstance(tokenizer.chat_template, str):
         tokenizer.chat_template = templates.in_openai_form(tokenizer.chat_template)
     report(0.55, "loading the weights")
-    read = partial(original.model, config) if original else partial(_auto_class(config).from_pretrained, path)
+    read = partial(original.model, config) if original else _reading(spec, path, config)
     model = _load_weights(spec, config, read)
     report(0.9, "warming up")
     loaded = _warm_up(spec, model, tokenizer, seeing, max_batch)
+    if (method := quantized.method(spec, config)) is not None:
+        loaded.info["quantization"] = method
     layers.fuse(model)
     packing.pack(model)  # last: a packed model no longer knows the size of its weights
     give_back()
     return loaded
+
+
+def _check_args(spec: ModelSpec) -> None:
+    unknown = sorted(spec.engine_args.keys() - _ENGINE_ARGS)
+    if unknown:
+        raise LoadError(
+            f"{spec.id}: unknown engine_args {', '.join(unknown)}; known: {', '.join(sorted(_ENGINE_ARGS))}."
+        )
+    for name in _SWITCHES:
+        if not isinstance(spec.engine_args.get(name, False), bool):
+            raise LoadError(f"{spec.id}: engine_args: {name}: {spec.engine_args[name]!r} is neither true nor false.")
+
+
+def _trusts(spec: ModelSpec) -> bool:
+    """Whether Python code that comes with the model may be run."""
+    if not spec.engine_args.get("trust_remote_code", False):
+        return False
+    log.warning("%s: trust_remote_code is on: Python code that comes with the model is run.", spec.id)
+    return True
 
 
 def _path(spec: ModelSpec, report: Report) -> str:
@@ -120,7 +147,21 @@ def _attempt(spec: ModelSpec, what: str, do: Callable[[], Any]) -> Any:
     except _FAILURES as error:
         log.info("loading %s failed", spec.id, exc_info=True)
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise LoadError(f"{spec.id}: {what}: {reason}") from None
+        raise LoadError(f"{spec.id}: {_known(spec, error) or f'{what}: {reason}'}") from None
+
+
+def _known(spec: ModelSpec, error: Exception) -> str | None:
+    """What to do about an error of transformers that speaks of its arguments, in terms of models.yml."""
+    if "trust_remote_code" in str(error) and not spec.engine_args.get("trust_remote_code", False):
+        return (
+            "it comes with Python code of its own, which is not run unless its entry says "
+            "engine_args: {trust_remote_code: true}; only for models that you trust."
+        )
+    if "use_safetensors=True" in str(error):
+        return checkpoint.not_read("no *.safetensors")
+    if isinstance(error, UnpicklingError):
+        return "its weights are pickles with more in them than plain tensors, which is not read."
+    return None
 
 
 def _auto_class(config: Any) -> Any:
@@ -165,14 +206,36 @@ def _reader(spec: ModelSpec, runner: Runner, model: Any, seeing: Any) -> Picture
     return reader
 
 
+def _reading(spec: ModelSpec, path: str, config: Any) -> Callable[..., Any]:
+    """What reads the weights with transformers: of pickles, which must have been allowed, plain tensors alone."""
+    pickles = spec.engine_args.get("pickled_weights", False)
+    if pickles:
+        log.warning("%s: pickled_weights is on: if its weights are pickles, plain tensors are read of them.", spec.id)
+    return partial(
+        _auto_class(config).from_pretrained,
+        path,
+        use_safetensors=None if pickles else True,
+        weights_only=True,
+        trust_remote_code=spec.engine_args.get("trust_remote_code", False),
+    )
+
+
+def _brings_its_class(spec: ModelSpec, config: Any) -> bool:
+    """Whether the model's class is in the code that comes with it, and may be run."""
+    trusted = spec.engine_args.get("trust_remote_code", False)
+    return trusted and "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+
+
 def _load_weights(spec: ModelSpec, config: Any, from_pretrained: Callable[..., Any]) -> Any:
-    if type(config) not in _auto_class(config)._model_mapping:
+    if type(config) not in _auto_class(config)._model_mapping and not _brings_its_class(spec, config):
         raise LoadError(f"{spec.id}: {config.model_type!r} is no architecture of a text model that can be loaded.")
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if spec.device == "auto" else spec.device)
-    arguments: dict[str, Any] = {"dtype": _dtype(spec.dtype, device), "output_loading_info": True}
+    dtype = _dtype(spec.dtype, device)
+    arguments: dict[str, Any] = {"dtype": dtype, "output_loading_info": True}
+    arguments |= quantized.arguments(spec, config, dtype)
     if limits := _limits(spec, device):
         arguments |= {"device_map": "auto", "max_memory": limits}
-    elif device.type != "cpu":
+    elif device.type != "cpu" or quantized.method(spec, config):  # that would otherwise go to a GPU if there is one
         arguments["device_map"] = device
     if "device_map" in arguments and importlib.util.find_spec("accelerate") is None:
         raise LoadError(f"{spec.id}: the package 'accelerate' is needed to place a model on devices.")
@@ -181,6 +244,7 @@ def _load_weights(spec: ModelSpec, config: Any, from_pretrained: Callable[..., A
         raise LoadError(f"{spec.id}: it does not fit into the memory that models.yml grants it.")
     if missing := sorted(seen["missing_keys"]):
         raise LoadError(f"{spec.id}: {len(missing)} weights are missing from its files, the first is {missing[0]!r}.")
+    quantized.finish(model, config, dtype)
     return model.eval()
 
 
@@ -205,6 +269,8 @@ def _warm_up(spec: ModelSpec, model: Any, tokenizer: Any, seeing: Any, max_batch
         runner.check()
     except UnsupportedModel as error:
         raise LoadError(f"{spec.id}: the architecture {config.model_type!r} cannot be batched: {error}.") from None
+    except AssertionError as error:  # how bitsandbytes refuses shapes that its kernels do not take
+        raise LoadError(f"{spec.id}: its layers cannot be computed: {error}.") from None
     reader = _reader(spec, runner, model, seeing)
     room, prefixes = memory.shares(spec, runner.device, model.get_memory_footprint())
     per_token = runner.slots.bytes_per_token
@@ -255,7 +321,6 @@ def _info(spec: ModelSpec, model: Any, tokenizer: Any, context: int) -> dict[str
         "tool_family": "hermes" if spec.embedded else families.tool_family(template),
         "thinking": families.thinking_style(template),
     }
-    quantization = getattr(model.config, "quantization_config", None)
     info = {
         "engine": "transformers",
         "dtype": str(model.dtype).removeprefix("torch."),
@@ -266,10 +331,7 @@ def _info(spec: ModelSpec, model: Any, tokenizer: Any, context: int) -> dict[str
         "template_tools": families.renders_tools(template),
         "sampling": embedded.SAMPLING if spec.embedded else _sampling(model.generation_config),
     }
-    info |= {name: value for name, value in found.items() if value is not None}
-    if quantization is not None:
-        info["quantization"] = str(getattr(quantization, "quant_method", quantization))
-    return info
+    return info | {name: value for name, value in found.items() if value is not None}
 
 
 def _sampling(generation: Any) -> dict[str, float]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx2
 from prometheus_client.parser import text_string_to_metric_families
+from quintet_common import checkpoint
 from quintet_common.errors import ApiError
 from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import CRASHED, Emit, LoadError, Report
@@ -58,6 +59,7 @@ class VllmEngine:
         """Start the server and wait until it answers. Raises LoadError with what vLLM said."""
         url, key = self._spec.engine_args.get("url"), self._spec.engine_args.get("key")
         if url is None:
+            self._check()
             self._server = Server(self._spec, report, self._on_death)
             self._server.start()
             url, key = self._server.url, self._server.key
@@ -72,6 +74,14 @@ class VllmEngine:
         info = facts.info(self._spec, self._context)
         self._vocabulary = info.get("vocab_size")
         return info
+
+    def _check(self) -> None:
+        """Raise LoadError for what is known to be wrong; the log says what the entry has turned on."""
+        if problem := checkpoint.obstacle(self._spec, facts.config_of(self._spec)):
+            raise LoadError(problem)
+        for name in ("trust_remote_code", "pickled_weights"):
+            if self._spec.engine_args.get(name):
+                log.warning("%s: %s is on.", self._spec.id, name)
 
     def submit(self, request_id: int, body: Generate, emit: Emit) -> None:
         """Send a request on; ApiError 429 when more than ``max_waiting`` are on their way beside the batch."""

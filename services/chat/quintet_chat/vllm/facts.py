@@ -8,6 +8,7 @@ from typing import Any
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from quintet_common import checkpoint
 from quintet_common.models_yml import ModelSpec
 
 from quintet_chat.backends import families
@@ -37,8 +38,8 @@ def info(spec: ModelSpec, context: int | None) -> dict[str, Any]:
         found["tool_family"] = family
     if (style := families.thinking_style(template)) is not None:
         found["thinking"] = style
-    if quantization := config.get("quantization_config"):
-        found["quantization"] = quantization.get("quant_method", "yes")
+    if (quantization := checkpoint.method(config)) is not None:
+        found["quantization"] = quantization
     return found
 
 
@@ -48,14 +49,8 @@ def config_of(spec: ModelSpec) -> dict[str, Any]:
 
 
 def needs_vllm(spec: ModelSpec) -> bool:
-    """Whether the model is one that vLLM can run and transformers cannot, without code from the model's folder."""
-    if spec.embedded is not None:
-        return False
-    config = config_of(spec)
-    kind = config.get("model_type")
-    quantization = config.get("quantization_config")
-    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-    return kind == "minicpmv" or (kind == "chatglm" and "vision_config" in config) or method in ("gptq", "awq")
+    """Whether ``engine: auto`` is vLLM for this model."""
+    return checkpoint.on_vllm(spec, config_of(spec))
 
 
 def _template(path: str) -> str:

@@ -28,7 +28,7 @@ log = logging.getLogger("quintet.vllm")
 PYTHON = "QUINTET_VLLM_PYTHON"
 """Environment variable with the interpreter of an environment that has vLLM, whose pins are not ours."""
 
-NOT_FLAGS = frozenset({"url", "key", "env", "tool_family", "thinking"})
+NOT_FLAGS = frozenset({"url", "key", "env", "tool_family", "thinking", "pickled_weights"})
 """``engine_args`` that are not handed on to vLLM."""
 
 _SHARDS = re.compile(r"(\d+)% Completed")

@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from quintet_common.footprint import in_words
+from quintet_common import checkpoint
+from quintet_common.footprint import in_words, needed
 from quintet_common.models_yml import ConfigError, ModelSpec, load_config
 
 from quintet import fit
@@ -42,13 +43,19 @@ def _row(spec: ModelSpec) -> tuple[str, ...]:
     memory = ", ".join(f"{device}: {limit}" for device, limit in spec.memory.items()) or "any"
     path = spec.path + (" (missing)" if missing(spec) else "")
     default = "yes" if spec.default else ""
-    return (spec.id, spec.kind, spec.engine, path, _weights(spec), memory, ENDPOINTS[spec.kind], default)
+    return (spec.id, spec.kind, _engine(spec), path, _weights(spec), memory, ENDPOINTS[spec.kind], default)
+
+
+def _engine(spec: ModelSpec) -> str:
+    """``auto``, and what it comes to where that is another program."""
+    goes_to_vllm = spec.engine == "auto" and checkpoint.on_vllm(spec, checkpoint.config_of(spec))
+    return "auto (vllm)" if goes_to_vllm else spec.engine
 
 
 def _weights(spec: ModelSpec) -> str:
     """What they take in memory, as far as their files are here."""
     try:
-        size = fit.needed(spec)
+        size = needed(spec)
     except OSError:
         return "?"
     return "" if size is None else in_words(size)

@@ -1,0 +1,139 @@
+"""What a language model's files say of themselves before anything is loaded, without any framework.
+
+How the weights are quantised, whether they are pickles, and what of that stands in the way of loading them.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from quintet_common.models_yml import ModelSpec
+
+
+class Libraries(NamedTuple):
+    """What transformers needs for a method: Python modules, and the extra of quintet-chat that brings them."""
+
+    modules: tuple[str, ...]
+    extra: str
+
+
+BITSANDBYTES = Libraries(("bitsandbytes",), "bitsandbytes")
+LIBRARIES = {
+    "bitsandbytes": BITSANDBYTES,
+    "gptq": Libraries(("optimum", "gptqmodel"), "gptq"),
+    "awq": Libraries(("gptqmodel",), "gptq"),
+    "compressed-tensors": Libraries(("compressed_tensors",), "compressed-tensors"),
+}
+"""By ``quant_method`` of a config.json. What is not here needs nothing, or what transformers itself then names."""
+
+EXPANDED = frozenset({"compressed-tensors", "fp8", "mxfp4"})
+"""Methods whose weights become plain numbers when transformers loads them: its kernels for them are fetched from a hub
+while the model runs, or it expands them at the first step anyway."""
+
+AT_LOAD = ("int8", "int4")
+"""What ``engine_args: {quantization: …}`` may be, for weights that are not quantised yet."""
+
+KINDS = ("chat", "multimodal")
+"""Of language models."""
+
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+_FOR_VLLM = frozenset({"gptq", "awq"})
+_PICKLES = ("pytorch_model*.bin", "model*.bin", "consolidated*.pth")
+
+
+def config_of(spec: ModelSpec) -> dict[str, Any]:
+    """The config.json in the model's folder; empty where there is none."""
+    try:
+        found = json.loads(Path(spec.path).expanduser().joinpath("config.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def settings(config: dict[str, Any]) -> dict[str, Any]:
+    """What a config.json says of its quantisation, or what it says of that of its text part; empty if nothing."""
+    for part in (config, config.get("text_config")):
+        found = part.get("quantization_config") if isinstance(part, dict) else None
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def method(config: dict[str, Any]) -> str | None:
+    """How the weights are quantised, in the words of config.json; None if they are not."""
+    found = settings(config)
+    return str(found.get("quant_method") or "an unnamed method") if found else None
+
+
+def wants_vllm(config: dict[str, Any]) -> bool:
+    """Whether ``engine: auto`` is vLLM: it can run the model and transformers cannot without code from the folder, or
+    has the kernels that the weights were quantised for."""
+    kind = config.get("model_type")
+    return kind == "minicpmv" or (kind == "chatglm" and "vision_config" in config) or method(config) in _FOR_VLLM
+
+
+def on_vllm(spec: ModelSpec, config: dict[str, Any]) -> bool:
+    """Whether vLLM runs the model with this config.json."""
+    if spec.kind not in KINDS or spec.embedded is not None:
+        return False
+    return spec.engine == "vllm" or (spec.engine == "auto" and wants_vllm(config))
+
+
+def obstacle(spec: ModelSpec, config: dict[str, Any]) -> str | None:
+    """Why the chat service cannot load the model with this config.json, and what to do; None where nothing is known
+    to be wrong. Packages are looked for only where the service itself is installed."""
+    if spec.kind not in KINDS:
+        return None
+    text = pickled(spec)
+    if text is None and not on_vllm(spec, config):
+        text = _for_transformers(spec, config)
+    return None if text is None else f"{spec.id}: {text}"
+
+
+def pickled(spec: ModelSpec) -> str | None:
+    """Why the weights in the model's folder are not read; None where they are."""
+    folder = Path(spec.path).expanduser()
+    if spec.embedded is not None or spec.engine_args.get("pickled_weights") is True or not folder.is_dir():
+        return None
+    if any(folder.glob("*.safetensors")):
+        return None
+    file = next((file.name for glob in _PICKLES for file in sorted(folder.glob(glob))), None)
+    return None if file is None else not_read(file)
+
+
+def not_read(file: str) -> str:
+    """The refusal of a pickle."""
+    return (
+        f"its weights are a pickle ({file}), and pickles are off unless its entry says "
+        "engine_args: {pickled_weights: true}; they are read as plain tensors then. Safetensors need no setting."
+    )
+
+
+def _for_transformers(spec: ModelSpec, config: dict[str, Any]) -> str | None:
+    stored, asked = method(config), spec.engine_args.get("quantization")
+    if asked is not None and asked not in AT_LOAD:
+        return f"engine_args: quantization: {asked!r} is none of {', '.join(AT_LOAD)}."
+    if asked is not None and stored is not None:
+        return f"its weights are quantised already, by {stored}; leave out engine_args: quantization."
+    if _has_experts(config) and (asked is not None or stored in _FOR_VLLM):
+        what = f"with engine_args: quantization: {asked}" if asked else f"that were quantised by {stored}"
+        return f"transformers cannot load experts {what}. vLLM loads quantised experts: engine: vllm."
+    needed = BITSANDBYTES if asked is not None else LIBRARIES.get(stored or "")
+    lacking = (
+        [name for name in needed.modules if find_spec(name) is None] if needed and find_spec("transformers") else []
+    )
+    if needed is None or not lacking:
+        return None
+    why = f"engine_args: quantization: {asked}" if asked else f"its weights are quantised by {stored}, which"
+    packages = f"package{'s' if len(lacking) > 1 else ''} {' and '.join(map(repr, lacking))}"
+    other = "" if asked else ", or run it with engine: vllm"
+    return f"{why} needs the Python {packages}: install quintet-chat[{needed.extra}]{other}."
+
+
+def _has_experts(config: dict[str, Any]) -> bool:
+    parts = [part for part in (config, config.get("text_config")) if isinstance(part, dict)]
+    counts = [part.get(name) for part in parts for name in _EXPERTS]
+    return any(isinstance(count, int) and count > 1 for count in counts)

@@ -1,0 +1,284 @@
+"""Quantised models: real checkpoints of each sort say what transformers says of them, or why they cannot be loaded."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from chat import gptq_tiny, quantized_tiny
+from chat.engine_kit import ask, started
+from chat.quantized_tiny import PROMPT, continued, say, write, write_bitsandbytes, write_compressed, write_fp8
+from quintet_chat.backends.loader import load
+from quintet_chat.backends.packing import pack
+from quintet_common import checkpoint
+from quintet_common.footprint import needed
+from quintet_common.models_yml import ModelSpec
+from quintet_common.worker.host import LoadError
+
+NEW = 12
+
+
+def needs(module: str) -> pytest.MarkDecorator:
+    absent = importlib.util.find_spec(module) is None
+    return pytest.mark.skipif(absent, reason=f"the extra that brings {module} is not installed")
+
+
+def spec_of(path: Path, **fields: Any) -> ModelSpec:
+    return ModelSpec(**({"id": "m", "kind": "chat", "path": str(path), "device": "cpu", "dtype": "float32"} | fields))
+
+
+def attempt(spec: ModelSpec) -> None:
+    load(spec, 4, lambda _fraction, _note: None)
+
+
+def says_the_same(spec: ModelSpec, reference: Any) -> dict[str, Any]:
+    """The service's engine says greedily what ``reference`` says under ``generate``; its info comes back."""
+    expected = continued(reference.eval(), NEW)
+    engine = started(spec)
+    heard = ask(engine, PROMPT, temperature=0, max_tokens=NEW, ignore_eos=True, logprobs=1)
+    said = [logprob.token for delta in heard.deltas() for logprob in delta.logprobs]
+    assert said == [engine._output._token_text(token)[0] for token in expected]
+    assert len(said) == NEW
+    info: dict[str, Any] = engine.info  # type: ignore[attr-defined]
+    engine.close()
+    return info
+
+
+def plainly(path: Path, **how: Any) -> Any:
+    return transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **how)
+
+
+def near(spec: ModelSpec, model: Any, slack: float = 0.06) -> None:
+    """The estimate from the files is what the loaded model takes."""
+    estimate = needed(spec)
+    assert estimate is not None
+    assert estimate == pytest.approx(model.get_memory_footprint(), rel=slack)
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "int8": {"load_in_8bit": True},
+    "int4": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.float32},
+}
+
+
+@needs("bitsandbytes")
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_weights_are_quantised_at_load(setting: str, tmp_path: Path) -> None:
+    spec = spec_of(write(tmp_path), engine_args={"quantization": setting})
+    reference = plainly(tmp_path, quantization_config=transformers.BitsAndBytesConfig(**SETTINGS[setting]))
+    near(spec, reference)
+    assert says_the_same(spec, reference)["quantization"] == setting
+
+
+@needs("bitsandbytes")
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_checkpoint_of_bitsandbytes(setting: str, tmp_path: Path) -> None:
+    spec = spec_of(write_bitsandbytes(tmp_path, **SETTINGS[setting]))
+    reference = plainly(Path(spec.path))
+    near(spec, reference)
+    assert says_the_same(spec, reference)["quantization"] == "bitsandbytes"
+
+
+@needs("bitsandbytes")
+def test_what_is_not_quantised_gets_the_type_asked_for(tmp_path: Path) -> None:
+    spec = spec_of(write_bitsandbytes(tmp_path, load_in_8bit=True), dtype="bfloat16")
+    loaded = load(spec, 4, lambda _fraction, _note: None)
+    assert loaded.info["dtype"] == "bfloat16"
+
+
+@needs("compressed_tensors")
+@pytest.mark.parametrize("scheme", ["W4A16", "W8A8", "FP8_DYNAMIC"])
+def test_a_checkpoint_of_compressed_tensors(scheme: str, tmp_path: Path) -> None:
+    spec = spec_of(write_compressed(tmp_path, scheme))
+    reference = plainly(tmp_path, quantization_config=transformers.CompressedTensorsConfig(dequantize=True))
+    near(spec, reference, slack=0.001)
+    assert says_the_same(spec, reference)["quantization"] == "compressed-tensors"
+
+
+def test_a_checkpoint_in_fp8(tmp_path: Path) -> None:
+    spec = spec_of(write_fp8(tmp_path))
+    reference = plainly(tmp_path)
+    near(spec, reference, slack=0.001)
+    assert says_the_same(spec, reference)["quantization"] == "fp8"
+    half = spec_of(tmp_path, dtype="bfloat16")
+    assert load(half, 4, lambda _fraction, _note: None).info["dtype"] == "bfloat16"
+
+
+@needs("gptqmodel")
+@needs("optimum")
+def test_a_checkpoint_of_gptq(tmp_path: Path) -> None:
+    gptq_tiny.write(tmp_path)
+    spec = spec_of(tmp_path, engine="transformers")
+    reference = plainly(tmp_path)
+    near(spec, reference)
+    assert says_the_same(spec, reference)["quantization"] == "gptq"
+
+
+@needs("bitsandbytes")
+def test_packing_leaves_quantised_layers_alone(tmp_path: Path) -> None:
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("this CPU has no bfloat16, so nothing is packed")
+    how = transformers.BitsAndBytesConfig(load_in_8bit=True)
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        write(tmp_path), dtype=torch.bfloat16, quantization_config=how
+    )
+    before = [type(layer) for layer in model.model.layers.modules()]
+    assert pack(model) == 1  # lm_head, which is not quantised
+    assert [type(layer) for layer in model.model.layers.modules()] == before
+
+
+@pytest.mark.parametrize("library", ["hook", "forward"])
+def test_packing_leaves_layers_alone_that_something_was_hung_onto(library: str) -> None:
+    layer = torch.nn.Linear(64, 64).bfloat16()
+    if library == "hook":
+        layer.register_forward_pre_hook(lambda _layer, given: given)
+    else:
+        layer.forward = lambda hidden: hidden  # type: ignore[method-assign]
+    assert pack(torch.nn.Sequential(layer)) == 0
+
+
+@pytest.mark.parametrize("method", checkpoint.LIBRARIES)
+def test_a_library_that_is_missing_is_named_with_its_extra(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say(write(tmp_path), quantization_config={"quant_method": method})
+    libraries = checkpoint.LIBRARIES[method]
+    monkeypatch.setattr(checkpoint, "find_spec", lambda name: None if name in libraries.modules else object())
+    with pytest.raises(LoadError) as refused:
+        attempt(spec_of(tmp_path, engine="transformers"))
+    for part in (f"quantised by {method}", *libraries.modules, f"quintet-chat[{libraries.extra}]", "engine: vllm"):
+        assert part in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "config", "says"),
+    [
+        ({"quantization": "int3"}, {}, r"'int3' is none of int8, int4"),
+        ({"quantization": "int4"}, {"quantization_config": {"quant_method": "gptq"}}, "already, by gptq"),
+        ({"quantization": "int4"}, {"num_experts": 8}, "experts with .*int4.*engine: vllm"),
+        ({}, {"quantization_config": {"quant_method": "gptq"}, "num_experts": 8}, "experts .*gptq.*engine: vllm"),
+        ({}, {"quantization_config": {"quant_method": "magic"}}, "by magic, which transformers does not know"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_the_way_out(
+    arguments: dict[str, Any], config: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    say(write(tmp_path), **config)
+    with pytest.raises(LoadError, match=says):
+        attempt(spec_of(tmp_path, engine="transformers", engine_args=arguments))
+
+
+@needs("bitsandbytes")
+def test_shapes_that_a_kernel_does_not_take_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import bitsandbytes.nn.modules
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("N must be divisible by block_n")
+
+    monkeypatch.setattr(bitsandbytes.nn.modules.Linear4bit, "forward", refuse)
+    with pytest.raises(LoadError, match="cannot be computed: N must be divisible"):
+        attempt(spec_of(write(tmp_path), engine_args={"quantization": "int4"}))
+
+
+CODE = {
+    "configuration_own.py": """
+from transformers import LlamaConfig
+from pathlib import Path
+Path(__file__).with_name("ran").touch()
+
+class OwnConfig(LlamaConfig):
+    model_type = "own_llama"
+""",
+    "modeling_own.py": """
+from transformers import LlamaForCausalLM
+from .configuration_own import OwnConfig
+
+class OwnForCausalLM(LlamaForCausalLM):
+    config_class = OwnConfig
+""",
+}
+
+
+@pytest.fixture
+def with_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model of an architecture that only the code beside it knows."""
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+    config = transformers.LlamaConfig(**{
+        name: value for name, value in quantized_tiny.model().config.to_dict().items()
+        if name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+                    "num_key_value_heads", "initializer_range", "max_position_embeddings", "eos_token_id")
+    })  # fmt: skip
+    torch.manual_seed(3)
+    folder = write(tmp_path / "model", transformers.LlamaForCausalLM(config).float())
+    for name, text in CODE.items():
+        (folder / name).write_text(text)
+    own = {"AutoConfig": "configuration_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}
+    return say(folder, model_type="own_llama", architectures=["OwnForCausalLM"], auto_map=own)
+
+
+def ran(folder: Path) -> bool:
+    return any(folder.parent.rglob("ran"))
+
+
+@pytest.mark.parametrize("setting", [{}, {"trust_remote_code": False}])
+def test_code_that_comes_with_a_model_is_not_run(with_code: Path, setting: dict[str, Any]) -> None:
+    with pytest.raises(LoadError, match=r"code of its own, which is not run unless .*\{trust_remote_code: true\}"):
+        attempt(spec_of(with_code, engine_args=setting))
+    assert not ran(with_code)
+
+
+def test_code_is_run_where_the_entry_says_so_and_the_log_tells(
+    with_code: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    native = transformers.LlamaForCausalLM.from_pretrained(
+        with_code, config=transformers.LlamaConfig.from_pretrained(with_code), dtype=torch.float32
+    )
+    with caplog.at_level(logging.WARNING, "quintet.chat"):
+        says_the_same(spec_of(with_code, engine_args={"trust_remote_code": True}), native)
+    assert ran(with_code)
+    assert "m: trust_remote_code is on" in caplog.text
+
+
+def test_a_native_class_goes_before_the_code_beside_it(with_code: Path) -> None:
+    say(with_code, model_type="llama")
+    attempt(spec_of(with_code))
+    assert not ran(with_code)
+
+
+@pytest.mark.parametrize("name", ["trust_remote_code", "pickled_weights"])
+def test_a_switch_is_true_or_false(name: str, tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match=f"{name}: 'yes' is neither true nor false"):
+        attempt(spec_of(write(tmp_path), engine_args={name: "yes"}))
+
+
+@pytest.fixture
+def pickled(tmp_path: Path) -> Path:
+    folder = write(tmp_path / "model")
+    torch.save(quantized_tiny.model().state_dict(), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    return folder
+
+
+def test_pickles_are_not_read_unless_the_entry_says_so(pickled: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(LoadError, match=r"pickle \(pytorch_model.bin\).*\{pickled_weights: true\}"):
+        attempt(spec_of(pickled))
+    with caplog.at_level(logging.WARNING, "quintet.chat"):
+        says_the_same(spec_of(pickled, engine_args={"pickled_weights": True}), quantized_tiny.model())
+    assert "m: pickled_weights is on" in caplog.text
+
+
+def test_nothing_but_tensors_is_read_of_a_pickle(pickled: Path, tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> Any:
+            return Path.touch, (tmp_path / "ran",)
+
+    torch.save({"model.norm.weight": Bomb()}, pickled / "pytorch_model.bin")
+    with pytest.raises(LoadError, match="pickles with more in them than plain tensors"):
+        attempt(spec_of(pickled, engine_args={"pickled_weights": True}))
+    assert not (tmp_path / "ran").exists()
