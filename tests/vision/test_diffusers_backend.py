@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from diffusers import (
     KolorsImg2ImgPipeline,
     KolorsPipeline,
 )
+from msgspec.structs import replace
 from PIL import Image
 from quintet_common.errors import ApiError
 from quintet_common.models_yml import ModelSpec
@@ -23,6 +25,7 @@ from quintet_vision.backends import rows
 from quintet_vision.backends.base import Interrupted, Item, Plan
 from quintet_vision.backends.diffusers import DiffusersBackend
 from quintet_vision.protocol import Draw
+from safetensors.torch import load_file
 
 from .pictures import mask, png
 
@@ -246,6 +249,7 @@ def test_what_it_cannot_do_is_refused_by_name(backend: DiffusersBackend, request
         ({"engine": "vllm"}, "engine 'vllm'"),
         ({"device": "cuda:9"}, "no CUDA device"),
         ({"engine_args": {"vae_tiling": "yes"}}, "vae_tiling is auto, true or false"),
+        ({"engine_args": {"pickled_weights": "yes"}}, "pickled_weights is true or false"),
     ],
 )
 def test_a_model_that_cannot_load_says_why(kolors_folder: Path, change: dict[str, Any], reason: str) -> None:
@@ -257,6 +261,21 @@ def test_a_model_that_cannot_load_says_why(kolors_folder: Path, change: dict[str
 def test_a_folder_without_a_pipeline_is_a_load_error(tmp_path: Path) -> None:
     with pytest.raises(LoadError, match="diffusers cannot load it"):
         DiffusersBackend(ModelSpec(id="k", kind="image", path=str(tmp_path)), lambda *_: None)
+
+
+def test_pickles_are_not_read_unless_the_entry_says_so(
+    kolors_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Path(shutil.copytree(kolors_folder, tmp_path / "kolors"))
+    file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save(load_file(file), file.with_suffix(".bin"))
+    file.unlink()
+    spec = ModelSpec(id="k", kind="image", path=str(folder), dtype="float32", engine_args={"size": "64x64"})
+    with pytest.raises(LoadError, match=r"no \*\.safetensors.*\{pickled_weights: true\}"):
+        DiffusersBackend(spec, lambda *_: None)
+    allowed = replace(spec, engine_args={"pickled_weights": True, **spec.engine_args})
+    DiffusersBackend(allowed, lambda *_: None)
+    assert "k: pickled_weights is on" in caplog.text
 
 
 def test_unknown_engine_args_are_refused(kolors_folder: Path) -> None:

@@ -51,7 +51,7 @@ _PATCH = 16
 _LARGE = 2
 """From so many times the pixels that a model was trained on, its autoencoder works in tiles."""
 
-_OWN_ARGS = frozenset({"placement", "loras", "prompt_cache", "vae_tiling"})
+_OWN_ARGS = frozenset({"placement", "loras", "prompt_cache", "vae_tiling", "pickled_weights"})
 
 
 class DiffusersBackend:
@@ -63,7 +63,7 @@ class DiffusersBackend:
         self._dtype = pick_dtype(spec.dtype, self._device)
         report(0.05, "importing diffusers")
         quiet_libraries()
-        self._pipe = load(spec.path, self._dtype, report)
+        self._pipe = load(spec.path, self._dtype, report, self._reads_pickles(spec))
         self._signature = inspect.signature(self._pipe.__call__).parameters
         self._side = _own_side(self._pipe)
         self._multiple = _multiple(self._pipe)
@@ -78,6 +78,16 @@ class DiffusersBackend:
         self._counter = copy.deepcopy(getattr(self._pipe, "tokenizer", None))
         self._place(spec, report)
         self._warm_up(report)
+
+    def _reads_pickles(self, spec: ModelSpec) -> bool:
+        on = spec.engine_args.get("pickled_weights", False)
+        if not isinstance(on, bool):
+            raise LoadError(f"engine_args.pickled_weights is true or false, not {on!r}.")
+        if on:
+            log.warning(
+                "%s: pickled_weights is on: if its weights are pickles, plain tensors are read of them.", spec.id
+            )
+        return on
 
     def _own_defaults(self, spec: ModelSpec) -> Defaults:
         steps = _default(self._signature, "num_inference_steps", 30)

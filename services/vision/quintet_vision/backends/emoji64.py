@@ -22,6 +22,7 @@ from transformers import BertModel, BertTokenizer
 from quintet_vision.backends.base import Defaults, Item, OnStep, Plan, Usage, defaults_from, planned, refuse_loras
 from quintet_vision.backends.device import pick_device, pick_dtype, quiet_libraries
 from quintet_vision.backends.guidance import check_negative_prompt
+from quintet_vision.backends.packing import pack
 from quintet_vision.backends.rows import Rows
 from quintet_vision.canvas import contained, pad
 from quintet_vision.emoji64.pipeline import Emoji64Pipeline
@@ -61,6 +62,8 @@ class Emoji64Backend:
         dtype = pick_dtype(spec.dtype, device)
         report(0.5, "reading the weights")
         self._pipe = load_pipeline(dtype).to(device)
+        for part in (self._pipe.transformer, self._pipe.text_encoder):
+            pack(part)
         self._counter = copy.deepcopy(self._pipe.tokenizer)  # a call changes a tokenizer, and the pipeline is drawing
         self._dtype = dtype
         report(0.9, "drawing a first picture")

@@ -13,8 +13,11 @@ from quintet_common.worker.host import LoadError, Report
 from quintet_vision.protocol import Task
 
 
-def load(path: str, dtype: torch.dtype, report: Report) -> Any:
-    """The pipeline that the folder or hub id is of, in main memory. Raises LoadError."""
+def load(path: str, dtype: torch.dtype, report: Report, pickles: bool = False) -> Any:
+    """The pipeline that the folder or hub id is of, in main memory. Raises LoadError.
+
+    With ``pickles``, weights may also be pickles, of which plain tensors are read.
+    """
     from diffusers import AutoPipelineForImage2Image, AutoPipelineForText2Image
 
     if path.startswith("/") and not Path(path).is_dir():
@@ -29,12 +32,17 @@ def load(path: str, dtype: torch.dtype, report: Report) -> Any:
         reasons = []
         for kind, variant in attempts:
             try:
-                pipe = kind.from_pretrained(path, dtype=dtype, **variant)
+                pipe = kind.from_pretrained(path, dtype=dtype, use_safetensors=None if pickles else True, **variant)
             except (OSError, ValueError) as error:
                 reasons.append(error)
                 continue
             pipe.set_progress_bar_config(disable=True)
             return pipe
+    if not pickles and "safetensors" in str(reasons[0]):
+        raise LoadError(
+            f"{path}: parts of it have no *.safetensors, and pickles are off unless its entry says "
+            "engine_args: {pickled_weights: true}; they are read as plain tensors then."
+        ) from reasons[0]
     raise LoadError(f"{path}: diffusers cannot load it: {reasons[0]}") from reasons[0]
 
 
