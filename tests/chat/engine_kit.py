@@ -55,6 +55,10 @@ SHAPE = {
     "max_position_embeddings": 512,
 }
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+RECURRENT = {
+    **{"linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8},
+    **{"head_dim": 16, "layer_types": ["linear_attention", "full_attention"]},
+}
 KINDS: dict[str, dict[str, Any]] = {
     "llama": {},
     "qwen2": {},
@@ -66,8 +70,17 @@ KINDS: dict[str, dict[str, Any]] = {
     "qwen2-half-sliding": {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
     "gemma2": {"sliding_window": 8, "head_dim": 16},
     "gemma3_text": {"sliding_window": 8, "head_dim": 16, "sliding_window_pattern": 2},
+    "llama4_text": {
+        **{"head_dim": 16, "num_local_experts": 4, "intermediate_size_mlp": 64, "no_rope_layers": [1, 0]},
+        **{"attention_chunk_size": 8, "floor_scale": 4, "attn_scale": 2.0, "pad_token_id": 0},
+    },
+    "qwen3_next": {**RECURRENT, **EXPERTS, "shared_expert_intermediate_size": 32},
+    "qwen3_5_text": RECURRENT,
+    "lfm2": {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False, "pad_token_id": 0},
 }
-"""Tiny models of the families that are served most, and every way of mixing full and windowed attention."""
+"""Tiny models of the families that are served most, and every way of mixing kinds of layers."""
+STATEFUL = ("qwen3_next", "qwen3_5_text", "lfm2")
+"""Those of which nothing is kept but the state behind the last token."""
 
 
 @functools.cache

@@ -99,7 +99,7 @@ def test_pictures_are_looked_at_again_after_an_eviction(
     per_token = 2 * 2 * 2 * 16 * 4  # keys and values, layers, heads, head size, bytes
     small: dict[str, Any] = {"kv_memory": str(320 * per_token), "prefix_cache": "off", "prefill_chunk": 16}
     if on_gpu:
-        monkeypatch.setattr(runner, "SlotCache", lambda *args, paged: SlotCache(*args, paged=not paged))
+        monkeypatch.setattr(runner, "SlotCache", lambda *args, paged, **more: SlotCache(*args, paged=not paged, **more))
     made = started(tiny.spec(kind, max_batch=5, engine_args=small))
     if on_gpu:
         steps = made._scheduler._runner

@@ -274,7 +274,7 @@ def _warm_up(spec: ModelSpec, model: Any, tokenizer: Any, seeing: Any, max_batch
     reader = _reader(spec, runner, model, seeing)
     room, prefixes = memory.shares(spec, runner.device, model.get_memory_footprint())
     per_token = runner.slots.bytes_per_token
-    context = _context(spec, longest, room, per_token)
+    context = _context(spec, longest, room - runner.slots.bytes_per_row, per_token)
     runner.slots.release()
     runner.slots.cells = room // per_token
     runner.slots.longest = context

@@ -11,13 +11,18 @@ from quintet_chat.engine.padded import PaddedDecode
 from quintet_chat.engine.picture_input import PictureInput, Shown
 from quintet_chat.engine.pictures import Picture, Pictures, mutual_layers
 from quintet_chat.engine.slots import Decode, Prefill, SlotCache, whole
+from quintet_chat.engine.temperature import scale_by_own_places
 
 LIKENESS, LIKENESS_FLOAT32 = 0.98, 0.9999
 """Least cosine between two logit vectors that are the same but for rounding; in bfloat16 it is about 0.999."""
 
 _FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, LookupError)
 
-Mask = torch.Tensor | dict[str, torch.Tensor] | None
+ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
+RECURRENT = {"linear_attention", "conv"}
+"""Kinds of layers: those that read keys and values, and those that keep a state."""
+
+Mask = torch.Tensor | dict[str, torch.Tensor | None] | None
 
 
 class UnsupportedModel(Exception):
@@ -46,16 +51,25 @@ class Runner:
         self._dtype = model.dtype
         self._layer_types = _layer_types(self._config)
         self._window: int = getattr(self._config, "sliding_window", None) or 0
+        self._attention_chunk: int = getattr(self._config, "attention_chunk_size", None) or 0
         self._additive = self._config._attn_implementation == "eager"
         self._mutual = mutual_layers(model)
         _check(model)
+        scale_by_own_places(model)
         self._picture_input = PictureInput(model)
-        paged = self.device.type == "cpu"
-        self.slots = SlotCache(self._config.num_hidden_layers, max_rows, longest, cells, paged=paged)
+        self.slots = self._new_slots(max_rows, longest, cells)
         self.padded: PaddedDecode | None = None
         """Decode steps as CUDA graphs, where the whole model is on one GPU."""
-        if self.device.type == "cuda" and len({parameter.device for parameter in model.parameters()}) == 1:
+        on_one_gpu = self.device.type == "cuda" and len({parameter.device for parameter in model.parameters()}) == 1
+        # Rows that only pad a step would change the states of the slots that they stand for.
+        if on_one_gpu and self.slots.resumable:
             self.padded = PaddedDecode(self._step, self.slots, self.device)
+
+    def _new_slots(self, max_rows: int, longest: int, cells: int) -> SlotCache:
+        types = getattr(self._config, "layer_types", None) or []
+        recurrent = {layer for layer, kind in enumerate(types) if kind in RECURRENT}
+        layers, paged = self._config.num_hidden_layers, self.device.type == "cpu"
+        return SlotCache(layers, max_rows, longest, cells, paged=paged, recurrent=recurrent)
 
     @torch.inference_mode()
     def check(self) -> None:
@@ -113,6 +127,9 @@ class Runner:
 
         Returns float32 logits [len(pieces), vocabulary] of the token after each piece.
         """
+        if len(pieces) > 1 and not self.slots.resumable:
+            # What pads a shorter piece would enter its state.
+            return torch.cat([self.prefill(row + index, [piece]) for index, piece in enumerate(pieces)])
         starts, counts = [piece.start for piece in pieces], [len(piece.tokens) for piece in pieces]
         widest = max(counts)
         ids = torch.tensor([piece.tokens + [0] * (widest - len(piece.tokens)) for piece in pieces])
@@ -169,12 +186,17 @@ class Runner:
         ``reach`` is the last key that a query sees in layers where pictures are seen in both directions.
         """
         keys = torch.arange(length, device=positions.device)
-        masks = {}
+        masks: dict[str, torch.Tensor | None] = {}
         for kind in self._layer_types:
+            if kind in RECURRENT:
+                masks[kind] = None  # without padding there is nothing to hide
+                continue
             last = positions if reach is None or kind not in self._mutual else reach
             seen = keys <= last[:, :, None]
             if kind == "sliding_attention":
                 seen &= keys > positions[:, :, None] - self._window
+            elif kind == "chunked_attention" and self._attention_chunk:
+                seen &= keys // self._attention_chunk == positions[:, :, None] // self._attention_chunk
             masks[kind] = self._finished(seen[:, None])
         return next(iter(masks.values())) if len(masks) == 1 else masks
 
@@ -219,22 +241,22 @@ def _places(positions: torch.Tensor, pieces: list[Piece]) -> torch.Tensor:
 
 
 def _check(model: Any) -> None:
-    """Raise UnsupportedModel for a model whose state is more than keys and values per token."""
-    if getattr(model, "_is_stateful", False):
-        raise UnsupportedModel("it keeps a recurrent state, not keys and values per token")
+    """Raise UnsupportedModel for a model that cannot be told where the tokens of each sequence are."""
     missing = {"position_ids", "past_key_values", "logits_to_keep"} - inspect.signature(model.forward).parameters.keys()
     if missing:
         raise UnsupportedModel(f"its forward pass takes no {', '.join(sorted(missing))}")
 
 
 def _layer_types(config: Any) -> list[str]:
-    """The kinds of attention that the model's layers have, each once. Raises UnsupportedModel for what is none."""
+    """The kinds of layers that the model has, each once. Raises UnsupportedModel for what is none that we know."""
     types = getattr(config, "layer_types", None)
     if types is None:
         sliding = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
         types = ["sliding_attention" if sliding else "full_attention"]
     kinds = sorted(set(types))
-    other = [kind for kind in kinds if kind not in ("full_attention", "sliding_attention")]
+    other = [kind for kind in kinds if kind not in ATTENTION | RECURRENT]
     if other:
-        raise UnsupportedModel(f"it has layers of the kind {other[0]!r}, which keep no keys and values per token")
+        raise UnsupportedModel(f"it has layers of the kind {other[0]!r}")
+    if not ATTENTION.intersection(kinds):
+        raise UnsupportedModel("none of its layers keeps keys and values per token")
     return kinds

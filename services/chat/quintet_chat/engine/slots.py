@@ -11,12 +11,14 @@ grow by reallocation, and cells count rows times capacity.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from quintet_chat.engine.pages import Pages
+from quintet_chat.engine.states import StateLayer
 
 ROUND = 64
 """Capacity, and what a slot is counted to hold, are multiples of this many tokens."""
@@ -39,6 +41,10 @@ class Plan(Protocol):
     """Tokens before the first query, as transformers' mask code counts them."""
     length: int
     """Tokens that queries can attend to."""
+    rows: slice
+    """The slots that the pass is for."""
+    begins: bool
+    """Whether nothing was computed of its sequences before."""
 
     def put(self, store: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
         """Write ``new`` [batch, heads, queries, size] into ``store``; return what attention reads."""
@@ -51,7 +57,8 @@ class Prefill:
     """
 
     def __init__(self, row: int, starts: list[int], counts: list[int], capacity: int | None) -> None:
-        self._row = row
+        self.rows = slice(row, row + len(starts))
+        self.begins = not any(starts)
         self._spans = [(start, start + count) for start, count in zip(starts, counts, strict=True)]
         self.start = max(starts)
         self.length = max(counts) if capacity is None else whole(self.start + max(counts), capacity)
@@ -59,15 +66,18 @@ class Prefill:
 
     def put(self, store: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
         for index, (start, end) in enumerate(self._spans):
-            store[self._row + index, :, start:end] = new[index, :, : end - start]
-        return new if self._fresh else store[self._row : self._row + len(self._spans), :, : self.length]
+            store[self.rows.start + index, :, start:end] = new[index, :, : end - start]
+        return new if self._fresh else store[self.rows, :, : self.length]
 
 
 class Decode:
     """One token each for the slots 0..n-1, at ``positions`` [n]."""
 
+    begins = False
+
     def __init__(self, positions: torch.Tensor, length: int) -> None:
         self.start, self.length = length - 1, length
+        self.rows = slice(0, len(positions))
         self._indices = {positions.device: (torch.arange(len(positions), device=positions.device), positions)}
         self._first = positions.device
 
@@ -131,6 +141,11 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         plan, (keys, values) = self._slots.plan, self.stores
         return plan.put(keys, key_states), plan.put(values, value_states)
 
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy the first ``length`` tokens of one slot into another."""
+        for store in self.stores:
+            store[target, :, :length] = store[source, :, :length]
+
     def discard(self, row: int, start: int) -> None:
         """Give back the memory of a slot from token ``start`` on."""
         for pages in self._pages:
@@ -155,9 +170,14 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
 
 
 class SlotCache:
-    """All layers' slots: at most ``max_rows`` of at most ``longest`` tokens, ``cells`` tokens in all."""
+    """All layers' slots: at most ``max_rows`` of at most ``longest`` tokens, ``cells`` tokens in all.
 
-    def __init__(self, layers: int, max_rows: int, longest: int, cells: int, *, paged: bool) -> None:
+    The layers with the numbers ``recurrent`` keep a state instead of keys and values.
+    """
+
+    def __init__(
+        self, layers: int, max_rows: int, longest: int, cells: int, *, paged: bool, recurrent: Container[int] = ()
+    ) -> None:
         self.max_rows = max_rows
         self.longest = longest
         self.cells = cells
@@ -168,10 +188,12 @@ class SlotCache:
         self.generation = 0
         """Changes whenever the stores are other tensors than before."""
         self.plan: Plan = Prefill(0, [0], [0], None)
-        self.layers = [SlotLayer(self) for _ in range(layers)]
+        self.layers = [StateLayer(self) if layer in recurrent else SlotLayer(self) for layer in range(layers)]
         self.cache = Cache(layers=self.layers)
+        self._state_layers = [layer for layer in self.layers if isinstance(layer, StateLayer)]
+        self._cells_per_row = 0
         self._held = [0] * max_rows
-        """Tokens per slot that have memory, when paged."""
+        """Cells per slot that have memory, when paged."""
 
     def reserve(self, lengths: list[int]) -> bool:
         """Make room for ``lengths[i]`` tokens in slot i; False, and nothing changed, when that is over the limit.
@@ -184,7 +206,7 @@ class SlotCache:
         return self._reserve_pages(lengths) if self.paged else self._grow(len(lengths), max(lengths) + 1)
 
     def _reserve_pages(self, lengths: list[int]) -> bool:
-        needs = [min(_round_up(length), self.longest) for length in lengths]
+        needs = [self._need(length) for length in lengths]
         needs += [0] * (self.max_rows - len(needs))
         if sum(map(max, needs, self._held)) > self.cells:
             if sum(needs) > self.cells:
@@ -200,8 +222,12 @@ class SlotCache:
         for row, (need, held) in enumerate(zip(needs, self._held, strict=True)):
             if held > need:
                 for layer in self.layers:
-                    layer.discard(row, need)
+                    layer.discard(row, max(need - self.cells_per_row, 0))
                 self._held[row] = need
+
+    def _need(self, length: int) -> int:
+        """What a slot of ``length`` tokens takes, in cells."""
+        return min(_round_up(length), self.longest) + self.cells_per_row if length else 0
 
     def _grow(self, rows: int, length: int) -> bool:
         if rows <= self.rows and length <= self.capacity:
@@ -214,7 +240,8 @@ class SlotCache:
             (rows, capacity),
         ):
             # One slot as long as the context is always allowed, whatever rounding makes of it.
-            if new_rows * new_capacity <= max(self.cells, _round_up(self.longest + 1)):
+            state = self.cells_per_row
+            if new_rows * (new_capacity + state) <= max(self.cells, _round_up(self.longest + 1) + state):
                 kept = min(self.rows, rows), min(self.capacity, length)
                 self._set_shape(new_rows, new_capacity, kept)
                 return True
@@ -228,10 +255,9 @@ class SlotCache:
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first ``length`` tokens of one slot into another."""
-        self._held[target] = max(self._held[target], min(_round_up(length), self.longest))
+        self._held[target] = max(self._held[target], self._need(length))
         for layer in self.layers:
-            for store in layer.stores:
-                store[target, :, :length] = store[source, :, :length]
+            layer.copy(source, target, length)
 
     def release(self) -> None:
         """Give the memory of all slots back; the next ``reserve`` starts anew."""
@@ -239,6 +265,18 @@ class SlotCache:
         self._held = [0] * self.max_rows
         for layer in self.layers:
             layer.release()
+
+    @property
+    def resumable(self) -> bool:
+        """Whether a sequence can go on from any of its tokens: not where a state stands for all of them."""
+        return not self._state_layers
+
+    @property
+    def cells_per_row(self) -> int:
+        """What a slot takes beside its tokens, in cells."""
+        if self._state_layers and not self._cells_per_row and (per_token := self.bytes_per_token):
+            self._cells_per_row = -(-self.bytes_per_row // per_token)
+        return self._cells_per_row
 
     @property
     def held(self) -> int:
@@ -250,6 +288,11 @@ class SlotCache:
         """Bytes of one cell over all layers. Known after the first pass."""
         stores = [store for layer in self.layers for store in layer.stores]
         return sum(store.element_size() * store.shape[1] * store.shape[3] for store in stores)
+
+    @property
+    def bytes_per_row(self) -> int:
+        """Bytes that a slot takes whatever its length. Known after the first pass."""
+        return sum(layer.bytes_per_row for layer in self._state_layers)
 
 
 def _round_up(capacity: int) -> int:
