@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from chat import gptq_tiny, quantized_tiny
+from chat import chatglm_tiny, glm4v_tiny, gptq_tiny, picture_models, quantized_tiny
 from chat.engine_kit import ask, started
 from chat.quantized_tiny import PROMPT, continued, say, write, write_bitsandbytes, write_compressed, write_fp8
 from quintet_chat.backends.loader import load
@@ -21,6 +21,7 @@ from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import LoadError
 
 NEW = 12
+CHATGLM = {name: value for name, value in glm4v_tiny.CONFIG.items() if name != "vision_config"}
 
 
 def needs(module: str) -> pytest.MarkDecorator:
@@ -73,6 +74,29 @@ def test_weights_are_quantised_at_load(setting: str, tmp_path: Path) -> None:
     reference = plainly(tmp_path, quantization_config=transformers.BitsAndBytesConfig(**SETTINGS[setting]))
     near(spec, reference)
     assert says_the_same(spec, reference)["quantization"] == setting
+
+
+@needs("bitsandbytes")
+@pytest.mark.parametrize("kind", ["qwen2_vl", "llava"])
+def test_eyes_stay_whole(kind: str) -> None:
+    spec = picture_models.spec(kind, engine_args={"quantization": "int8"})
+    loaded = load(spec, 4, lambda _fraction, _note: None)  # which compares what it says of a picture
+    layers = dict(loaded.runner._model.named_modules())
+    small = {name for name, layer in layers.items() if type(layer).__name__ == "Linear8bitLt"}
+    assert len(small) == 2 * 7
+    assert all(name.startswith("model.language_model.layers.") for name in small)
+    assert loaded.info["modalities"] == ["text", "image"]
+    near(spec, loaded.runner._model)
+
+
+@needs("bitsandbytes")
+def test_the_original_glm4_is_quantised_while_it_is_converted(tmp_path: Path) -> None:
+    chatglm_tiny.write(tmp_path, CHATGLM, chatglm_tiny.as_published(glm4v_tiny.text_model()))
+    spec = spec_of(tmp_path, engine_args={"quantization": "int8"})
+    loaded = load(spec, 4, lambda _fraction, _note: None)
+    near(spec, loaded.runner._model)
+    small = [layer for layer in loaded.runner._model.modules() if type(layer).__name__ == "Linear8bitLt"]
+    assert len(small) == loaded.runner._model.config.num_hidden_layers * 6
 
 
 @needs("bitsandbytes")

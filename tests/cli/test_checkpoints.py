@@ -130,3 +130,20 @@ def test_pickles_are_told_before_anything_is_loaded(
     assert check(dense, "default: true", tmp_path) == 1
     assert "m: its weights are a pickle (pytorch_model-00001-of-00002.bin)" in capsys.readouterr().err
     assert check(dense, "engine_args: {pickled_weights: true}", tmp_path) == 0
+
+
+def test_a_release_of_cosyvoice_without_voices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As CosyVoice-300M is published."""
+    folder = tmp_path / "CosyVoice-300M"
+    folder.mkdir()
+    (folder / "cosyvoice.yaml").touch()
+    file = tmp_path / "models.yml"
+    file.write_text("models: [{id: m, kind: tts, path: ./CosyVoice-300M}]")
+    assert status_of("check", str(file)) == 1
+    assert "Copy spk2info.pt of CosyVoice-300M-SFT into the folder" in capsys.readouterr().err
+    (tmp_path / "voices.pt").touch()
+    file.write_text("models: [{id: m, kind: tts, path: ./CosyVoice-300M, engine_args: {voices: voices.pt}}]")
+    assert status_of("check", str(file)) == 0
+    (folder / "spk2info.pt").touch()
+    file.write_text("models: [{id: m, kind: tts, path: ./CosyVoice-300M}]")
+    assert status_of("check", str(file)) == 0

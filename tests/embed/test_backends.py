@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from embed.embed_doubles import Answer, quiet, spec_of
 from embed.embed_models import write_embedder, write_jina_embedder, write_qwen3_embedder, write_reranker
 from quintet_common.errors import ApiError
@@ -17,6 +19,7 @@ from quintet_common.worker.host import LoadError
 from quintet_embed.engine.engine import EmbedEngine, load_backend
 from quintet_embed.engine.job import Rows
 from quintet_embed.protocol import EmbedRequest, RerankRequest, TokenizeRequest
+from safetensors.torch import load_file
 
 TEXTS = [
     "hello world",
@@ -353,3 +356,32 @@ def test_loading_says_how_far_it_is() -> None:
     load_backend(spec_of(path="embedded:all-minilm-l6-v2"), lambda fraction, note: told.append((fraction, note)))
     assert told == sorted(told)
     assert [note for _, note in told] == ["importing sentence-transformers", "reading the weights", "warming up"]
+
+
+def test_of_pickles_plain_tensors_are_read_and_the_log_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As bge-m3 is published."""
+    spec = spec_of(path=str(write_embedder(tmp_path / "model")), dtype="float32")
+    wanted = Model(spec).embed(TEXTS)
+    file = Path(spec.path) / "model.safetensors"
+    torch.save(load_file(file), file.with_name("pytorch_model.bin"))
+    file.unlink()
+    with caplog.at_level(logging.INFO, "quintet.embed"):
+        assert np.array_equal(Model(spec).embed(TEXTS), wanted)
+    assert f"{spec.id}: its weights are a pickle, pytorch_model.bin" in caplog.text
+
+    class Bomb:
+        def __reduce__(self) -> Any:
+            return Path.touch, (tmp_path / "ran",)
+
+    torch.save({"embeddings.word_embeddings.weight": Bomb()}, file.with_name("pytorch_model.bin"))
+    with pytest.raises(LoadError, match="cannot be loaded"):
+        Model(spec)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_log_says_that_code_is_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    spec = spec_of(path=str(write_embedder(tmp_path / "model")), engine_args={"trust_remote_code": True})
+    Model(spec)
+    assert f"{spec.id}: trust_remote_code is on" in caplog.text

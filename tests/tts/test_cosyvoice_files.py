@@ -162,9 +162,16 @@ def test_voices(folder: Path, tmp_path: Path) -> None:
         load(folder, engine_args={"first_chunk": 5})
     moved = tmp_path / "voices.pt"
     (folder / "spk2info.pt").rename(moved)
-    with pytest.raises(LoadError, match=r"has no voices.*spk2info\.pt is missing"):
+    with pytest.raises(LoadError, match=r"spk2info\.pt is missing.*Copy spk2info\.pt of CosyVoice-300M-SFT into"):
         load(folder)
     assert len(load(folder, engine_args={"voices": str(moved)})[1]["cosyvoice"].voices()) == 7
+    one = {"中文女": torch.load(moved, weights_only=True)["中文女"]}
+    torch.save(one, folder / "spk2info.pt")
+    assert [voice.id for voice in load(folder)[1]["cosyvoice"].voices()] == ["中文女"]
+    assert len(load(folder, engine_args={"voices": str(moved)})[1]["cosyvoice"].voices()) == 7  # in place of its own
+    torch.save({}, moved)
+    with pytest.raises(LoadError, match=r"voices\.pt is empty"):
+        load(folder, engine_args={"voices": str(moved)})
     torch.save({"short": {"embedding": torch.zeros(1, 5)}}, moved)
     with pytest.raises(LoadError, match="'short' does not fit"):
         load(folder, engine_args={"voices": str(moved)})

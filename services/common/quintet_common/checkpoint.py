@@ -1,6 +1,6 @@
-"""What a language model's files say of themselves before anything is loaded, without any framework.
+"""What a model's files say of themselves before anything is loaded, without any framework.
 
-How the weights are quantised, whether they are pickles, and what of that stands in the way of loading them.
+How the weights of a language model are quantised, whether they are pickles, what a release lacks, and what to do then.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ AT_LOAD = ("int8", "int4")
 
 KINDS = ("chat", "multimodal")
 """Of language models."""
+
+VOICES = "spk2info.pt"
+"""The file with the voices of a release of CosyVoice."""
 
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _FOR_VLLM = frozenset({"gptq", "awq"})
@@ -83,8 +86,12 @@ def on_vllm(spec: ModelSpec, config: dict[str, Any]) -> bool:
 
 
 def obstacle(spec: ModelSpec, config: dict[str, Any]) -> str | None:
-    """Why the chat service cannot load the model with this config.json, and what to do; None where nothing is known
-    to be wrong. Packages are looked for only where the service itself is installed."""
+    """Why the model with this config.json cannot be loaded, and what to do; None where nothing is known to be wrong.
+
+    Packages are looked for only where the chat service is installed.
+    """
+    if spec.kind == "tts":
+        return _voiceless(spec)
     if spec.kind not in KINDS:
         return None
     text = pickled(spec)
@@ -95,13 +102,16 @@ def obstacle(spec: ModelSpec, config: dict[str, Any]) -> str | None:
 
 def pickled(spec: ModelSpec) -> str | None:
     """Why the weights in the model's folder are not read; None where they are."""
+    file = pickle_in(spec)
+    return None if file is None or spec.engine_args.get("pickled_weights") is True else not_read(file)
+
+
+def pickle_in(spec: ModelSpec) -> str | None:
+    """The name of a pickle that is read for want of safetensors; None where there are these, or no folder."""
     folder = Path(spec.path).expanduser()
-    if spec.embedded is not None or spec.engine_args.get("pickled_weights") is True or not folder.is_dir():
+    if spec.embedded is not None or not folder.is_dir() or any(folder.glob("*.safetensors")):
         return None
-    if any(folder.glob("*.safetensors")):
-        return None
-    file = next((file.name for glob in _PICKLES for file in sorted(folder.glob(glob))), None)
-    return None if file is None else not_read(file)
+    return next((file.name for glob in _PICKLES for file in sorted(folder.glob(glob))), None)
 
 
 def not_read(file: str) -> str:
@@ -137,3 +147,20 @@ def _has_experts(config: dict[str, Any]) -> bool:
     parts = [part for part in (config, config.get("text_config")) if isinstance(part, dict)]
     counts = [part.get(name) for part in parts for name in _EXPERTS]
     return any(isinstance(count, int) and count > 1 for count in counts)
+
+
+def _voiceless(spec: ModelSpec) -> str | None:
+    folder = Path(spec.path).expanduser()
+    if spec.embedded is not None or not (folder / "cosyvoice.yaml").is_file() or spec.engine_args.get("voices"):
+        return None
+    return None if (folder / VOICES).is_file() else no_voices(folder, folder / VOICES)
+
+
+def no_voices(folder: Path, file: Path) -> str:
+    """What to do for a release of CosyVoice whose ``file`` of voices has none."""
+    state = "empty" if file.is_file() else "missing"
+    return (
+        f"{folder} has no voices: {file} is {state}. CosyVoice-300M is published without; its voices are made from "
+        f"recordings, which is not done here. Copy {VOICES} of CosyVoice-300M-SFT into the folder: its seven voices "
+        f"fit. Or name such a file with engine_args: {{voices: FILE}}."
+    )

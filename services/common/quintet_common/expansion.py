@@ -27,7 +27,7 @@ _AT_LOAD = {"int8": (8, 0), "int4": (4, 32 / 64)}
 _ROW_SCALE = 32
 """Bits of what int8 has for each output."""
 
-_STAYS = re.compile(r"embed|\bwte\b|\bwpe\b|lm_head|output_layer|\.experts\.")
+_STAYS = re.compile(r"embed|\bwte\b|\bwpe\b|lm_head|output_layer|\.experts\.|visual|vision|projector|connector")
 """Matrices that bitsandbytes leaves as they are."""
 
 _SCALES = re.compile(r"_(scales?|scale_inv|zero_point|shape|g_idx)$|_scale$")

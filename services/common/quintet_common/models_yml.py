@@ -262,9 +262,10 @@ def load_upstreams(path: str | Path) -> list[UpstreamSpec]:
 
 def _absolute(spec: ModelSpec, folder: Path) -> ModelSpec:
     """Resolve paths that are written as a relative directory; hub ids and embedded names stay as they are."""
-    if isinstance(loras := spec.engine_args.get("loras"), str):
-        resolved = str((folder / Path(loras).expanduser()).resolve())
-        spec = msgspec.structs.replace(spec, engine_args={**spec.engine_args, "loras": resolved})
+    for name in ("loras", "voices"):
+        if isinstance(given := spec.engine_args.get(name), str):
+            resolved = str((folder / Path(given).expanduser()).resolve())
+            spec = msgspec.structs.replace(spec, engine_args={**spec.engine_args, name: resolved})
     local = spec.path.startswith((".", "~")) or (folder / spec.path).is_dir()
     if spec.embedded is not None or not local:
         return spec

