@@ -56,9 +56,9 @@ SHAPE = {
 }
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 RECURRENT = {
-    **{"linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8},
-    **{"head_dim": 16, "layer_types": ["linear_attention", "full_attention"]},
-}
+    "linear_num_value_heads": 4, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+    "head_dim": 16, "layer_types": ["linear_attention", "full_attention"],
+}  # fmt: skip
 KINDS: dict[str, dict[str, Any]] = {
     "llama": {},
     "qwen2": {},
@@ -71,15 +71,23 @@ KINDS: dict[str, dict[str, Any]] = {
     "gemma2": {"sliding_window": 8, "head_dim": 16},
     "gemma3_text": {"sliding_window": 8, "head_dim": 16, "sliding_window_pattern": 2},
     "llama4_text": {
-        **{"head_dim": 16, "num_local_experts": 4, "intermediate_size_mlp": 64, "no_rope_layers": [1, 0]},
-        **{"attention_chunk_size": 8, "floor_scale": 4, "attn_scale": 2.0, "pad_token_id": 0},
+        "head_dim": 16, "num_local_experts": 4, "intermediate_size_mlp": 64, "no_rope_layers": [1, 0],
+        "attention_chunk_size": 8, "floor_scale": 4, "attn_scale": 2.0, "pad_token_id": 0,
     },
     "qwen3_next": {**RECURRENT, **EXPERTS, "shared_expert_intermediate_size": 32},
     "qwen3_5_text": RECURRENT,
+    "granitemoehybrid": {
+        "layer_types": ["mamba", "attention"], "mamba_n_heads": 4, "mamba_d_head": 32, "mamba_d_state": 8,
+        "mamba_n_groups": 1, "num_local_experts": 0, "shared_intermediate_size": 64, "pad_token_id": 0,
+    },
+    "nemotron_h": {
+        "layers_block_type": ["mamba", "attention", "mlp", "mamba"], "num_hidden_layers": 4, "mamba_num_heads": 4,
+        "mamba_head_dim": 32, "ssm_state_size": 8, "n_groups": 1, "head_dim": 16, "pad_token_id": 0,
+    },
     "lfm2": {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False, "pad_token_id": 0},
-}
+}  # fmt: skip
 """Tiny models of the families that are served most, and every way of mixing kinds of layers."""
-STATEFUL = ("qwen3_next", "qwen3_5_text", "lfm2")
+STATEFUL = ("qwen3_next", "qwen3_5_text", "granitemoehybrid", "nemotron_h", "lfm2")
 """Those of which nothing is kept but the state behind the last token."""
 
 
@@ -88,7 +96,7 @@ def tiny_path(kind: str = "llama") -> Path:
     """A directory with a random model of ``kind``, a name of KINDS."""
     torch.manual_seed(0)
     made = tokenizer()
-    config = transformers.AutoConfig.for_model(kind.split("-")[0], vocab_size=len(made), **SHAPE, **KINDS[kind])
+    config = transformers.AutoConfig.for_model(kind.split("-")[0], vocab_size=len(made), **(SHAPE | KINDS[kind]))
     config.eos_token_id = made.eos_token_id
     folder = Path(tempfile.mkdtemp(prefix="quintet-tiny-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import threading
 import time
 from typing import Any
@@ -40,8 +42,10 @@ def nested(levels: int) -> dict[str, Any]:
             "2010 properties, the limit is 2000",
         ),
         ({"items": {"patternProperties": {"a{9999}": {}}}}, "stands for more than 4000 characters"),
+        ({"anyOf": [{"pattern": "a{3999}"} for _ in range(5)]}, "19995 characters of patterns, the limit is 16000"),
+        ({"anyOf": [{"maxLength": 200 + i} for i in range(17)]}, "17 different limits of lengths beyond 128"),
     ],
-    ids=["deep", "large", "repeated", "nested repetition", "optional", "properties", "key"],
+    ids=["deep", "large", "repeated", "nested repetition", "optional", "properties", "key", "patterns", "lengths"],
 )
 def test_schemas_beyond_the_limits_are_refused(schema: dict[str, Any], why: str) -> None:
     with pytest.raises(ApiError, match=why) as caught:
@@ -77,6 +81,15 @@ def test_the_api_names_the_field_that_is_too_much(client: OpenAI) -> None:
     assert caught.value.param == "tools[0].function.parameters"
 
 
+def test_the_tools_of_a_request_count_together(client: OpenAI) -> None:
+    alone = {"type": "object", "properties": {f"p{number}": {"type": "string"} for number in range(120)}}
+    tools = [{"type": "function", "function": {"name": f"f{index}", "parameters": alone}} for index in range(17)]
+    client.chat.completions.create(model="short", messages=USER, tools=tools[:16])  # type: ignore[arg-type]
+    with pytest.raises(openai.BadRequestError, match="2040 properties, the limit is 2000") as caught:
+        client.chat.completions.create(model="short", messages=USER, tools=tools)  # type: ignore[arg-type]
+    assert (caught.value.param, caught.value.code) == ("tools", "schema_too_complex")
+
+
 def fresh() -> grammars.Grammars:
     known = tiny_engine()._grammars
     return grammars.Grammars(known._tokenizer, known._vocabulary, frozenset(known._stop_ids))
@@ -84,13 +97,13 @@ def fresh() -> grammars.Grammars:
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Compiling SLOW takes until the event is set."""
+    """Compiling SLOW keeps a processor busy until the event is set."""
     release = threading.Event()
     compile_ = grammars._compile
 
     def slowly(compiler: Any, grammar: Grammar) -> Any:
-        if grammar == SLOW:
-            release.wait(20)
+        while grammar == SLOW and not release.is_set():
+            hashlib.sha256(bytes(1 << 20))  # lets go of Python's lock
         return compile_(compiler, grammar)
 
     monkeypatch.setattr(grammars, "_compile", slowly)
@@ -119,6 +132,23 @@ def test_a_slow_grammar_holds_up_nobody_and_is_refused_in_time(
     slow.set()
     monkeypatch.setattr(grammars, "DEADLINE_SECONDS", 10.0)
     assert found.compile(SLOW) is found.compile(SLOW)
+
+
+def test_threads_that_compile_step_back() -> None:
+    niceness = fresh()._pool.submit(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id())).result(5)
+    assert niceness == min(19, os.getpriority(os.PRIO_PROCESS, 0) + grammars.NICENESS)
+
+
+def test_waiting_for_a_processor_is_not_counted_as_compiling(
+    slow: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grammars, "_stopwatch", lambda: float)
+    monkeypatch.setattr(grammars, "DEADLINE_SECONDS", 0.1)
+    monkeypatch.setattr(grammars, "BUSY_SECONDS", 0.4)
+    with pytest.raises(ApiError) as caught:
+        fresh().compile(SLOW)
+    assert (caught.value.status, caught.value.code) == (503, "grammar_queue_full")
+    slow.set()
 
 
 def occupied(found: grammars.Grammars) -> None:

@@ -10,7 +10,7 @@ from quintet_common.errors import bad_request
 from quintet_common.worker.process import Worker
 
 from quintet_chat.api.chat_request import AllowedTools, ChatRequest, FunctionDefinition, ToolChoiceObject
-from quintet_chat.api.schema_limits import check_schema
+from quintet_chat.api.schema_limits import check_schema, check_together
 from quintet_chat.api.schema_strict import check_strict
 from quintet_chat.protocol import Grammar
 from quintet_chat.tools import FAMILIES
@@ -126,6 +126,7 @@ def _response_schema(request: ChatRequest) -> dict[str, Any] | None:
 
 def _functions(request: ChatRequest) -> dict[str, FunctionDefinition]:
     functions: dict[str, FunctionDefinition] = {}
+    costs = []
     for index, tool in enumerate(request.tools or []):
         if tool.type != "function":
             message = f"tools[{index}].type: only 'function' is served here, not {tool.type[:40]!r}."
@@ -137,12 +138,13 @@ def _functions(request: ChatRequest) -> dict[str, FunctionDefinition]:
             path = f"tools[{index}].function.name"
             raise bad_request(f"{path}: the name {tool.function.name!r} is there twice.", path, "invalid_value")
         path = f"tools[{index}].function.parameters"
-        check_schema(tool.function.parameters or {}, path)
+        costs.append(check_schema(tool.function.parameters or {}, path))
         if tool.function.strict:
             check_strict(tool.function.parameters or {}, path)
         if (tool.function.parameters or {}).get("type", "object") != "object":
             raise bad_request(f"{path}: expected the schema of an object.", path, "invalid_value")
         functions[tool.function.name] = tool.function
+    check_together(costs, "tools")
     return functions
 
 

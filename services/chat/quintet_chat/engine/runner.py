@@ -20,7 +20,8 @@ _FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, LookupError)
 
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 RECURRENT = {"linear_attention", "conv"}
-"""Kinds of layers: those that read keys and values, and those that keep a state."""
+FORGETFUL = {"mlp", "moe"}
+"""Kinds of layers: those that read keys and values, those that keep a state, and those that keep nothing."""
 
 Mask = torch.Tensor | dict[str, torch.Tensor | None] | None
 
@@ -188,7 +189,7 @@ class Runner:
         keys = torch.arange(length, device=positions.device)
         masks: dict[str, torch.Tensor | None] = {}
         for kind in self._layer_types:
-            if kind in RECURRENT:
+            if kind in RECURRENT | FORGETFUL:
                 masks[kind] = None  # without padding there is nothing to hide
                 continue
             last = positions if reach is None or kind not in self._mutual else reach
@@ -254,7 +255,7 @@ def _layer_types(config: Any) -> list[str]:
         sliding = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
         types = ["sliding_attention" if sliding else "full_attention"]
     kinds = sorted(set(types))
-    other = [kind for kind in kinds if kind not in ATTENTION | RECURRENT]
+    other = [kind for kind in kinds if kind not in ATTENTION | RECURRENT | FORGETFUL]
     if other:
         raise UnsupportedModel(f"it has layers of the kind {other[0]!r}")
     if not ATTENTION.intersection(kinds):
