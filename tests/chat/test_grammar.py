@@ -6,9 +6,12 @@ import json
 import re
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from chat.engine_kit import ask, submit, tiny_engine
 from quintet_chat.engine.grammar import _open_objects
+from quintet_chat.engine.masks import apply
 from quintet_chat.protocol import Grammar
 
 SCHEMA = {
@@ -109,3 +112,15 @@ def test_objects_without_a_word_on_members_are_opened_and_others_left() -> None:
     nested = {"type": "object", "properties": {"any": {"type": "object"}}}
     assert _open_objects(nested)["properties"]["any"]["additionalProperties"] is True
     assert _open_objects({"enum": [{"type": "object"}]}) == {"enum": [{"type": "object"}]}
+
+
+@pytest.mark.parametrize("share", [0.001, 0.3, 0.5, 0.9])
+def test_masks_are_applied_however_much_they_forbid(share: float) -> None:
+    torch.manual_seed(0)
+    allowed = torch.rand(4, 100) < share
+    bits = np.packbits(np.pad(allowed.numpy(), ((0, 0), (0, 28))), axis=1, bitorder="little")
+    logits = torch.randn(4, 100)
+    expected = logits.masked_fill(~allowed, float("-inf"))
+    expected[1] = logits[1]
+    apply(logits, torch.from_numpy(bits.view(np.int32).copy()), [0, 2, 3])
+    assert torch.equal(logits, expected)

@@ -1,4 +1,4 @@
-"""Answers that match a grammar by construction: compilation (off the model thread) and masks (on it).
+"""Answers that match a grammar by construction: its compilation, and where a sequence is in it.
 
 Inside JSON no control characters are generated, line breaks between its elements included, and at most one space:
 small models otherwise spend their tokens on whitespace. Strings need it too: xgrammar lets raw control characters into
@@ -27,7 +27,6 @@ import xgrammar
 from quintet_common.errors import CLIENT_CLOSED_REQUEST, ApiError
 
 from quintet_chat.engine.gate import Gate, GatedMatcher, Inner, as_row, make_gate
-from quintet_chat.engine.request import Sequence
 from quintet_chat.protocol import Grammar
 
 log = logging.getLogger("quintet.chat")
@@ -284,17 +283,6 @@ class Matcher:
     def finished(self) -> bool:
         """Whether the answer is complete, its stop token included."""
         return bool(self._matcher.is_terminated())
-
-
-def mask(logits: torch.Tensor, sequences: list[Sequence]) -> None:
-    """Set what the grammars of the sequences forbid to minus infinity, in place; rows without a grammar stay."""
-    rows = [row for row, sequence in enumerate(sequences) if sequence.matcher is not None]
-    if not rows:
-        return
-    bitmask = xgrammar.allocate_token_bitmask(len(sequences), logits.shape[1])
-    for row in rows:
-        sequences[row].matcher.fill(bitmask, row)
-    xgrammar.apply_token_bitmask_inplace(logits, bitmask.to(logits.device), indices=rows)
 
 
 def _compile(compiler: xgrammar.GrammarCompiler, grammar: Grammar) -> xgrammar.CompiledGrammar:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from quintet_chat.engine import grammar
+from quintet_chat.engine.masks import mask
 from quintet_chat.engine.request import Sequence
 
 CANDIDATES = (64, 2048, sys.maxsize)
@@ -44,7 +44,7 @@ def sample(logits: torch.Tensor, sequences: list[Sequence]) -> list[Choice]:
     raw = _RawLogprobs(logits, sequences)
     for row, sequence in enumerate(sequences):
         _apply_rules(logits[row], sequence)
-    grammar.mask(logits, sequences)
+    mask(logits, sequences)
     tokens = _choose(logits, sequences)
     for sequence, token in zip(sequences, tokens, strict=True):
         if sequence.matcher is not None:
