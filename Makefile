@@ -35,7 +35,7 @@ lint: install ## Check style and types
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy $(PACKAGES)
 
-docs-models: install ## Write docs/models.md from the families that tests/models tries
+docs-models: install ## Write docs/models.md and models.zh-CN.md from the families that tests/models tries
 	@cd tests && ../$(BIN)/python -m models.document
 
 bench-stack: install ## Time to the first token, memory, 32 chat clients at once

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from chat.engine_kit import ask, started, tokenizer
 from models.chat_families import FAMILIES, Family, made, write
 from models.other_families import OTHERS, Other
+from models.wordings import CHINESE, WORDINGS, Wording
 from quintet_chat.backends import families
 from quintet_chat.backends.loader import load
 from quintet_common.models_yml import ModelSpec, parse_config
@@ -50,11 +52,29 @@ def test_other_families_are_tried_where_it_is_said(other: Other) -> None:
     assert other.word in (Path(__file__).parents[1] / other.file).read_text()
 
 
-def test_the_document_says_what_is_tried() -> None:
-    text = document.FILE.read_text(encoding="utf-8")
-    assert text == document.render(), "make docs-models writes it anew"
+@pytest.mark.parametrize("wording", WORDINGS, ids=lambda wording: wording.file)
+def test_the_document_says_what_is_tried(wording: Wording) -> None:
+    text = (document.DOCS / wording.file).read_text(encoding="utf-8")
+    assert text == document.render(wording), "make docs-models writes it anew"
     entries = [line[line.index("`- {") + 1 : line.index("}`") + 1] for line in text.splitlines() if "`- {" in line]
     assert len(entries) == len(FAMILIES) + len(OTHERS)
     config = parse_config("models:\n" + "\n".join(dict.fromkeys(entries)), Path("models.yml"))
     assert len(config.models) == len(entries)
     assert len(tokenizer()) > max(PROMPT)
+
+
+def test_the_chinese_document_is_chinese() -> None:
+    notes = {other.note for other in OTHERS if other.note}
+    names = {each.name for each in (*FAMILIES, *OTHERS) if ", its" in each.name}
+    refused = {family.refused for family in FAMILIES if family.refused}
+    reasons = {reason for reason in refused if CHINESE.why(reason) == reason}
+    missing = (notes | names | reasons) - CHINESE.words.keys()
+    assert not missing, "tests/models/wordings.py has no Chinese for these"
+
+
+def test_the_documents_refer_to_what_there_is() -> None:
+    for wording in WORDINGS:
+        for target in re.findall(r"\]\(([^)]+)\)", wording.head + wording.refused):
+            name, _, anchor = target.partition("#")
+            titles = re.findall(r"^#+ (.+)$", (document.DOCS / name).read_text(encoding="utf-8"), re.MULTILINE)
+            assert not anchor or anchor in {title.lower().strip("`").replace(" ", "-") for title in titles}, target

@@ -1,0 +1,137 @@
+"""What ``docs/models.md`` and ``docs/models.zh-CN.md`` say around the same tables."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Wording:
+    """``columns`` are the heads of the tables: chat, refused and all others. ``{}`` in ``layers`` is their kind."""
+
+    file: str
+    head: str
+    refused: str
+    layers: str
+    titles: dict[str, str]
+    columns: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
+    words: dict[str, str] = field(default_factory=dict)
+    """Names and remarks that are said otherwise than in English."""
+
+    def of(self, text: str) -> str:
+        return self.words.get(text, text)
+
+    def why(self, refused: str) -> str:
+        """Of a family: the kind of its layers, or a reason in words."""
+        kind = re.fullmatch(r"(?:layers of the kind ')?(\w+)'?", refused)
+        return self.layers.format(kind[1]) if kind else self.of(refused)
+
+
+ENGLISH = Wording(
+    "models.md",
+    """\
+# Models
+
+[中文](models.zh-CN.md)
+
+Which families of models are known to work, and what to write into models.yml for them. The tests in `tests/models`
+write this file (`make docs-models`), and fail when it says something else than they find. What is tried is a small
+random model of the same architecture, in the layout in which the family is published. None of the published weights
+were at hand, so nothing is said here about how good answers are.
+
+**Memory** is an estimate of the weights alone: about as many parameters as the makers state, times two bytes
+(bfloat16). Chat models need room for keys and values besides (`kv_memory` in [config.md](config.md#engine_args)),
+images for what is drawn. `quintet check` says what the files on your disk need. A half or a quarter of it is enough for
+[quantised models](config.md#quantised-models).
+
+## Chat
+
+Each loads, and its greedy answers in float32 are token by token those of transformers' own `generate()`. *Tool calls*
+is how the model writes them and *thinking* how it sets its thinking apart ([chat.md](chat.md#tools)), as its template
+is known; `-` is none that is read.
+
+""",
+    """\
+
+Refused by name at load are models with layers that keep anything but keys and values of each token or a state of each
+sequence, or with states alone. Run these with [`engine: vllm`](vllm.md).
+
+""",
+    "layers of the kind `{}`",
+    {
+        "multimodal": "Pictures",
+        "image": "Images",
+        "tts": "Speech",
+        "embedding": "Embeddings",
+        "rerank": "Reranking",
+    },
+    (
+        ("family", "memory", "tool calls", "thinking", "entry"),
+        ("family", "why", "entry"),
+        ("family", "memory", "entry", "remarks"),
+    ),
+)
+
+CHINESE = Wording(
+    "models.zh-CN.md",
+    """\
+# 已知可用的模型
+
+[English](models.md)
+
+下表列出已知可用的模型系列，以及 models.yml 中要写的条目。本文由 `tests/models` 中的测试生成（`make docs-models`）；
+文中所写与测试结果不符时，测试会失败。测试用的是架构相同的小型随机模型，文件布局与该系列发布时一致。
+这里没有任何已发布的权重，因此不评价回答的质量。
+
+**内存** 只估算权重：厂商公布的参数量乘以两个字节（bfloat16）。聊天模型另需存放键和值
+（[config.md](config.md#engine_args) 中的 `kv_memory`），图像模型另需绘图的空间。
+`quintet check` 会给出磁盘上的文件实际需要多少。[量化模型](config.md#quantised-models)只需其一半或四分之一。
+
+## 聊天
+
+每个系列都能加载；在 float32 下，贪心解码的回答与 transformers 自己的 `generate()` 逐个 token 相同。
+*工具调用* 是模型书写调用的格式，*思考* 是它标出思考过程的方式（[chat.md](chat.md#tools)），
+都从它的模板得知；`-` 表示没有能识别的格式。
+
+""",
+    """\
+
+有些模型的某些层保存的既不是每个 token 的键和值，也不是每个序列的一个状态，或者所有层都只保存状态；
+这样的模型在加载时会被拒绝，并说明是哪种层。
+请用 [`engine: vllm`](vllm.md) 运行它们。
+
+""",
+    "含有 `{}` 类型的层",
+    {
+        "multimodal": "识图",
+        "image": "图像生成",
+        "tts": "语音",
+        "embedding": "向量",
+        "rerank": "重排",
+    },
+    (
+        ("系列", "内存", "工具调用", "思考", "条目"),
+        ("系列", "原因", "条目"),
+        ("系列", "内存", "条目", "备注"),
+    ),
+    {
+        "Qwen3.5, its text part": "Qwen3.5 的文本部分",
+        "Qwen3.5 MoE, its text part": "Qwen3.5 MoE 的文本部分",
+        "Llama 4, its text part": "Llama 4 的文本部分",
+        "Gemma 4, its text part": "Gemma 4 的文本部分",
+        "Ministral 3, its text part": "Ministral 3 的文本部分",
+        "Gemma 4, small": "Gemma 4 小型号",
+        "XLM-R cross encoders": "XLM-R 交叉编码器",
+        "none of its layers keeps keys and values per token": "没有一层逐个 token 保存键和值",
+        "goes to vLLM by itself, without code from its folder": "自动交给 vLLM 运行，不执行模型文件夹里的代码",
+        "also CosyVoice-300M and -300M-Instruct; not CosyVoice 2 and 3": (
+            "CosyVoice-300M 和 -300M-Instruct 也可以；不支持 CosyVoice 2 和 3"
+        ),
+        "a folder with one .onnx file; or `embedded:kokoro`": "只含一个 .onnx 文件的文件夹；或 `embedded:kokoro`",
+        "the folder of one voice": "一个音色的文件夹",
+        "dense, sparse and ColBERT": "稠密、稀疏和 ColBERT",
+    },
+)
+
+WORDINGS = (ENGLISH, CHINESE)
