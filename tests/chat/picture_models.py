@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from chat.engine_kit import SHAPE, SPECIAL
+from chat.engine_kit import RECURRENT, SHAPE, SPECIAL
 from PIL import Image
 from quintet_chat.backends import processor
 from quintet_common.models_yml import ModelSpec
@@ -131,6 +131,11 @@ KINDS |= {
         **KINDS["qwen2_vl"],
         "text_config": {**ROPE, "head_dim": 16},
         "vision_config": {**GLM_TOWER, "depth": 3, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]},
+    },
+    "qwen3_5": {
+        **KINDS["qwen2_vl"],
+        "text_config": {**ROPE, **RECURRENT},
+        "vision_config": {**GLM_TOWER, "num_position_embeddings": 64},
     },
     "smolvlm": {**KINDS["idefics3"], "images": ("smolvlm", KINDS["idefics3"]["images"][1])},
     "mistral3": {

@@ -39,6 +39,7 @@ OTHERS = (
     Other("multimodal", "Gemma 4, small", "google/gemma-4-E4B-it", 8.0, _PICTURES, '"gemma4 e2b"'),
     Other("multimodal", "Qwen3-VL", "Qwen/Qwen3-VL-8B-Instruct", 8.77, _PICTURES, '"qwen3_vl"'),
     Other("multimodal", "Qwen3-VL MoE", "Qwen/Qwen3-VL-30B-A3B-Instruct", 31.07, _PICTURES, '"qwen3_vl_moe"'),
+    Other("multimodal", "Qwen3.5", "Qwen/Qwen3.5-9B", 9.65, _PICTURES, '"qwen3_5"'),
     Other("multimodal", "Mistral Small 3, Ministral 3", "mistralai/Mistral-Small-3.1-24B-Instruct-2503", 24.0,
           _PICTURES, '"mistral3"'),
     Other("multimodal", "glm-4v-9b", "zai-org/glm-4v-9b", 13.9, f"{_VLLM}glm4v.py", "seen_as_the_original",

@@ -259,5 +259,5 @@ def _layer_types(config: Any) -> list[str]:
     if other:
         raise UnsupportedModel(f"it has layers of the kind {other[0]!r}")
     if not ATTENTION.intersection(kinds):
-        raise UnsupportedModel("none of its layers keeps keys and values per token")
+        raise UnsupportedModel(f"all of its layers are of the kind {kinds[0]!r}, without keys and values per token")
     return kinds
