@@ -235,6 +235,8 @@ def test_thousands_of_calls_are_read_in_no_time() -> None:
 
 IMAGE = {"type": "input_image", "image_url": "data:image/png;base64,AAAA"}
 BAD: list[tuple[dict[str, Any], str]] = [
+    ({"include": ["reasoning.encrypted_content", "file_search_call.results"]}, "include[1]"),
+    ({"include": ["whatever"]}, "include[0]"),
     ({"store": True}, "store"),
     ({"previous_response_id": "resp_1"}, "previous_response_id"),
     ({"conversation": "conv_1"}, "conversation"),

@@ -37,6 +37,15 @@ def test_a_conversation_is_counted_as_it_is_sent(smollm2_url: str) -> None:
     assert shorter["count"] < found["count"]
 
 
+def test_an_answer_that_goes_on_has_no_end(smollm2_url: str) -> None:
+    begun = [*HELLO, {"role": "assistant", "content": "Hi, I am"}]
+    found = post(smollm2_url, "/tokenize", messages=begun, continue_final_message=True)
+    text = post(smollm2_url, "/detokenize", tokens=found["tokens"])["prompt"]
+    assert text.endswith("<|im_end|>\n<|im_start|>assistant\nHi, I am")
+    again = post(smollm2_url, "/tokenize", messages=begun, continue_final_message=True, add_generation_prompt=False)
+    assert again == found
+
+
 def test_what_is_too_long_to_answer_can_be_counted(smollm2_url: str) -> None:
     found = post(smollm2_url, "/tokenize", prompt="word " * 20_000)
     assert found["count"] > found["max_model_len"]
@@ -53,6 +62,13 @@ def test_nothing_is_nothing(smollm2_url: str) -> None:
         ("tokenize", {}, "prompt"),
         ("tokenize", {"prompt": "x", "messages": HELLO}, "prompt"),
         ("tokenize", {"prompt": 5}, "prompt"),
+        ("tokenize", {"messages": HELLO, "chat_template": "{{ messages }}"}, "chat_template"),
+        ("tokenize", {"messages": HELLO, "continue_final_message": True}, "messages[0]"),
+        (
+            "tokenize",
+            {"messages": HELLO, "continue_final_message": True, "add_generation_prompt": True},
+            "add_generation_prompt",
+        ),
         ("tokenize", {"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id"),
         ("tokenize", {"prompt": "word " * 40_001}, "prompt"),
         ("tokenize", {"messages": [{"role": "user", "content": "word " * 40_001}]}, "messages"),

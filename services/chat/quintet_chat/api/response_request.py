@@ -30,6 +30,10 @@ _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 MAX_ITEMS = MAX_MESSAGES - 1
 """Of ``input``; the instructions are one message more."""
 
+_LOGPROBS = "message.output_text.logprobs"
+_THOUGHTS = "reasoning.encrypted_content"
+"""Accepted without effect: it is for sending thoughts back where none are stored, and here they come in plain text."""
+
 Summary = Literal["auto", "concise", "detailed"]
 
 
@@ -136,6 +140,11 @@ class ResponseRequest(BaseModel):
             value = getattr(self, field)
             if value not in (None, False, "disabled", []):
                 raise bad_request(f"{field}: {reason}.", field, "unsupported_parameter")
+        for index, value in enumerate(self.include or []):
+            if value not in (_LOGPROBS, _THOUGHTS):
+                path = f"include[{index}]"
+                message = f"{path}: {value[:80]!r} cannot be had here; there are {_LOGPROBS!r} and {_THOUGHTS!r}."
+                raise bad_request(message, path, "unsupported_parameter")
 
     def as_chat(self) -> tuple[ChatRequest, list[str]]:
         """The same as a chat completion request, and for each of its messages where it comes from in this one.
@@ -147,7 +156,7 @@ class ResponseRequest(BaseModel):
         if self.instructions is not None:
             messages.insert(0, Message(role="system", content=self.instructions))
             paths.insert(0, "instructions")
-        wants_logprobs = self.top_logprobs is not None or "message.output_text.logprobs" in (self.include or [])
+        wants_logprobs = self.top_logprobs is not None or _LOGPROBS in (self.include or [])
         chat = ChatRequest(
             model=self.model,
             messages=messages,

@@ -34,7 +34,12 @@ class TokenizeRequest(BaseModel):
     messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)] | None = None
     tools: list[Tool] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
-    add_generation_prompt: bool = True
+    add_generation_prompt: bool | None = None
+    """By default true, and false with ``continue_final_message``, which forbids it."""
+    continue_final_message: bool = False
+    """Whether the last message is an answer that the model is to go on with."""
+    chat_template: str | None = None
+    """Refused: a template of the client's own is code."""
     add_special_tokens: bool | None = None
     """By default true for a prompt and false for messages, whose template writes them."""
     return_token_strs: bool | None = None
@@ -104,15 +109,34 @@ def _worker(request: Request, model: str | None, service: str) -> Worker[Event]:
 async def _as_generate(body: TokenizeRequest, dialect: Dialect, worker: Worker[Event]) -> Generate:
     if (body.prompt is None) == (body.messages is None):
         raise bad_request("Give either prompt or messages.", "prompt", "invalid_value")
+    if body.chat_template is not None:
+        message = "chat_template: only the model's own template is used here; chat_template_kwargs are its variables."
+        raise bad_request(message, "chat_template", "unsupported_parameter")
     if body.messages is None:
         generation = Generate(prompt=body.prompt)
     else:
         chat = ChatRequest(messages=body.messages, tools=body.tools, chat_template_kwargs=body.chat_template_kwargs)
         chat.refuse_unsupported()
         generation, _ = await as_prompt(chat, dialect, worker)
-        generation.add_generation_prompt = body.add_generation_prompt
+        if body.continue_final_message:
+            _continue_last(generation, body)
+        else:
+            generation.add_generation_prompt = body.add_generation_prompt is not False
     generation.add_special_tokens = body.add_special_tokens
     return generation
+
+
+def _continue_last(generation: Generate, body: TokenizeRequest) -> None:
+    """Make the last message the beginning of the answer."""
+    if body.add_generation_prompt:
+        message = "continue_final_message and add_generation_prompt cannot both be true."
+        raise bad_request(message, "add_generation_prompt", "invalid_value")
+    *before, last = generation.messages or []
+    if last["role"] != "assistant" or not isinstance(last["content"], str) or not before:
+        path = f"messages[{len(body.messages or []) - 1}]"
+        message = f"{path}: continue_final_message needs an answer in text behind another message."
+        raise bad_request(message, path, "invalid_value")
+    generation.messages, generation.assistant_prefix = before, last["content"]
 
 
 async def _ask(worker: Worker[Event], generation: Generate) -> Accepted:
