@@ -94,18 +94,6 @@ def test_weights_that_are_missing_are_not_made_up(tmp_path: Path) -> None:
         attempt(spec_of(tmp_path / "model"))
 
 
-def test_layers_that_keep_no_keys_are_refused_by_name(tmp_path: Path) -> None:
-    config = transformers.AutoConfig.for_model(
-        "qwen3_next", vocab_size=300, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=16, linear_num_value_heads=2, linear_num_key_heads=2, linear_key_head_dim=8,
-        linear_value_head_dim=8, num_experts=2, num_experts_per_tok=1, moe_intermediate_size=16,
-        shared_expert_intermediate_size=16, layer_types=["linear_attention", "full_attention"],
-    )  # fmt: skip
-    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(copy(tmp_path))
-    with pytest.raises(LoadError, match="linear_attention"):
-        attempt(spec_of(tmp_path / "model"))
-
-
 def test_a_recurrent_model_is_refused_by_name(tmp_path: Path) -> None:
     config = transformers.AutoConfig.for_model(
         "mamba", vocab_size=300, hidden_size=32, num_hidden_layers=2, state_size=4, expand=2, conv_kernel=4

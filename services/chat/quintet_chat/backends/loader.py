@@ -272,7 +272,8 @@ def _warm_up(spec: ModelSpec, model: Any, tokenizer: Any, seeing: Any, max_batch
     except AssertionError as error:  # how bitsandbytes refuses shapes that its kernels do not take
         raise LoadError(f"{spec.id}: its layers cannot be computed: {error}.") from None
     reader = _reader(spec, runner, model, seeing)
-    room, prefixes = memory.shares(spec, runner.device, model.get_memory_footprint())
+    weights, resumable = model.get_memory_footprint(), runner.slots.resumable
+    room, prefixes = memory.shares(spec, runner.device, weights, resumable=resumable)
     per_token = runner.slots.bytes_per_token
     context = _context(spec, longest, room - runner.slots.bytes_per_row, per_token)
     runner.slots.release()

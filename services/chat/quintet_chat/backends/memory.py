@@ -24,11 +24,19 @@ def parse(model: str, text: object) -> int:
         raise LoadError(f"{model}: {error}") from None
 
 
-def shares(spec: ModelSpec, device: torch.device, weights: int) -> tuple[int, int]:
-    """Bytes for the keys and values of what runs, and for those that the prefix cache keeps."""
+def shares(spec: ModelSpec, device: torch.device, weights: int, *, resumable: bool = True) -> tuple[int, int]:
+    """Bytes for the keys and values of what runs, and for those that the prefix cache keeps.
+
+    The latter are none for a model that is not ``resumable``, with layers that keep the state behind the last token
+    alone; LoadError when its entry grants it some.
+    """
     wanted = {name: str(spec.engine_args[name]) for name in ("kv_memory", "prefix_cache") if name in spec.engine_args}
     room = parse(spec.id, wanted["kv_memory"]) if "kv_memory" in wanted else for_cache(device, weights)
     if wanted.get("prefix_cache", "").lower() in ("off", "false", "0"):
+        return room, 0
+    if not resumable:
+        if "prefix_cache" in wanted:
+            raise LoadError(f"{spec.id}: engine_args: prefix_cache: it has layers of which no beginnings can be kept.")
         return room, 0
     kept = parse(spec.id, wanted["prefix_cache"]) if "prefix_cache" in wanted else room // 3
     # On a GPU what was found free is all there is; what was granted in words is granted.

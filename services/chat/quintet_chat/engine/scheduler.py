@@ -83,7 +83,7 @@ class Scheduler:
         """Steps and tokens since the start, by metric name."""
         self._runner = runner
         self._slots = runner.slots
-        self._prefixes = PrefixCache(runner.slots, prefixes if runner.slots.resumable else 0)
+        self._prefixes = PrefixCache(runner.slots, prefixes)
         self._looker = Looker(runner)
         self._output = output
         self._chunk = chunk
