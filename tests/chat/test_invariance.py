@@ -7,30 +7,46 @@ from typing import Any
 
 import pytest
 import torch
-from chat.engine_kit import reference
-from quintet_chat.backends.packing import PackedLinear, pack
+import transformers
+from chat.engine_kit import SHAPE, reference
+from quintet_chat.backends.layers import fuse
+from quintet_chat.backends.packing import pack
 from quintet_chat.engine.runner import Piece, Runner
 
 PROMPTS = [[3 + (7 * row + 3 * i) % 250 for i in range(30 + 9 * row)] for row in range(9)]
+LONG = [3 + (11 * i) % 250 for i in range(300)]
+"""So long that attention's sums depend on how many keys are read, unless there are always as many."""
 
 
-@pytest.fixture(params=["llama", "mistral"])
+WIDE = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 6, "initializer_range": 0.06}
+"""Deep, and attention undecided: otherwise sums come out the same in nearly any order."""
+
+
+def wide_model(head: int) -> Any:
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model("llama", vocab_size=330, **{**SHAPE, **WIDE, "head_dim": head})
+    return transformers.AutoModelForCausalLM.from_config(config).eval()
+
+
+@pytest.fixture(params=["mistral", "qwen2", 64, 128])
 def runner(request: pytest.FixtureRequest) -> Any:
-    model = copy.deepcopy(reference(request.param)).bfloat16()
-    if not pack(model) or not products_are_the_same(model):
+    model = copy.deepcopy(reference(request.param)) if type(request.param) is str else wide_model(request.param)
+    model.bfloat16()
+    fused = fuse(model)
+    pack(model)
+    if not fused or not products_are_the_same(model):
         pytest.skip("on this CPU a matrix product's rows depend on how many there are")
-    made = Runner(model, 9, 256, 9 * 256)
-    made.slots.reserve([200] * 9)
+    made = Runner(model, 9, 512, 9 * 512)
+    made.slots.reserve([400] * 9)
     return made
 
 
 @torch.inference_mode()
 def products_are_the_same(model: Any) -> bool:
-    for layer in model.modules():
-        if isinstance(layer, PackedLinear):
-            rows = torch.randn(400, layer.in_features).bfloat16()
-            if not all(torch.equal(layer(rows[:count])[0], layer(rows)[0]) for count in (1, 9, 48)):
-                return False
+    for product in (product for module in model.modules() for product in getattr(module, "products", [])):
+        rows = torch.randn(400, product.width).bfloat16()
+        if not all(torch.equal(product(rows[:count])[0], product(rows)[0]) for count in (1, 9, 48)):
+            return False
     return True
 
 
@@ -47,3 +63,28 @@ def test_a_prompt_gives_the_same_bits_whole_and_in_pieces(runner: Runner) -> Non
     for cut in (16, 48, 77):
         runner.prefill(1, [Piece(0, PROMPTS[8][:cut])])
         assert torch.equal(runner.prefill(1, [Piece(cut, PROMPTS[8][cut:])])[0], whole[0])
+
+
+def test_a_prompt_gives_the_same_bits_at_every_length_of_its_last_piece(runner: Runner) -> None:
+    whole = runner.prefill(0, [Piece(0, LONG)])
+    for last in (1, 2, 3, 4, 5, 33, 34, 66, 97):
+        runner.prefill(0, [Piece(0, LONG[:-last])])
+        assert torch.equal(runner.prefill(0, [Piece(len(LONG) - last, LONG[-last:])])[0], whole[0]), last
+
+
+def test_longer_neighbours_change_no_bits(runner: Runner) -> None:
+    for length in (150, 201, 250):
+        alone = runner.prefill(0, [Piece(0, LONG[:length])])
+        step = runner.decode([7], [length])
+        together = runner.prefill(0, [Piece(0, LONG[:length]), Piece(0, LONG)])
+        assert torch.equal(together[0], alone[0])
+        assert torch.equal(runner.decode([7, 8], [length, 300])[0], step[0])
+
+
+def test_what_was_generated_gives_the_same_bits_computed_anew(runner: Runner) -> None:
+    """As it is when a sequence had to give its slot up, and when the prefix cache holds an answer."""
+    prompt, answer = LONG[:37], LONG[200:230]
+    runner.prefill(0, [Piece(0, prompt)])
+    steps = [runner.decode([token], [37 + place]) for place, token in enumerate(answer)]
+    anew = runner.prefill(1, [Piece(0, prompt + answer)])
+    assert torch.equal(anew[0], steps[-1][0])

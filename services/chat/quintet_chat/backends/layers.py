@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from quintet_chat.backends.packing import Product, can_be_packed
+from quintet_chat.engine.slots import QUERIES
 
 log = logging.getLogger("quintet.chat")
 
@@ -77,6 +78,7 @@ class FusedLayer(nn.Module):
         self._scaling: float = attention.scaling
         self._keys = attention.k_proj.out_features // self.size
         self._queries = attention.q_proj.out_features // self.size
+        self._spare = max(QUERIES - self.num_key_value_groups, 0)
         self._turn = turn
         # None is a module or a parameter: their calls and their attributes cost more than some operations.
         self._norms = Norm(layer.input_layernorm), Norm(layer.post_attention_layernorm)
@@ -114,8 +116,9 @@ class FusedLayer(nn.Module):
             keys, values = cache.update(keys, values, self.layer_idx)
         if tokens == 1:
             # The queries of one key are as many tokens to the operator: nothing is repeated.
-            grouped = queries.reshape(batch, self._keys, -1, self.size)
+            grouped = pad(queries.reshape(batch, self._keys, -1, self.size), (0, 0, 0, self._spare))
             seen = scaled_dot_product_attention(grouped, keys, values, attn_mask=mask, scale=self._scaling)
+            seen = seen[:, :, : self.num_key_value_groups]
         else:
             attention = ALL_ATTENTION_FUNCTIONS["sdpa"]
             seen, _ = attention(self, queries, keys, values, mask, scaling=self._scaling)

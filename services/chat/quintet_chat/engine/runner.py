@@ -10,7 +10,7 @@ import torch
 from quintet_chat.engine.padded import PaddedDecode
 from quintet_chat.engine.picture_input import PictureInput, Shown
 from quintet_chat.engine.pictures import Picture, Pictures, mutual_layers
-from quintet_chat.engine.slots import Decode, Prefill, SlotCache, whole
+from quintet_chat.engine.slots import QUERIES, Decode, Prefill, SlotCache, whole
 from quintet_chat.engine.temperature import scale_by_own_places
 
 LIKENESS, LIKENESS_FLOAT32 = 0.98, 0.9999
@@ -133,9 +133,12 @@ class Runner:
             return torch.cat([self.prefill(row + index, [piece]) for index, piece in enumerate(pieces)])
         starts, counts = [piece.start for piece in pieces], [len(piece.tokens) for piece in pieces]
         widest = max(counts)
+        if self.device.type == "cpu" and self.slots.resumable:
+            widest = -(-widest // QUERIES) * QUERIES
         ids = torch.tensor([piece.tokens + [0] * (widest - len(piece.tokens)) for piece in pieces])
         last = torch.tensor([[count - 1] for count in counts])
-        positions = torch.tensor(starts)[:, None] + torch.arange(widest)
+        # What pads a piece may lie behind the context, where some models know no position.
+        positions = (torch.tensor(starts)[:, None] + torch.arange(widest)).clamp(max=self.slots.longest - 1)
         # Whole prompts need no mask, which is faster on a GPU. On a CPU prompts are always computed with one: then the
         # same prompt gives the same bits whole, in pieces, and behind a beginning that was known.
         with_pictures = any(piece.pictures for piece in pieces)

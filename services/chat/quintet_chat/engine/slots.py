@@ -24,14 +24,21 @@ ROUND = 64
 """Capacity, and what a slot is counted to hold, are multiples of this many tokens."""
 
 
-VECTOR = 16
-"""Attention reads a multiple of so many keys. Then torch's CPU kernels add up a row in the same order whatever length
-other rows bring, and an answer is the same bit for bit in any company."""
+VECTOR, SPAN, HALVED, UNHALVED = 16, 512, 192, 384
+"""Attention reads a multiple of so many keys, in spans of so many; a last span of a length between the other two, whose
+middle oneDNN would begin a new sum at, is filled up. Then torch's CPU kernels add up a row in the same order whatever
+length other rows bring, and an answer is the same bit for bit in any company."""
+
+QUERIES = 4
+"""Of fewer queries than this, or so few behind a multiple of 32, these kernels add up a row in another order, too."""
 
 
-def whole(length: int, capacity: int) -> int:
-    """``length`` rounded up to whole vectors, at most ``capacity``."""
-    return min(-(-length // VECTOR) * VECTOR, capacity)
+def whole(length: int, capacity: int | None = None) -> int:
+    """How many keys are read where there are ``length``, at most ``capacity``."""
+    vectors = -(-length // VECTOR) * VECTOR
+    if HALVED < (rest := vectors % SPAN) < UNHALVED:
+        vectors += UNHALVED - rest
+    return vectors if capacity is None else min(vectors, capacity)
 
 
 class Plan(Protocol):
@@ -214,7 +221,7 @@ class SlotCache:
             self._trim(needs)
         self._held = list(map(max, needs, self._held))
         if not self.rows:
-            self._set_shape(self.max_rows, _round_up(self.longest), (0, 0))
+            self._set_shape(self.max_rows, whole(_round_up(self.longest)), (0, 0))
         return True
 
     def _trim(self, needs: list[int]) -> None:
