@@ -15,63 +15,31 @@ import logging
 import queue
 import threading
 from collections import Counter, deque
-from itertools import islice
-from typing import NamedTuple
 
 import torch
 from quintet_common.errors import ApiError
 from quintet_common.memory import give_back
 
+from quintet_chat.engine.admission import Admission, Newcomer, Partial
 from quintet_chat.engine.looker import Looker
 from quintet_chat.engine.output import Ended, Item, Output, Reason, Sampled
-from quintet_chat.engine.pictures import Picture, Text
-from quintet_chat.engine.prefix import BLOCK, PrefixCache
+from quintet_chat.engine.pictures import Picture
+from quintet_chat.engine.prefix import PrefixCache
 from quintet_chat.engine.request import Request, Sequence
 from quintet_chat.engine.runner import Piece, Runner
 from quintet_chat.engine.sampler import Choice, sample
 
 log = logging.getLogger("quintet.chat")
 
-HEADROOM = 32
-"""Tokens a new sequence must have room for beyond its prompt, lest it be evicted at once."""
-
 COUNTERS = (
     *("prefill_steps", "prefill_tokens", "decode_steps", "decode_tokens", "preemptions"),
     *("prefix_cache_queries", "prefix_cache_hits"),
 )
-LOOKAHEAD = 64
-"""How many of the queue are looked at for one prefill, when those in front wait for another prompt."""
-
 LOOK_SECONDS = 0.02
 """How long a picture is waited for, when nothing runs, before the queue is looked at again."""
 
 IDLE_SECONDS = 5.0
 """After so long without work the cache's memory goes back."""
-
-
-class _Newcomer(NamedTuple):
-    """A sequence to be prefilled behind what the prefix cache knows of it."""
-
-    sequence: Sequence
-    places: list[int]
-
-    @property
-    def known(self) -> int:
-        return len(self.places) * BLOCK
-
-    def is_long(self, chunk: int) -> bool:
-        """Whether it takes more than one step: for its length, or to look at pictures."""
-        pictures = self.sequence.request.pictures
-        looks = pictures is not None and pictures.unseen(self.known, self.sequence.length) is not None
-        return looks or self.sequence.length - self.known > chunk
-
-
-class _Partial(NamedTuple):
-    """A long prompt whose first ``done`` tokens are in slot ``row``."""
-
-    sequence: Sequence
-    row: int
-    done: int
 
 
 class Scheduler:
@@ -84,6 +52,7 @@ class Scheduler:
         self._runner = runner
         self._slots = runner.slots
         self._prefixes = PrefixCache(runner.slots, prefixes)
+        self._admission = Admission(runner.slots, self._prefixes, max_batch, chunk)
         self._looker = Looker(runner)
         self._output = output
         self._chunk = chunk
@@ -91,7 +60,7 @@ class Scheduler:
         self._wake = threading.Event()
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
-        self._partial: _Partial | None = None
+        self._partial: Partial | None = None
         self._newcomers_turn = True
         self._closed = False
 
@@ -187,14 +156,16 @@ class Scheduler:
             self._extend(self._partial)
             return
         self._newcomers_turn = False
-        batch = self._admit()
+        batch = self._admission.take(self._waiting, self._running, self._partial)
+        for newcomer in batch:
+            self._count_start(newcomer)
         if not batch:
             if self._partial:
                 self._extend(self._partial)
             return
         if batch[0].is_long(self._chunk):
             row = len(self._running)
-            self._partial = _Partial(batch[0].sequence, row, self._prefixes.load(row, batch[0].places))
+            self._partial = Partial(batch[0].sequence, row, self._prefixes.load(row, batch[0].places))
             self._newcomers_turn = True
             self._extend(self._partial)
             return
@@ -208,62 +179,13 @@ class Scheduler:
         self.counters["prefill_steps"] += 1
         self._start([newcomer.sequence for newcomer in batch], logits)
 
-    def _admit(self) -> list[_Newcomer]:
-        """Take from the queue, in order, what one prefill can compute and the cache can hold."""
-        batch: list[_Newcomer] = []
-        widest = 0
-        for sequence in list(islice(self._waiting, LOOKAHEAD)):
-            newcomer = _Newcomer(sequence, self._prefixes.match(sequence.text))
-            new = sequence.length - newcomer.known
-            is_long = newcomer.is_long(self._chunk)
-            if (is_long and self._partial) or self._follows(newcomer, batch):
-                continue
-            if batch and (is_long or (len(batch) + 1) * max(widest, new) > self._chunk):
-                break
-            if not self._fits([*(member.sequence for member in batch), sequence]):
-                break
-            batch.append(newcomer)
-            self._waiting.remove(sequence)
-            self._count_start(newcomer)
-            widest = max(widest, new)
-            if is_long:
-                break
-        return batch
-
-    def _count_start(self, newcomer: _Newcomer) -> None:
+    def _count_start(self, newcomer: Newcomer) -> None:
         sequence = newcomer.sequence
         if not sequence.tokens:
             self.counters["prefix_cache_queries"] += sequence.length
             self.counters["prefix_cache_hits"] += newcomer.known
             self.counters["prefill_tokens"] += sequence.length - newcomer.known
         sequence.request.start(newcomer.known)
-
-    def _follows(self, newcomer: _Newcomer, batch: list[_Newcomer]) -> bool:
-        """Whether a prompt that is about to be computed will leave at least half of what this one would compute."""
-        text, known = newcomer.sequence.text, newcomer.known
-        leaders = [member.sequence for member in batch] + ([self._partial.sequence] if self._partial else [])
-        return any(2 * (_shared(text, leader.text, known) - known) >= len(text) - known for leader in leaders)
-
-    def _fits(self, newcomers: list[Sequence]) -> bool:
-        """Reserve slots for newcomers beside those that run, with a little room to go on."""
-        running = [sequence.cached for sequence in self._running]
-        if len(self.active) + len(newcomers) > self.max_batch:
-            return False
-        alone = len(newcomers) == 1 and not self.active
-        wanted = [min(s.length + HEADROOM, s.longest) if not alone else s.length for s in newcomers]
-        return self._slots.reserve(self._with_partial([*running, *wanted]))
-
-    def _with_partial(self, lengths: list[int]) -> list[int]:
-        """Lengths of the slots from the first on, with that of a half-computed prompt, which is to be whole."""
-        if self._partial:
-            lengths += [0] * (self._partial.row + 1 - len(lengths))
-            # Where newcomers take its place it moves behind them.
-            if lengths[self._partial.row]:
-                lengths[self._partial.row] = max(lengths[self._partial.row], self._partial.done)
-                lengths.append(self._partial.sequence.length)
-            else:
-                lengths[self._partial.row] = self._partial.sequence.length
-        return lengths
 
     def _clear_way(self, newcomers: int) -> None:
         """Move a half-computed prompt out of the slots right behind the running ones."""
@@ -272,7 +194,7 @@ class Scheduler:
             self._slots.copy(self._partial.row, free, self._partial.done)
             self._partial = self._partial._replace(row=free)
 
-    def _extend(self, partial: _Partial) -> None:
+    def _extend(self, partial: Partial) -> None:
         sequence, row, done = partial
         pictures, end = sequence.request.pictures, done + self._chunk
         end = pictures.end_of_piece(done, end) if pictures else end
@@ -287,7 +209,7 @@ class Scheduler:
         if pictures is not None:
             pictures.forget(done)
         if done < sequence.length:
-            self._partial = _Partial(sequence, row, done)
+            self._partial = Partial(sequence, row, done)
             return
         if row != len(self._running):
             self._slots.copy(row, len(self._running), done)
@@ -327,7 +249,7 @@ class Scheduler:
             return []
         started = []
         for sibling in request.sequences[1:]:
-            if not self._fits([sibling]):
+            if not self._admission.fits([sibling], self._running, self._partial):
                 self._waiting.appendleft(sibling)
                 continue
             self._clear_way(1)
@@ -353,7 +275,7 @@ class Scheduler:
 
     def _make_room(self) -> None:
         """One more token for every running sequence; when they do not fit, the youngest go back to the queue."""
-        while self._running and not self._slots.reserve(self._with_partial([s.cached + 1 for s in self._running])):
+        while self._running and not self._admission.reserve([s.cached + 1 for s in self._running], self._partial):
             youngest = max(self.active, key=lambda sequence: sequence.request.arrived)
             if self._partial and youngest is self._partial.sequence:
                 self._partial = None
@@ -374,16 +296,6 @@ class Scheduler:
             items.append(Sampled(sequence, choice, reason))
         self.counters["decode_tokens"] += len(batch)
         self._output.put(items)
-
-
-def _shared(text: Text, other: Text, known: int) -> int:
-    """How many tokens the two have in common from the beginning, in whole blocks, and ``known`` at least."""
-    shared = known
-    if text[:known] != other[:known]:
-        return known
-    while text[shared : shared + BLOCK] == other[shared : shared + BLOCK] and shared + BLOCK <= len(text):
-        shared += BLOCK
-    return shared
 
 
 def _reason(sequence: Sequence, token: int) -> Reason | None:
