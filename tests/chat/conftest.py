@@ -34,6 +34,7 @@ def scripted_url() -> Iterator[str]:
         spec("toolless"),
         spec("seeing", engine_args={"info": {"modalities": ["text", "image"]}}),
         spec("thinker", engine_args=thinking),
+        spec("coder", engine_args={"info": {"tool_family": "qwen3_coder"}}),
         spec("oss", engine_args={"info": {"tool_family": "harmony", "thinking": "harmony"}}),
     ]
     with serving(create_app("chat", specs, "scripted_engine:create_engine")) as url:

@@ -243,3 +243,33 @@ def test_zlai_infers_the_roles_that_its_client_drops(zlai_client: OpenAI) -> Non
 def test_zlais_last_delta_has_a_content(scripted_url: str) -> None:
     chunks = stream_of(scripted_url)
     assert [chunk["choices"][0]["delta"].get("content") for chunk in chunks] == ["", "Hello", " there", ".", ""]
+
+
+IN_XML = [
+    "<tool_call>\n<function=get_",
+    "weather>\n<parameter=city>\nPa",
+    'ris "n',
+    "\n</parame",
+    "ter>\n</function>\n</tool_call>",
+]
+
+
+def test_a_call_in_xml_streams_as_json(client: OpenAI) -> None:
+    fields = {"tools": [WEATHER], "tool_choice": "required"}
+    with client.chat.completions.stream(
+        model="coder", messages=USER, extra_body=script(pieces=IN_XML), **fields
+    ) as stream:
+        grown = [event.arguments for event in stream if event.type == "tool_calls.function.arguments.delta"]
+        choice = stream.get_final_completion().choices[0]
+    (call,) = choice.message.tool_calls or []
+    assert choice.finish_reason == "tool_calls"
+    assert call.function.arguments == '{"city": "Paris \\"n"}'
+    assert [each for each in grown if each] == ['{"city": "Pa', '{"city": "Paris \\"n', '{"city": "Paris \\"n"}']
+
+
+def test_a_strict_function_that_xml_cannot_hold_to_is_refused(client: OpenAI) -> None:
+    parameters = WEATHER["function"]["parameters"] | {"minProperties": 1}  # type: ignore[index]
+    tool = {"type": "function", "function": {"name": "f", "parameters": parameters, "strict": True}}
+    with pytest.raises(openai.BadRequestError, match="minProperties") as caught:
+        client.chat.completions.create(model="coder", messages=USER, tools=[tool])
+    assert (caught.value.param, caught.value.code) == ("tools", "unsupported_schema")
