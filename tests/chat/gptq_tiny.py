@@ -1,7 +1,7 @@
-"""A tiny random Qwen2 whose linear layers are quantised to four bits as GPTQ writes them, and the same in float32.
+"""A tiny random Qwen2, its linear layers quantised to four bits as GPTQ or AWQ writes them, and the same in float32.
 
 Eight numbers share an int32, the lowest bits first: of ``qweight`` [in / 8, out] down the rows, of ``qzeros``
-[groups, out / 8] along them. A weight is (number - zero) x scale of its group, and a zero is stored less one.
+[groups, out / 8] along them. A weight is (number - zero) x scale of its group, and GPTQ stores a zero less one.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ GROUP = 32
 _SHIFTS = torch.arange(0, 32, 4)
 
 
-def write(folder: Path, experts: bool = False) -> Any:
-    """The quantised model in ``folder``; what it means comes back."""
+def write(folder: Path, experts: bool = False, method: str = "gptq") -> Any:
+    """The quantised model in ``folder``; what it means comes back. ``method`` is gptq or awq."""
     torch.manual_seed(21)
     words = tokenizer()
     shape: dict[str, Any] = {
@@ -35,13 +35,10 @@ def write(folder: Path, experts: bool = False) -> Any:
     model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
     stored: dict[str, torch.Tensor] = {}
     for name, tensor in _single(model.state_dict()).items():
-        stored |= _packed(name, tensor) if _is_quantised(name, tensor) else {name: tensor.contiguous()}
+        stored |= LAYOUTS[method](name, tensor) if _is_quantised(name, tensor) else {name: tensor.contiguous()}
     save_file(stored, folder / "model.safetensors", {"format": "pt"})
     written = config.to_dict() | {"architectures": [type(model).__name__], "torch_dtype": "float32"}
-    written["quantization_config"] = {
-        "quant_method": "gptq", "bits": 4, "group_size": GROUP, "desc_act": False, "sym": True,
-        "damp_percent": 0.01, "static_groups": False, "true_sequential": True,
-    }  # fmt: skip
+    written["quantization_config"] = SETTINGS[method] | {"quant_method": method, "bits": 4, "group_size": GROUP}
     (folder / "config.json").write_text(json.dumps(written))
     words.save_pretrained(folder)
     return model
@@ -68,18 +65,43 @@ def _single(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return found
 
 
-def _packed(name: str, weight: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The tensors of a quantised layer; ``weight`` [out, in] becomes what they mean, in place."""
-    rows = weight.T  # [in, out]
+def _rounded(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Numbers from 0 to 15 [in, out] and scales [groups, out]; ``weight`` [out, in] becomes what they mean."""
+    rows = weight.T
     groups = rows.reshape(-1, GROUP, rows.shape[1])
     scales = (groups.abs().amax(1) / 7).half().float()
     numbers = (groups / scales[:, None]).round().clamp(-8, 7).int() + 8
     rows.copy_(((numbers - 8) * scales[:, None]).reshape(rows.shape))
-    numbers = numbers.reshape(-1, 8, rows.shape[1])
+    return numbers.reshape(rows.shape), scales
+
+
+def _gptq(name: str, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+    numbers, scales = _rounded(weight)
     stem = name.removesuffix("weight")
     return {
-        f"{stem}qweight": (numbers << _SHIFTS[None, :, None]).sum(1).int(),
-        f"{stem}qzeros": torch.full((len(scales), rows.shape[1] // 8), 0x77777777, dtype=torch.int32),
+        f"{stem}qweight": (numbers.reshape(-1, 8, numbers.shape[1]) << _SHIFTS[None, :, None]).sum(1).int(),
+        f"{stem}qzeros": torch.full((len(scales), numbers.shape[1] // 8), 0x77777777, dtype=torch.int32),
         f"{stem}scales": scales.half(),
-        f"{stem}g_idx": (torch.arange(rows.shape[0]) // GROUP).int(),
+        f"{stem}g_idx": (torch.arange(numbers.shape[0]) // GROUP).int(),
     }
+
+
+def _awq(name: str, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Eight outputs share an int32, in the order 0, 2, 4, 6, 1, 3, 5, 7; zeros are stored as they are."""
+    numbers, scales = _rounded(weight)
+    stem = name.removesuffix("weight")
+    ordered = numbers.reshape(numbers.shape[0], -1, 8)[..., [0, 2, 4, 6, 1, 3, 5, 7]]
+    return {
+        f"{stem}qweight": (ordered << _SHIFTS).sum(-1).int(),
+        f"{stem}qzeros": torch.full((len(scales), numbers.shape[1] // 8), -0x77777778, dtype=torch.int32),
+        f"{stem}scales": scales.half(),
+    }
+
+
+LAYOUTS = {"gptq": _gptq, "awq": _awq}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "gptq": {
+        "desc_act": False, "sym": True, "damp_percent": 0.01, "static_groups": False, "true_sequential": True,
+    },
+    "awq": {"version": "gemm", "zero_point": True, "modules_to_not_convert": None},
+}  # fmt: skip

@@ -89,6 +89,30 @@ def write_fp8(folder: Path) -> Path:
     return made
 
 
+def write_mxfp4(folder: Path) -> Path:
+    """A tiny gpt-oss whose experts are random in blocks of 32 numbers of four bits, with a power of two for each."""
+    torch.manual_seed(4)
+    words = tokenizer()
+    config = transformers.AutoConfig.for_model(
+        "gpt_oss", vocab_size=len(words), hidden_size=64, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=16, num_local_experts=4, num_experts_per_tok=2,
+        sliding_window=8, max_position_embeddings=512, initializer_range=0.2, eos_token_id=words.eos_token_id,
+        pad_token_id=0,
+    )  # fmt: skip
+    made = transformers.AutoModelForCausalLM.from_config(config).float()
+    write(folder, made)
+    tensors: dict[str, torch.Tensor] = {}
+    for name, tensor in made.state_dict().items():
+        if name.endswith(("gate_up_proj", "down_proj")):
+            experts, columns, rows = tensor.shape
+            tensors[f"{name}_blocks"] = torch.randint(0, 256, (experts, rows, columns // 32, 16), dtype=torch.uint8)
+            tensors[f"{name}_scales"] = torch.randint(121, 125, (experts, rows, columns // 32), dtype=torch.uint8)
+        else:
+            tensors[name] = tensor.contiguous()
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return say(folder, quantization_config={"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]})
+
+
 def say(folder: Path, **fields: Any) -> Path:
     """Change the folder's config.json."""
     file = folder / "config.json"

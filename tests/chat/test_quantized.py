@@ -12,7 +12,16 @@ import torch
 import transformers
 from chat import chatglm_tiny, glm4v_tiny, gptq_tiny, picture_models, quantized_tiny
 from chat.engine_kit import ask, started
-from chat.quantized_tiny import PROMPT, continued, say, write, write_bitsandbytes, write_compressed, write_fp8
+from chat.quantized_tiny import (
+    PROMPT,
+    continued,
+    say,
+    write,
+    write_bitsandbytes,
+    write_compressed,
+    write_fp8,
+    write_mxfp4,
+)
 from quintet_chat.backends.loader import load
 from quintet_chat.backends.packing import pack
 from quintet_common import checkpoint
@@ -135,12 +144,24 @@ def test_a_checkpoint_in_fp8(tmp_path: Path) -> None:
 
 @needs("gptqmodel")
 @needs("optimum")
-def test_a_checkpoint_of_gptq(tmp_path: Path) -> None:
-    gptq_tiny.write(tmp_path)
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_a_checkpoint_of_gptq_or_awq(method: str, tmp_path: Path) -> None:
+    meant = gptq_tiny.write(tmp_path, method=method)
     spec = spec_of(tmp_path, engine="transformers")
     reference = plainly(tmp_path)
     near(spec, reference)
-    assert says_the_same(spec, reference)["quantization"] == "gptq"
+    with torch.inference_mode():
+        ids = torch.tensor([PROMPT])
+        assert torch.cosine_similarity(reference(ids).logits[0], meant(ids).logits[0]).min() > 0.99
+    assert says_the_same(spec, reference)["quantization"] == method
+
+
+def test_a_checkpoint_in_mxfp4(tmp_path: Path) -> None:
+    """As gpt-oss is published: experts in four bits, pairs of them in a byte."""
+    spec = spec_of(write_mxfp4(tmp_path))
+    reference = plainly(tmp_path)
+    near(spec, reference, slack=0.02)
+    assert says_the_same(spec, reference)["quantization"] == "mxfp4"
 
 
 @needs("bitsandbytes")

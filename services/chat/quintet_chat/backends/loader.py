@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub import snapshot_download
+from msgspec.structs import replace
 from quintet_common import checkpoint
 from quintet_common.errors import ApiError
 from quintet_common.memory import give_back
@@ -76,7 +77,8 @@ def load(spec: ModelSpec, max_batch: int, report: Report) -> LoadedModel:
     trusted = original is None and _trusts(spec)
     read: Any = original.config if original else partial(AutoConfig.from_pretrained, path, trust_remote_code=trusted)
     config = _attempt(spec, "its configuration cannot be read", read)
-    if problem := checkpoint.obstacle(spec, config.to_dict()):
+    # Of a repository that is seen for the first time, ``engine: auto`` could not know that it is for vLLM.
+    if problem := checkpoint.obstacle(replace(spec, engine="transformers"), config.to_dict()):
         raise LoadError(problem)
     report(0.45, "loading the tokenizer")
     read = original.tokenizer if original else partial(AutoTokenizer.from_pretrained, path, trust_remote_code=trusted)
