@@ -7,7 +7,7 @@ PACKAGES := $(wildcard services/*/quintet*)
 
 .DEFAULT_GOAL := help
 .PHONY: help install up test test-fast lint lock clean bench-stack bench-embed bench-tts bench-vision bench-router \
-	bench-affinity bench-chaos bench-soak fuzz-router bench-chat gpu-check containers
+	bench-affinity bench-chaos bench-soak fuzz-router bench-chat conformance gpu-check containers
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -61,6 +61,9 @@ bench-affinity: install ## Simulate how conversations keep to their replicas; wr
 
 bench-chat: install ## Compare the chat service with transformers serve, vLLM and llama.cpp; writes docs/benchmarks.md
 	@$(BIN)/python bench/chat/run.py --write
+
+conformance: install ## Other projects' suites and clients against the chat service; writes docs/chat.md
+	@$(BIN)/python bench/conformance/run.py --write $(ARGS)
 
 gpu-check: install ## Correctness and speed on this machine's GPU: make gpu-check [ARGS='--only chat']
 	@$(BIN)/python bench/gpu/run.py $(ARGS)

@@ -1,0 +1,145 @@
+"""Other projects' suites and clients against our chat service with the embedded model.
+
+    python bench/conformance/run.py [--url http://127.0.0.1:8000] [--only langchain] [--write]
+
+Without ``--url`` the chat service of models.yml is started. The clients are installed apart from the project at first
+use, the AI SDK where there is npm. The model is small, so what is judged is the protocol. ``--write`` puts the table
+into docs/chat.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path.append(str(HERE.parent))
+from processes import environment_with, free_port, serving  # noqa: E402
+
+CACHE = ROOT / "build" / "conformance"
+DOCS = ROOT / "docs" / "chat.md"
+SUITES = {
+    "langchain": ("langchain-tests", "LangChain's standard suite for chat models"),
+    "instructor": ("instructor", "typed answers by tools, strict tools, JSON schema, Responses; parallel; growing"),
+    "litellm": ("litellm", "chat, streams, tools, completions, Responses, types of errors"),
+    "pydantic_ai": ("pydantic-ai-slim[openai]", "text, streams, typed answers, tools; by chat and by Responses"),
+    "openai_agents": ("openai-agents", "text, typed answers, tools, streams; by chat and by Responses"),
+}
+"""What a file of ``suites`` tries: a package of requirements.txt, in words."""
+READY_SECONDS = 240
+
+
+class Count(NamedTuple):
+    passed: int
+    skipped: int
+    failed: int
+
+
+@contextlib.contextmanager
+def service() -> Iterator[str]:
+    """The URL of the chat service of models.yml."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+
+    def wait(process: subprocess.Popen[bytes]) -> None:
+        for _ in range(READY_SECONDS):
+            if process.poll() is not None:
+                break
+            with contextlib.suppress(OSError, ValueError):
+                models = json.loads(urllib.request.urlopen(f"{url}/v1/models", timeout=5).read())["data"]
+                if models and all(model["state"] == "ready" for model in models):
+                    return
+            time.sleep(1)
+        raise RuntimeError("the service is not ready")
+
+    command = [sys.executable, "-m", "quintet_chat", str(ROOT / "models.yml"), "--port", str(port)]
+    with serving(command, {}, wait):
+        yield url
+
+
+def run_pytest(python: Path, name: str, environment: Mapping[str, str]) -> Count:
+    report = CACHE / f"{name}.xml"
+    command = [str(python), "-m", "pytest", "-q", "--tb=short", f"--junit-xml={report}", f"test_{name}.py"]
+    report.unlink(missing_ok=True)
+    subprocess.run(command, cwd=HERE / "suites", env=environment, check=False)
+    found = ElementTree.parse(report).getroot().find("testsuite")
+    assert found is not None
+    failed = int(found.get("failures", 0)) + int(found.get("errors", 0))
+    skipped = int(found.get("skipped", 0))
+    return Count(int(found.get("tests", 0)) - failed - skipped, skipped, failed)
+
+
+def run_vercel(environment: Mapping[str, str]) -> Count | None:
+    """None where there is no npm."""
+    npm, node = shutil.which("npm"), shutil.which("node")
+    if npm is None or node is None:
+        return None
+    folder = CACHE / "vercel"
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in (HERE / "package.json", HERE / "suites" / "vercel.mjs"):
+        shutil.copy(file, folder)
+    subprocess.run([npm, "install", "--silent", "--no-audit", "--no-fund"], cwd=folder, check=True)
+    command = [node, "vercel.mjs"]
+    said = subprocess.run(command, cwd=folder, env=environment, check=False, capture_output=True, text=True).stdout
+    print(said)
+    passed, total = map(int, said.split()[-2:])
+    return Count(passed, 0, total - passed)
+
+
+def versions() -> dict[str, str]:
+    pinned = dict(line.split("==") for line in (HERE / "requirements.txt").read_text().split())
+    return pinned | json.loads((HERE / "package.json").read_text())["dependencies"]
+
+
+def table(found: Mapping[str, Count]) -> str:
+    version = versions()
+    rows = {name: (f"{package.partition('[')[0]} {version[package]}", what) for name, (package, what) in SUITES.items()}
+    rows["vercel"] = (
+        f"Vercel's ai {version['ai']}",
+        "text, objects, tools and their streams; chat, Responses, compatible",
+    )
+    lines = ["| suite | what | passed | skipped | failed |", "|---|---|---|---|---|"]
+    lines += [f"| {' | '.join(rows[name])} | {' | '.join(map(str, count))} |" for name, count in found.items()]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--url", help="of a service that runs already")
+    parser.add_argument("--only", choices=[*SUITES, "vercel"])
+    parser.add_argument("--write", action="store_true", help="put the whole table into docs/chat.md")
+    options = parser.parse_args()
+    CACHE.mkdir(parents=True, exist_ok=True)
+    python = environment_with(CACHE / "venv", ["-r", str(HERE / "requirements.txt")])
+    if python is None:
+        raise SystemExit("The clients cannot be installed.")
+    found: dict[str, Count] = {}
+    with contextlib.nullcontext(options.url) if options.url else service() as url:
+        environment = {**os.environ, "QUINTET_URL": url, "OPENAI_API_KEY": "none", "LANGSMITH_TRACING": "false"}
+        for name in SUITES if options.only is None else {options.only} & SUITES.keys():
+            found[name] = run_pytest(python, name, environment)
+        if options.only in (None, "vercel") and (count := run_vercel(environment)) is not None:
+            found["vercel"] = count
+    print(table(found))
+    if options.write and options.only is None:
+        text = DOCS.read_text(encoding="utf-8")
+        marked = re.compile(r"(<!-- conformance: begin -->\n).*?(\n<!-- conformance: end -->)", re.DOTALL)
+        DOCS.write_text(marked.sub(lambda match: f"{match[1]}{table(found)}{match[2]}", text), encoding="utf-8")
+    sys.exit(any(count.failed for count in found.values()))
+
+
+if __name__ == "__main__":
+    main()
