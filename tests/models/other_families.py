@@ -25,6 +25,7 @@ _FOLDER = "kind: {kind}, path: /models/{example}"
 
 _PICTURES, _VLLM = "chat/picture_models.py", "chat/test_vllm_"
 _DRAWN = "vision/tiny_families.py"
+_EDITED = "vision/tiny_editors.py"
 
 OTHERS = (
     Other("multimodal", "Qwen2-VL", "Qwen/Qwen2-VL-7B-Instruct", 8.29, _PICTURES, '"qwen2_vl"'),
@@ -51,6 +52,14 @@ OTHERS = (
     Other("image", "Stable Diffusion 3", "stabilityai/stable-diffusion-3.5-medium", 8.0, _DRAWN, '"sd3"'),
     Other("image", "FLUX.1", "black-forest-labs/FLUX.1-schnell", 16.9, _DRAWN, '"flux"'),
     Other("image", "Qwen-Image", "Qwen/Qwen-Image", 28.8, _DRAWN, '"qwen-image"'),
+    Other("image", "FLUX.1 Kontext", "black-forest-labs/FLUX.1-Kontext-dev", 16.9, _EDITED, '"flux-kontext"',
+          "draws, and edits as the prompt says"),
+    Other("image", "FLUX.2 klein", "black-forest-labs/FLUX.2-klein-4B", 8.0, _EDITED, '"flux2-klein"',
+          "draws, and edits as the prompt says, with up to 16 pictures"),
+    Other("image", "Qwen-Image-Edit", "Qwen/Qwen-Image-Edit", 28.8, _EDITED, '"qwen-image-edit"',
+          "edits as the prompt says, with and without masks"),
+    Other("image", "Qwen-Image-Edit-2509 and later", "Qwen/Qwen-Image-Edit-2509", 28.8, _EDITED,
+          '"qwen-image-edit-plus"', "edits as the prompt says, with up to 16 pictures (its makers advise 3)"),
     Other("image", "Z-Image", "Tongyi-MAI/Z-Image-Turbo", 10.2, _DRAWN, '"z-image"'),
     Other("tts", "CosyVoice 1", "FunAudioLLM/CosyVoice-300M-SFT", 0.42, "tts/test_cosyvoice_golden.py", "golden",
           "also CosyVoice-300M and -300M-Instruct; not CosyVoice 2 and 3", _FOLDER),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
+from quintet_common.errors import ApiError
 from quintet_common.models_yml import ModelSpec
+from quintet_vision.backends.base import Item, Plan
 from quintet_vision.backends.emoji64 import FOLDER, Emoji64Backend, load_pipeline
 from quintet_vision.emoji64.pipeline import Emoji64Pipeline
 from quintet_vision.emoji64.scheduler import CleanPredictionFlowScheduler
@@ -91,6 +94,31 @@ def test_a_negative_prompt_and_guidance_change_the_picture(pipe: Emoji64Pipeline
     plain = drawn(pipe, "a cat")
     assert (drawn(pipe, "a cat", negative_prompt="orange") - plain).abs().max() > 0.02
     assert (drawn(pipe, "a cat", guidance_scale=1.0) - plain).abs().max() > 0.02
+
+
+def test_an_edit_is_guided_or_refuses_what_would_guide_it() -> None:
+    backend = Emoji64Backend(ModelSpec(id="emoji-64", kind="image", path="embedded:emoji-64"), lambda *_: None)
+    image = Image.new("RGB", (64, 64), (10, 200, 90))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    for strength in (0.2, 0.45, 0.7):
+        request = Draw(prompt="a cat", image=buffer.getvalue(), strength=strength)
+        plan = backend.plan(request)
+        steps: list[int] = []
+
+        def edit(text: str, plan: Plan = plan, steps: list[int] = steps) -> np.ndarray:
+            items = [Item("a cat", text, 1, (64, 64), image)]
+            (picture,) = backend.draw(plan, items, lambda step, _: steps.append(step) or ())
+            return np.asarray(picture)
+
+        with_it, without = edit("orange"), edit("")
+        assert steps == [*range(1, plan.steps_taken + 1)] * 2
+        if (with_it == without).all():
+            for fields in ({"negative_prompt": "orange"}, {"guidance": 4.0}):
+                with pytest.raises(ApiError, match="with a strength above"):
+                    backend.plan(Draw(prompt="a cat", image=buffer.getvalue(), strength=strength, **fields))
+        else:
+            backend.plan(Draw(prompt="a cat", image=buffer.getvalue(), strength=strength, negative_prompt="orange"))
 
 
 def test_the_callback_may_interrupt(pipe: Emoji64Pipeline) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -131,6 +132,15 @@ def test_more_pictures_than_a_batch_holds_are_drawn_in_several(engine: ImageEngi
     assert [len(batch) for batch in gate.batches] == [4, 2]
     assert isinstance(emit.events[0], Accepted)
     assert sum(isinstance(event, Started) for event in emit.events) == 1
+
+
+def test_a_plan_that_needs_the_model_alone_has_no_company(
+    engine: ImageEngine, gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = engine._backend.plan
+    monkeypatch.setattr(engine._backend, "plan", lambda request: replace(plan(request), alone=True))
+    assert len(submit(engine, n=3)[1].pictures()) == 3
+    assert [len(batch) for batch in gate.batches] == [1, 1, 1]
 
 
 def test_a_cancelled_request_stops_within_a_step(engine: ImageEngine, gate: Gate) -> None:

@@ -93,6 +93,10 @@ def test_a_negative_prompt_works_or_is_refused(backend: DiffusersBackend) -> Non
             backend.plan(request)
         assert caught.value.param == "negative_prompt"
         return
+    if backend.info["pipeline"] == "ZImagePipeline":
+        backend.plan(Draw(prompt="x", negative_prompt="dog", guidance=0.5))
+    with pytest.raises(ApiError, match="above"):
+        backend.plan(Draw(prompt="x", negative_prompt="dog", guidance=0.0))
     without, without_again, with_it = draw(
         backend, Draw(prompt="x", steps=4), *(Item("a cat", text, 1, SIZE) for text in ("", "", "photo of a red dog"))
     )

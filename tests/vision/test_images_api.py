@@ -80,7 +80,11 @@ def test_a_url_leads_to_the_picture(client: OpenAI, emoji_url: str) -> None:
     got = httpx2.get(url)
     assert (got.status_code, got.headers["content-type"]) == (200, "image/webp")
     assert Image.open(io.BytesIO(got.content)).size == (64, 64)
-    assert httpx2.get(url[:-10]).status_code == 404
+    head = httpx2.head(url)
+    assert (head.status_code, head.content) == (200, b"")
+    for name in ("content-type", "content-length", "cache-control"):
+        assert head.headers[name] == got.headers[name]
+    assert httpx2.get(url[:-10]).status_code == httpx2.head(url[:-10]).status_code == 404
 
 
 def test_a_url_is_under_the_host_that_the_client_called(emoji_url: str) -> None:
@@ -222,6 +226,8 @@ def bomb() -> bytes:
         ({"image": png()}, {"prompt": "x", "n": "zero"}, "n"),
         ({"image": png()}, {"prompt": "x", "strength": "0"}, "strength"),
         ({"image": png()}, {"prompt": "x", "strength": "0.001"}, "strength"),
+        ({"image": png()}, {"prompt": "x", "strength": "0.4", "negative_prompt": "red"}, "negative_prompt"),
+        ({"image": png()}, {"prompt": "x", "strength": "0.3", "guidance_scale": "4"}, "guidance_scale"),
         ({"other": png()}, {"prompt": "x"}, "image"),
         ({}, {"prompt": "x", "image": "as text"}, "image"),
     ],
@@ -236,7 +242,7 @@ def test_bad_edits_are_refused_by_name(
 
 
 def test_two_pictures_are_one_too_many(client: OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="take one"):
+    with pytest.raises(openai.BadRequestError, match="takes one"):
         client.images.edit(image=[("a.png", png()), ("b.png", png())], prompt="x")
 
 

@@ -14,11 +14,12 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
-from openai import OpenAI
+from openai import BadRequestError, OpenAI
 from PIL import Image
 from quintet_common.models_yml import ModelSpec
 
 from .pictures import decoded, encoded, mask, png
+from .tiny_editors import save_editor
 from .tiny_kolors import save_lora
 from .vision_served import served
 
@@ -32,7 +33,10 @@ def kolors_url(kolors_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     spec = ModelSpec(
         id="kolors", kind="image", path=str(kolors_folder), dtype="float32", aliases=["ink"], engine_args=args
     )
-    with served(spec) as url:
+    klein = tmp_path_factory.mktemp("editors") / "klein"
+    save_editor("flux2-klein", klein)
+    editor = ModelSpec(id="klein", kind="image", path=str(klein), dtype="float32", engine_args={"size": "64x64"})
+    with served(spec, editor) as url:
         yield url
 
 
@@ -70,6 +74,26 @@ def test_an_edit_takes_a_lora_and_a_mask(kolors: OpenAI) -> None:
     picture = np.asarray(decoded(answer.data[0].b64_json), dtype=int)
     assert (picture[:, :45] == np.asarray(Image.open(io.BytesIO(own)), dtype=int)[:, :45]).all()
     assert picture[:, 48:].std() > 5
+
+
+def test_an_edit_takes_several_pictures_where_the_model_does(kolors: OpenAI) -> None:
+    assert kolors.models.retrieve("klein").model_extra["max_images"] == 16
+
+    def edited(*pictures: bytes, **more: Any) -> Any:
+        files = [(f"{number}.png", data) for number, data in enumerate(pictures)]
+        extra = {"seed": "1", "num_inference_steps": "2"}
+        answer = kolors.images.edit(model="klein", image=files, prompt="a cat", extra_body=extra, **more)
+        return answer, [np.asarray(decoded(each.b64_json), dtype=int) for each in answer.data]
+
+    answer, (alone,) = edited(png(80, 64))
+    assert alone.shape == (64, 80, 3)
+    tokens = answer.usage.input_tokens_details.image_tokens
+    answer, (first, second) = edited(png(80, 64), png(colour="blue"), png(colour="green"), n=2)
+    assert answer.usage.input_tokens_details.image_tokens == 3 * tokens
+    assert (first != alone).any()
+    assert (first != second).any()
+    with pytest.raises(BadRequestError, match="16"):
+        edited(*[png()] * 17)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ Sizes are cut, nothing else: the code that draws with them is that of the real m
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,13 @@ _WORDS = ["<pad>", "<unk>", "<eos>", "a", "cat", "dog", "red", "photo", "of", "u
 
 def save_tiny(family: str, folder: Path) -> None:
     """Write a random model of ``family`` as a diffusers folder."""
+    save(_MAKERS[family], folder)
+
+
+def save(make: Callable[[], Any], folder: Path) -> None:
+    """Write the random pipeline that ``make`` makes as a diffusers folder."""
     torch.manual_seed(0)
-    pipe = _MAKERS[family]()
+    pipe = make()
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
             _spread(part)
@@ -83,7 +89,7 @@ def _clip_tokenizer() -> Any:
     return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77)
 
 
-def _word_tokenizer(chat: bool = False) -> Any:
+def word_tokenizer(chat: bool = False) -> Any:
     tokenizer = Tokenizer(models.WordLevel({word: index for index, word in enumerate(_WORDS)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     wrapped = PreTrainedTokenizerFast(
@@ -162,11 +168,11 @@ def _sd3() -> Any:
         text_encoder_2=_clip(True),
         tokenizer_2=_clip_tokenizer(),
         text_encoder_3=T5EncoderModel(T5Config(vocab_size=32, d_model=32, d_kv=8, d_ff=16, num_layers=1, num_heads=2)),
-        tokenizer_3=_word_tokenizer(),
+        tokenizer_3=word_tokenizer(),
     )
 
 
-def _flux() -> Any:
+def flux() -> Any:
     transformer = FluxTransformer2DModel(
         patch_size=1,
         in_channels=16,
@@ -186,11 +192,11 @@ def _flux() -> Any:
         text_encoder=_clip(False),
         tokenizer=_clip_tokenizer(),
         text_encoder_2=_t5(),
-        tokenizer_2=_word_tokenizer(),
+        tokenizer_2=word_tokenizer(),
     )
 
 
-def _qwen_image() -> Any:
+def qwen_image() -> Any:
     channels = 4
     transformer = QwenImageTransformer2DModel(
         patch_size=2,
@@ -233,7 +239,7 @@ def _qwen_image() -> Any:
         scheduler=FlowMatchEulerDiscreteScheduler(),
         vae=vae,
         text_encoder=Qwen2_5_VLForConditionalGeneration(config),
-        tokenizer=_word_tokenizer(),
+        tokenizer=word_tokenizer(),
     )
 
 
@@ -265,9 +271,9 @@ def _z_image() -> Any:
         scheduler=FlowMatchEulerDiscreteScheduler(),
         vae=_autoencoder(16, 0.11),
         text_encoder=Qwen3Model(config),
-        tokenizer=_word_tokenizer(chat=True),
+        tokenizer=word_tokenizer(chat=True),
     )
 
 
-_MAKERS = {"sdxl": _sdxl, "sd3": _sd3, "flux": _flux, "qwen-image": _qwen_image, "z-image": _z_image}
+_MAKERS = {"sdxl": _sdxl, "sd3": _sd3, "flux": flux, "qwen-image": qwen_image, "z-image": _z_image}
 FAMILIES = tuple(_MAKERS)

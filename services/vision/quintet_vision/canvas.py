@@ -50,6 +50,12 @@ def cover(image: Image.Image, frame: Size) -> Image.Image:
     return image if image.size == frame else ImageOps.fit(image, frame, _SMOOTH)
 
 
+def bounded(image: Image.Image, pixels: int) -> Image.Image:
+    """``image``, scaled down where it has more than so many pixels."""
+    scale = (pixels / (image.width * image.height)) ** 0.5
+    return image if scale >= 1 else ImageOps.scale(image, scale, _SMOOTH)
+
+
 def extended(image: Image.Image, frame: Size) -> Image.Image:
     """``image`` in the middle of a larger ``frame``, its edges drawn out to fill that; ``crop`` gives it back."""
     left, top = (frame[0] - image.width) // 2, (frame[1] - image.height) // 2

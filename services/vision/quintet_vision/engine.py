@@ -23,12 +23,19 @@ from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import Emit, LoadError, Report
 
 from quintet_vision.backends.base import Backend, Interrupted, Item, Plan, Render, out_of_memory
-from quintet_vision.canvas import encode, read_image, read_mask
+from quintet_vision.canvas import bounded, encode, read_image, read_mask
 from quintet_vision.protocol import Accepted, Draw, Finished, Preview, Started
 
 log = logging.getLogger("quintet.vision")
 
 EMBEDDED = "emoji-64"
+
+_IDLE_SECONDS = 1.0
+_LARGE = 1_000_000
+"""Pixels of a picture after which memory is given back at once."""
+
+_REFERENCE = 4_000_000
+"""Pixels of a further picture of an edit that are kept in memory, at most."""
 
 
 @dataclass(eq=False)
@@ -47,6 +54,7 @@ class Job:
     cancelled: bool = False
     image: Image.Image | None = None
     mask: Image.Image | None = None
+    references: tuple[Image.Image, ...] = ()
 
     def read_pictures(self) -> None:
         """Decode what the client sent, once, when the work begins."""
@@ -54,6 +62,8 @@ class Job:
             self.image = read_image(self.request.image)
         if self.request.mask is not None and self.mask is None:
             self.mask = read_mask(self.request.mask)
+        if not self.references:  # models scale them to a megapixel or so
+            self.references = tuple(bounded(read_image(data), _REFERENCE) for data in self.request.references)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,10 +78,9 @@ class Shot:
         return (self.job.seed + self.index) % 2**63
 
     def item(self) -> Item:
-        request = self.job.request
-        return Item(
-            request.prompt, request.negative_prompt, self.seed, self.job.plan.size, self.job.image, self.job.mask
-        )
+        job, request = self.job, self.job.request
+        size = job.plan.size
+        return Item(request.prompt, request.negative_prompt, self.seed, size, job.image, job.mask, job.references)
 
 
 def preview_steps(steps: int, previews: int) -> dict[int, int]:
@@ -183,10 +192,15 @@ class ImageEngine:
     def _next_batch(self) -> list[Shot]:
         """The oldest picture and those that can be drawn with it, oldest first."""
         with self._changed:
+            tidy = False
             while not self._queue:
-                self._changed.wait()
+                if not self._changed.wait(None if tidy else _IDLE_SECONDS):
+                    give_back()  # what the last pictures left behind; after each one it would cost two in a hundred
+                    tidy = True
             plan = self._queue[0].job.plan
-            batch = [shot for shot in self._queue if shot.job.plan == plan][: self._backend.max_batch]
+            batch = [shot for shot in self._queue if shot.job.plan == plan][
+                : 1 if plan.alone else self._backend.max_batch
+            ]
             taken = set(batch)
             self._queue = deque(shot for shot in self._queue if shot not in taken)
             for job in {shot.job for shot in batch}:
@@ -247,8 +261,8 @@ class ImageEngine:
             job.left -= 1
             if not job.left and not job.cancelled:
                 self._end(job, job.emit.done)
-        if batch_size:
-            give_back()  # a large picture leaves many times its size behind
+        if batch_size and picture.width * picture.height >= _LARGE:
+            give_back()  # it leaves many times its size behind
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -13,6 +13,9 @@ import msgspec
 Task = Literal["text-to-image", "image-to-image", "inpainting"]
 Format = Literal["png", "jpeg", "webp"]
 
+MAX_IMAGES = 16
+"""OpenAI's limit of pictures for an edit."""
+
 
 class Draw(msgspec.Struct, kw_only=True):
     """One request. None leaves a choice to the model."""
@@ -32,6 +35,8 @@ class Draw(msgspec.Struct, kw_only=True):
     """Picture i of the request uses ``seed + i``."""
     image: bytes | None = None
     """The picture to start from: PNG or JPEG, checked and readable."""
+    references: list[bytes] = []
+    """Further pictures that the prompt speaks of, in their order, like ``image``."""
     mask: bytes | None = None
     """A PNG of the same size, transparent where the picture may change."""
     loras: dict[str, float] = {}

@@ -16,7 +16,7 @@ from quintet_common.sse import sse_response
 
 from quintet_vision.api.requests import EditRequest, GenerationRequest, ImageRequest, PromptRequest, VariationRequest
 from quintet_vision.api.results import Answering, collected, streamed
-from quintet_vision.api.uploads import mask_of, one_image, read_form, text_fields
+from quintet_vision.api.uploads import images, mask_of, one_image, read_form, text_fields
 from quintet_vision.files import FileStore
 from quintet_vision.protocol import Draw, Event
 
@@ -47,7 +47,7 @@ async def generate(request: Request, body: GenerationRequest) -> Response:
 @router.post(
     "/images/edits",
     response_model=None,
-    openapi_extra=_multipart(EditRequest, {"image": _IMAGE, "mask": _MASK}, ["image", "prompt"]),
+    openapi_extra=_multipart(EditRequest, {"image": f"{_IMAGE}, up to 16", "mask": _MASK}, ["image", "prompt"]),
 )
 async def edit(request: Request) -> Response:
     """A picture changed as a prompt says, all of it or what a mask leaves open."""
@@ -55,9 +55,11 @@ async def edit(request: Request) -> Response:
         fields = text_fields(form, EditRequest)
         if form.get("markup"):
             raise ApiError(400, "markup is not supported; say in the prompt what is to change.", param="markup")
-        image = await one_image(form)
+        image, *more = await images(form)
         mask = await mask_of(form, image)
-    draw = fields.draw(image=image.data, mask=None if mask is None else mask.data)
+    draw = fields.draw(
+        image=image.data, references=[each.data for each in more], mask=None if mask is None else mask.data
+    )
     return await _answer(request, fields, draw, "image_edit")
 
 
@@ -75,6 +77,7 @@ async def vary(request: Request) -> Response:
 
 
 @router.get("/images/files/{name}", response_model=None)
+@router.head("/images/files/{name}", response_model=None, include_in_schema=False)
 async def file(request: Request, name: str) -> Response:
     """A picture that an answer with ``response_format: url`` points to, for an hour."""
     store: FileStore = request.app.state.files

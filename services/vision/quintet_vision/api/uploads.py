@@ -14,6 +14,8 @@ from quintet_common.errors import ApiError, bad_request, validation_error
 from quintet_common.media import Picture, picture_from_bytes
 from starlette.datastructures import FormData, UploadFile
 
+from quintet_vision.protocol import MAX_IMAGES
+
 RequestT = TypeVar("RequestT", bound=BaseModel)
 
 _MAX_FILES = 20
@@ -43,13 +45,18 @@ def text_fields(form: FormData, kind: type[RequestT]) -> RequestT:
 
 
 async def one_image(form: FormData) -> Picture:
-    """The picture to work on, sent as ``image`` or ``image[]``. Raises ApiError 400."""
+    """The only picture. Raises ApiError 400."""
+    return (await images(form, most=1))[0]
+
+
+async def images(form: FormData, most: int = MAX_IMAGES) -> list[Picture]:
+    """The pictures to work on, at least one, sent as ``image`` or ``image[]``. Raises ApiError 400."""
     sent = [value for name in _IMAGE_FIELDS for value in form.getlist(name)]
     if not sent:
         raise bad_request("Missing required field: image.", "image", "missing_required_parameter")
-    if len(sent) > 1:
-        raise bad_request(f"{len(sent)} images were sent; the models here take one.", "image", "too_many_images")
-    return await _picture(sent[0], "image")
+    if len(sent) > most:
+        raise bad_request(f"{len(sent)} images were sent; {most} is the most.", "image", "too_many_images")
+    return [await _picture(each, "image") for each in sent]
 
 
 async def mask_of(form: FormData, image: Picture) -> Picture | None:

@@ -33,6 +33,8 @@ class Plan:
     """1 for text-to-image."""
     loras: tuple[tuple[str, float], ...] = ()
     """Names and weights."""
+    alone: bool = False
+    """The model draws it in no company, not even in that of its equals."""
 
     @property
     def steps_taken(self) -> int:
@@ -60,6 +62,8 @@ class Item:
     """RGB, as large as the client sent it."""
     mask: Image.Image | None = None
     """L, white where the picture may change; as large as ``image``."""
+    references: tuple[Image.Image, ...] = ()
+    """RGB: further pictures that the prompt speaks of."""
 
 
 Render = Callable[[Sequence[int]], list[Image.Image]]

@@ -11,6 +11,7 @@ import inspect
 import logging
 from collections.abc import Collection, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -39,9 +40,10 @@ from quintet_vision.backends.loading import for_tasks, load
 from quintet_vision.backends.loras import Loras
 from quintet_vision.backends.placement import choose, place
 from quintet_vision.backends.prompts import PromptCache
+from quintet_vision.backends.references import check_pictures, takes_a_list
 from quintet_vision.backends.rows import Rows
 from quintet_vision.canvas import Size, cover, crop, extended, round_up
-from quintet_vision.protocol import Draw, Task
+from quintet_vision.protocol import MAX_IMAGES, Draw, Task
 
 log = logging.getLogger("quintet.vision")
 
@@ -101,7 +103,7 @@ class DiffusersBackend:
         report(0.9, f"moving to {self._device} ({self._placement})")
         place(self._pipe, self._device, self._placement)
         self._pipes = for_tasks(self._pipe)
-        for pipe in self._pipes.values():
+        for pipe in set(self._pipes.values()):  # one may do several tasks
             self._prompts.attach(pipe)
         edit = self._pipes.get("image-to-image")
         self._blends = "inpainting" not in self._pipes and _can_blend(edit)
@@ -130,7 +132,8 @@ class DiffusersBackend:
                     self._can_preview = False
             return ()
 
-        plan = Plan(task, size, size, steps=2, guidance=self._defaults.guidance_scale, strength=1.0)
+        alone = picture is not None and takes_a_list(self._pipe)
+        plan = Plan(task, size, size, steps=2, guidance=self._defaults.guidance_scale, strength=1.0, alone=alone)
         self.draw(plan, [Item("", "", 0, size, picture)], try_preview)
 
     @property
@@ -152,24 +155,35 @@ class DiffusersBackend:
             "placement": self._placement,
             "tasks": sorted(self.tasks),
             "loras": self._loras.names,
+            "max_images": MAX_IMAGES if takes_a_list(self._pipes.get("image-to-image")) else 1,
             "default_size": "{}x{}".format(*self._defaults.size),
             "default_steps": self._defaults.steps,
         }
 
     def plan(self, request: Draw) -> Plan:
         refuse_loras(request, self._id, self._loras.names)
-        plan = planned(request, self._id, self.tasks, self._defaults, lambda size: round_up(size, self._multiple))
+        pipe = self._pipes.get(request.task)
+        check_pictures(request, pipe, self._id)
+        defaults = self._defaults
+        if pipe is not None and "strength" not in self._parameters(request.task):
+            defaults = replace(defaults, strength=1.0)  # edits by instruction go all the way
+        plan = planned(request, self._id, self.tasks, defaults, lambda size: round_up(size, self._multiple))
+        plan = replace(plan, alone=plan.task != "text-to-image" and takes_a_list(pipe))
         self._guidance.check(request, plan.guidance, self._id)
         if request.previews and not self._can_preview:
             raise bad_request(f"The model {self._id!r} has no partial images.", "partial_images")
         if request.strength is not None and "strength" not in self._parameters(plan.task):
-            raise bad_request(f"The model {self._id!r} takes no strength: it edits as the prompt says.", "strength")
+            raise bad_request(
+                f"The model {self._id!r} takes neither strength nor input_fidelity: it edits as the prompt says.",
+                "strength",
+            )
         return plan
 
     def usage(self, request: Draw, plan: Plan) -> Usage:
         words = request.prompt.split() if self._counter is None else self._counter(request.prompt)["input_ids"]
         positions = -(-plan.native[0] // _PATCH) * -(-plan.native[1] // _PATCH)
-        return Usage(len(words), 0 if request.image is None else positions, positions)
+        pictures = 0 if request.image is None else 1 + len(request.references)
+        return Usage(len(words), pictures * positions, positions)
 
     def revised_prompt(self, prompt: str) -> str | None:  # noqa: ARG002
         return None
@@ -215,8 +229,10 @@ class DiffusersBackend:
         known = self._parameters(plan.task)
         if "width" in known:
             inputs |= {"width": plan.native[0], "height": plan.native[1]}
+        if "max_area" in known:  # FLUX.1 Kontext would scale width and height to a megapixel
+            inputs["max_area"] = plan.native[0] * plan.native[1]
         if plan.task != "text-to-image":
-            inputs["image"] = [_framed(item.image, item, plan) for item in items]
+            inputs["image"] = _pictures(items, plan)
             if "strength" in known:
                 inputs["strength"] = plan.strength
         if plan.task == "inpainting":
@@ -277,6 +293,13 @@ def _previews(pipe: Any, latents: Tensor, plan: Plan, items: list[Item], places:
 
 def _cropped(items: list[Item], images: list[Image.Image]) -> list[Image.Image]:
     return [crop(image, item.size) for item, image in zip(items, images, strict=True)]
+
+
+def _pictures(items: list[Item], plan: Plan) -> list[Image.Image]:
+    """One for each item; or for the only item all that it has, as large as they came."""
+    if plan.alone:
+        return [picture for item in items for picture in (item.image, *item.references) if picture is not None]
+    return [_framed(item.image, item, plan) for item in items]
 
 
 def _framed(image: Image.Image | None, item: Item, plan: Plan) -> Image.Image:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from quintet_common.errors import bad_request
 from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import LoadError, Report
 from torch import Tensor
@@ -23,9 +24,10 @@ from quintet_vision.backends.base import Defaults, Item, OnStep, Plan, Usage, de
 from quintet_vision.backends.device import pick_device, pick_dtype, quiet_libraries
 from quintet_vision.backends.guidance import check_negative_prompt
 from quintet_vision.backends.packing import pack
+from quintet_vision.backends.references import check_pictures
 from quintet_vision.backends.rows import Rows
 from quintet_vision.canvas import contained, pad
-from quintet_vision.emoji64.pipeline import Emoji64Pipeline
+from quintet_vision.emoji64.pipeline import GUIDED, Emoji64Pipeline
 from quintet_vision.emoji64.words import to_english
 from quintet_vision.protocol import Draw, Task
 
@@ -88,8 +90,16 @@ class Emoji64Backend:
 
     def plan(self, request: Draw) -> Plan:
         refuse_loras(request, self._id, [])
+        check_pictures(request, self._pipe, self._id)
         plan = planned(request, self._id, self.tasks, self._defaults, lambda _: (SIDE, SIDE))
         check_negative_prompt(request, plan.guidance)
+        if 1 - plan.steps_taken / plan.steps >= GUIDED and (request.negative_prompt or request.guidance is not None):
+            param = "negative_prompt" if request.negative_prompt else "guidance_scale"
+            raise bad_request(
+                f"{param} works with a strength above {1 - GUIDED:g} only: the model guides in the first part of the "
+                "path, which this edit leaves out.",
+                param,
+            )
         return plan
 
     def usage(self, request: Draw, plan: Plan) -> Usage:  # noqa: ARG002

@@ -14,10 +14,10 @@ from quintet_common.errors import bad_request
 from quintet_vision.protocol import Draw
 
 
-def check_negative_prompt(request: Draw, scale: float) -> None:
-    """Raises ApiError 400 for a negative prompt beside a scale that switches guidance off."""
-    if request.negative_prompt and scale <= 1:
-        raise bad_request("negative_prompt works with a guidance_scale above 1 only.", "negative_prompt")
+def check_negative_prompt(request: Draw, scale: float, off: float = 1.0) -> None:
+    """Raises ApiError 400 for a negative prompt beside a scale that switches guidance off, as ``off`` and less do."""
+    if request.negative_prompt and scale <= off:
+        raise bad_request(f"negative_prompt works with a guidance_scale above {off:g} only.", "negative_prompt")
 
 
 class Guidance:
@@ -30,8 +30,11 @@ class Guidance:
         is_input = len(by_name) == 2 and self._key == "guidance_scale"
         if self._key not in by_name or (is_input and not getattr(config, "guidance_embeds", False)):
             self._key = None
+        if getattr(pipe.config, "is_distilled", False):  # FLUX.2 klein: it would ignore the scale
+            self._key = None
         is_input = is_input or getattr(config, "time_cond_proj_dim", None) is not None
         self._has_negative = self._key is not None and "negative_prompt" in signature and not is_input
+        self._off = 0.0 if type(pipe).__name__.startswith("ZImage") else 1.0  # its scale is one less than others'
         self.default = float(by_name[self._key]) if self._key is not None else 1.0
 
     def check(self, request: Draw, scale: float, model: str) -> None:
@@ -40,7 +43,7 @@ class Guidance:
             raise bad_request(f"The model {model!r} takes no guidance_scale.", "guidance_scale")
         if request.negative_prompt and not self._has_negative:
             raise bad_request(f"The model {model!r} takes no negative prompt.", "negative_prompt")
-        check_negative_prompt(request, scale)
+        check_negative_prompt(request, scale, self._off)
 
     def inputs(self, scale: float, negative_prompts: list[str]) -> dict[str, Any]:
         """For a call of the pipeline."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from quintet_common.worker.host import LoadError, Report
 
+from quintet_vision.backends.qwen_pictures import processor_for
 from quintet_vision.protocol import Task
 
 
@@ -22,6 +23,7 @@ def load(path: str, dtype: torch.dtype, report: Report, pickles: bool = False) -
 
     if path.startswith("/") and not Path(path).is_dir():
         raise LoadError(f"{path}: no such folder.")
+    given = {"dtype": dtype, "use_safetensors": None if pickles else True, **processor_for(path)}
     with _components_reported(report):
         # Some models only edit, and some folders hold their weights under the name of a variant alone.
         attempts: list[tuple[Any, dict[str, str]]] = [
@@ -32,7 +34,7 @@ def load(path: str, dtype: torch.dtype, report: Report, pickles: bool = False) -
         reasons = []
         for kind, variant in attempts:
             try:
-                pipe = kind.from_pretrained(path, dtype=dtype, use_safetensors=None if pickles else True, **variant)
+                pipe = kind.from_pretrained(path, **given, **variant)
             except (OSError, ValueError) as error:
                 reasons.append(error)
                 continue
