@@ -58,7 +58,7 @@ OTHERS = (
           "draws, and edits as the prompt says, with up to 16 pictures"),
     Other("image", "Qwen-Image-Edit", "Qwen/Qwen-Image-Edit", 28.8, _EDITED, '"qwen-image-edit"',
           "edits as the prompt says, with and without masks"),
-    Other("image", "Qwen-Image-Edit-2509 and later", "Qwen/Qwen-Image-Edit-2509", 28.8, _EDITED,
+    Other("image", "Qwen-Image-Edit-2509", "Qwen/Qwen-Image-Edit-2509", 28.8, _EDITED,
           '"qwen-image-edit-plus"', "edits as the prompt says, with up to 16 pictures (its makers advise 3)"),
     Other("image", "Z-Image", "Tongyi-MAI/Z-Image-Turbo", 10.2, _DRAWN, '"z-image"'),
     Other("tts", "CosyVoice 1", "FunAudioLLM/CosyVoice-300M-SFT", 0.42, "tts/test_cosyvoice_golden.py", "golden",

@@ -131,6 +131,10 @@ CHINESE = Wording(
         "a folder with one .onnx file; or `embedded:kokoro`": "只含一个 .onnx 文件的文件夹；或 `embedded:kokoro`",
         "the folder of one voice": "一个音色的文件夹",
         "dense, sparse and ColBERT": "稠密、稀疏和 ColBERT",
+        "draws, and edits as the prompt says": "能画图，也能按提示词编辑",
+        "draws, and edits as the prompt says, with up to 16 pictures": "能画图，也能按提示词编辑，最多 16 张图片",
+        "edits as the prompt says, with and without masks": "按提示词编辑，可带或不带蒙版",
+        "edits as the prompt says, with up to 16 pictures (its makers advise 3)": "按提示词编辑，最多 16 张图片（开发者建议 3 张）",
     },
 )
 
