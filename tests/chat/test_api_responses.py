@@ -233,6 +233,21 @@ def test_thousands_of_calls_are_read_in_no_time() -> None:
     assert [len(message.tool_calls or []) for message in messages] == [50_000]
 
 
+def test_what_openai_does_not_have_is_as_for_chat(scripted_url: str) -> None:
+    extra = {"top_k": 5, "min_p": 0.1, "repetition_penalty": 1.2, "stop_token_ids": [7], "ignore_eos": True}
+    body = {
+        "model": "short",
+        "input": "Hi",
+        "min_tokens": 3,
+        "seed": 4,
+        "chat_template_kwargs": {"show": True},
+        **extra,
+    }
+    answer = httpx2.post(f"{scripted_url}/v1/responses", json=body).json()
+    sampling = json.loads(answer["output"][0]["content"][0]["text"])["sampling"]
+    assert {**sampling, **extra, "min_tokens": 3, "seed": 4} == sampling
+
+
 IMAGE = {"type": "input_image", "image_url": "data:image/png;base64,AAAA"}
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"include": ["reasoning.encrypted_content", "file_search_call.results"]}, "include[1]"),

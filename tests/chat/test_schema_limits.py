@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-import time
 from typing import Any
 
 import msgspec
@@ -113,7 +112,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
 def test_a_slow_grammar_holds_up_nobody_and_is_refused_in_time(
     slow: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(grammars, "DEADLINE_SECONDS", 0.5)
+    monkeypatch.setattr(grammars, "DEADLINE_SECONDS", 1.0)
     found = tiny_engine()._grammars
     errors: list[ApiError] = []
 
@@ -124,10 +123,9 @@ def test_a_slow_grammar_holds_up_nobody_and_is_refused_in_time(
 
     waiting = threading.Thread(target=ask)
     waiting.start()
-    began = time.monotonic()
     found.compile(Grammar(type="json_schema", value={"type": "boolean", "title": "quick"}))
-    assert time.monotonic() - began < 0.4
-    waiting.join(5)
+    assert waiting.is_alive()
+    waiting.join(30)
     assert [(error.status, error.code) for error in errors] == [(400, "invalid_grammar")]
     slow.set()
     monkeypatch.setattr(grammars, "DEADLINE_SECONDS", 10.0)

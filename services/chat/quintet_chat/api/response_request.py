@@ -22,7 +22,7 @@ from quintet_chat.api.chat_request import (
     ToolChoiceObject,
 )
 from quintet_chat.api.response_items import messages_of
-from quintet_chat.api.sampling import INT64, StreamOptions
+from quintet_chat.api.sampling import INT64, ExtraFields, StreamOptions
 
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
@@ -85,10 +85,8 @@ class ReasoningOptions(BaseModel):
     generate_summary: Summary | None = None
 
 
-class ResponseRequest(BaseModel):
+class ResponseRequest(ExtraFields):
     """What ``POST /responses`` takes. ``null`` is the same as leaving a field out."""
-
-    model_config = _STRICT
 
     model: str | None = None
     input: str | Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_ITEMS)]
@@ -107,9 +105,8 @@ class ResponseRequest(BaseModel):
     reasoning: ReasoningOptions | None = None
     metadata: dict[str, str] | None = None
 
-    # Beyond OpenAI, as for chat completions.
+    # Beyond OpenAI's, which are the chat completions'.
     seed: Annotated[int, Field(ge=-INT64 - 1, le=INT64)] | None = None
-    top_k: Annotated[int, Field(ge=-1, le=INT64)] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
     # Accepted without effect on the answer. Built-in tools, which max_tool_calls counts, are refused.
@@ -165,8 +162,8 @@ class ResponseRequest(BaseModel):
             max_completion_tokens=self.max_output_tokens,
             temperature=self.temperature,
             top_p=self.top_p,
-            top_k=self.top_k,
             seed=self.seed,
+            **{name: getattr(self, name) for name in ExtraFields.model_fields},
             logprobs=wants_logprobs or None,
             top_logprobs=self.top_logprobs,
             tools=[_tool(tool, index) for index, tool in enumerate(self.tools or [])] or None,

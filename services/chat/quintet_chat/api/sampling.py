@@ -28,10 +28,21 @@ class StreamOptions(BaseModel):
     include_obfuscation: bool | None = None
 
 
-class SamplingFields(BaseModel):
-    """What both kinds of requests have. ``null`` is the same as leaving a field out, as with OpenAI."""
+class ExtraFields(BaseModel):
+    """What OpenAI does not have, under the names that vLLM and others gave it."""
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    top_k: Annotated[int, Field(ge=-1, le=INT64)] | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    stop_token_ids: list[Annotated[int, Field(ge=0, le=INT64)]] | None = None
+    ignore_eos: bool | None = None
+    min_tokens: Annotated[int, Field(ge=0, le=INT64)] | None = None
+
+
+class SamplingFields(ExtraFields):
+    """What both kinds of requests have. ``null`` is the same as leaving a field out, as with OpenAI."""
 
     model: str | None = None
     stream: bool | None = None
@@ -45,14 +56,6 @@ class SamplingFields(BaseModel):
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     user: str | None = None
-
-    # Beyond OpenAI, under the names that vLLM and others gave them.
-    top_k: Annotated[int, Field(ge=-1, le=INT64)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
-    stop_token_ids: list[Annotated[int, Field(ge=0, le=INT64)]] | None = None
-    ignore_eos: bool | None = None
-    min_tokens: Annotated[int, Field(ge=0, le=INT64)] | None = None
 
     def refuse_unsupported(self) -> None:
         """Raise ApiError 400 that names the first field which asks for what cannot be had."""
