@@ -36,6 +36,8 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "QUINTET_THREADS":
 CONFIG = """models:
   - {{id: emoji-64, kind: image, path: 'embedded:emoji-64', dtype: float32}}
   - {{id: kolors, kind: image, path: {folder}, dtype: float32}}
+  - {{id: emoji-64-auto, kind: image, path: 'embedded:emoji-64'}}
+  - {{id: kolors-auto, kind: image, path: {folder}}}
 """
 PICTURES = 8
 """Per round and case, so that the clock of CPU time, of hundredths of a second, is fine enough."""
@@ -60,7 +62,11 @@ MERGED = [
     Case("emoji-64, 512x512, 16 steps", "emoji-64", 512, 16),
     Case("tiny Kolors, 128x128, 25 steps", "kolors", 128, 25),
     Case("tiny Kolors, 256x256, 25 steps", "kolors", 256, 25),
+    Case("emoji-64, 512x512, 16 steps, `dtype: auto`", "emoji-64-auto", 512, 16),
+    Case("tiny Kolors, 128x128, 25 steps, `dtype: auto`", "kolors-auto", 128, 25),
+    Case("tiny Kolors, 256x256, 25 steps, `dtype: auto`", "kolors-auto", 256, 25),
 ]
+"""In float32, where the pixels' own work weighs most, and in the type that the service chooses for the CPU."""
 
 
 def ask(url: str, case: Case, n: int = 1) -> list[bytes]:
@@ -183,6 +189,7 @@ def report(rounds: int) -> str:
         bare = Bare(folder)
         try:
             with serving(command, ONE_THREAD, lambda process: wait_ready(process, url)) as pid:
+                chosen = httpx2.get(f"{url}/v1/models/kolors-auto").json()["dtype"]
                 first, second = costs(pid, url, bare, rounds), savings(pid, url, rounds)
         finally:
             bare.close()
@@ -191,7 +198,7 @@ def report(rounds: int) -> str:
             f"`make bench-vision`: CPU time per picture on one thread, medians of {rounds} interleaved rounds of "
             f"{PICTURES} pictures, PNG",
             "and, for the service, HTTP and base64 included. *Tiny Kolors* has every part of the real one and random "
-            "weights.",
+            f"weights. All in float32; `dtype: auto` is {chosen} on this CPU.",
             "",
             "| one picture per request | bare pipeline | service | ratio |",
             "|---|---|---|---|",

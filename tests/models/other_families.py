@@ -59,7 +59,7 @@ OTHERS = (
     Other("image", "Qwen-Image-Edit", "Qwen/Qwen-Image-Edit", 28.8, _EDITED, '"qwen-image-edit"',
           "edits as the prompt says, with and without masks"),
     Other("image", "Qwen-Image-Edit-2509", "Qwen/Qwen-Image-Edit-2509", 28.8, _EDITED,
-          '"qwen-image-edit-plus"', "edits as the prompt says, with up to 16 pictures (its makers advise 3)"),
+          '"qwen-image-edit-plus"', "edits as the prompt says, with up to 16 pictures (best 3)"),
     Other("image", "Z-Image", "Tongyi-MAI/Z-Image-Turbo", 10.2, _DRAWN, '"z-image"'),
     Other("tts", "CosyVoice 1", "FunAudioLLM/CosyVoice-300M-SFT", 0.42, "tts/test_cosyvoice_golden.py", "golden",
           "also CosyVoice-300M and -300M-Instruct; not CosyVoice 2 and 3", _FOLDER),

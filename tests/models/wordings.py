@@ -134,7 +134,7 @@ CHINESE = Wording(
         "draws, and edits as the prompt says": "能画图，也能按提示词编辑",
         "draws, and edits as the prompt says, with up to 16 pictures": "能画图，也能按提示词编辑，最多 16 张图片",
         "edits as the prompt says, with and without masks": "按提示词编辑，可带或不带蒙版",
-        "edits as the prompt says, with up to 16 pictures (its makers advise 3)": "按提示词编辑，最多 16 张图片（开发者建议 3 张）",
+        "edits as the prompt says, with up to 16 pictures (best 3)": "按提示词编辑，最多 16 张图片（3 张最佳）",
     },
 )
 
