@@ -106,6 +106,30 @@ def test_only_the_matrix_products_are_bf16(tiny: Callable[..., str]) -> None:
     assert kinds["LayerNorm"] == kinds["word_embeddings"] == torch.float32
 
 
+def test_a_model_that_takes_its_layers_weights_is_left_as_it_was() -> None:
+    import torch
+    from quintet_common.packing import PackedLinear
+    from quintet_embed.backends.precision import warm_up
+
+    class Odd(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(8, 8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.linear(x, self.layer.weight)
+
+    for model, packed in ((Odd(), False), (torch.nn.Sequential(torch.nn.Linear(8, 8)), torch._C._has_mkldnn)):
+        warm_up(model, lambda model=model: model(torch.ones(2, 8)))
+        assert any(isinstance(each, PackedLinear) for each in model.modules()) == packed
+
+    def fails() -> None:
+        raise RuntimeError("out of everything")
+
+    with pytest.raises(RuntimeError, match="everything"):
+        warm_up(torch.nn.Sequential(torch.nn.Linear(8, 8)), fails)
+
+
 def test_qwen3_embeddings_are_those_of_sentence_transformers(tmp_path: Path) -> None:
     path = write_qwen3_embedder(tmp_path / "model")
     theirs, model = sentence_transformer(path), Model(spec_of(path=path, dtype="float32"))

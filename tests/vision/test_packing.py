@@ -12,9 +12,9 @@ from diffusers import FluxPipeline
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from quintet_common.models_yml import ModelSpec
+from quintet_common.packing import PackedLinear, pack
 from quintet_vision.backends.base import Item
 from quintet_vision.backends.diffusers import DiffusersBackend
-from quintet_vision.backends.packing import PackedLinear, pack
 from quintet_vision.protocol import Draw
 from safetensors.torch import save_file
 from torch import nn

@@ -11,6 +11,7 @@ from quintet_common.worker.host import LoadError, Report
 
 from quintet_embed.backends.forward import guarded
 from quintet_embed.backends.loading import Setup, explained, set_up
+from quintet_embed.backends.precision import warm_up
 from quintet_embed.backends.texts import Reader
 from quintet_embed.engine.job import Output, Rows, Tokens
 from quintet_embed.protocol import EmbedRequest, Event, Request, RerankRequest, Scores, TokenizeRequest, Work
@@ -28,7 +29,7 @@ def load_reranker(spec: ModelSpec, report: Report) -> Reranker:
             raise LoadError(f"{setup.path}: not a reranker: it gives {model.num_labels} labels, not one score.")
         reranker = Reranker(model.eval(), setup, spec)
     report(0.9, "warming up")
-    reranker.forward([Tokens(reranker.reader.wrap([1] * 8))] * 4)
+    warm_up(model, lambda: reranker.forward([Tokens(reranker.reader.wrap([1] * 8))] * 4))
     return reranker
 
 

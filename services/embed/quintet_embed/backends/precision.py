@@ -7,11 +7,16 @@ texts: 0.99993 against 0.99986).
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from quintet_common.packing import PackedLinear, pack, put_back
 from torch import Tensor, nn
 from torch.nn import functional
+
+log = logging.getLogger("quintet.embed")
 
 _NAMED = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -29,6 +34,23 @@ class Bf16Inner(Bf16Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         return functional.linear(input.to(torch.bfloat16), self.weight, self.bias)
+
+
+class PackedBf16Linear(PackedLinear):
+    """A Bf16Linear, packed."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.to(torch.bfloat16)).float()
+
+
+class PackedBf16Inner(PackedLinear):
+    """A Bf16Inner, packed."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.to(torch.bfloat16))
+
+
+_PACKED = {nn.Linear: PackedLinear, Bf16Linear: PackedBf16Linear, Bf16Inner: PackedBf16Inner}
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype | None:
@@ -75,3 +97,16 @@ def apply_dtype(model: Any, dtype: torch.dtype | None, device: torch.device) -> 
 
 def _mixed(dtype: torch.dtype, device: torch.device) -> bool:
     return dtype == torch.bfloat16 and device.type == "cpu"
+
+
+def warm_up(model: Any, trial: Callable[[], object]) -> None:
+    """Pack what lies on a CPU and run ``trial``; a model that does not run over packed layers is left as it was."""
+    replaced = pack(model, _PACKED)
+    try:
+        trial()
+    except Exception:
+        if not replaced:
+            raise
+        log.info("its layers cannot be packed", exc_info=True)
+        put_back(replaced)
+        trial()

@@ -13,6 +13,7 @@ from quintet_common.worker.host import Report
 from quintet_embed.backends.forward import guarded
 from quintet_embed.backends.heads import load_heads
 from quintet_embed.backends.loading import Setup, explained, set_up
+from quintet_embed.backends.precision import warm_up
 from quintet_embed.backends.texts import Reader
 from quintet_embed.engine.job import Output, Rows, Tokens
 from quintet_embed.engine.queue import SLICE_CHARACTERS, SLICE_TEXTS
@@ -41,7 +42,7 @@ def load_embedder(spec: ModelSpec, report: Report) -> Embedder:
         model = SentenceTransformer(**setup.sources)
         embedder = Embedder(model.eval(), setup, spec)
     report(0.9, "warming up")
-    embedder.forward([Tokens(embedder.reader.wrap([1] * 8))] * 4)
+    warm_up(model, lambda: embedder.forward([Tokens(embedder.reader.wrap([1] * 8))] * 4))
     return embedder
 
 

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from quintet_common.errors import bad_request
 from quintet_common.models_yml import ModelSpec
+from quintet_common.packing import pack
 from quintet_common.worker.host import LoadError, Report
 from torch import Tensor
 from transformers import BertModel, BertTokenizer
@@ -23,7 +24,6 @@ from transformers import BertModel, BertTokenizer
 from quintet_vision.backends.base import Defaults, Item, OnStep, Plan, Usage, defaults_from, planned, refuse_loras
 from quintet_vision.backends.device import pick_device, pick_dtype, quiet_libraries
 from quintet_vision.backends.guidance import check_negative_prompt
-from quintet_vision.backends.packing import pack
 from quintet_vision.backends.references import check_pictures
 from quintet_vision.backends.rows import Rows
 from quintet_vision.canvas import contained, pad

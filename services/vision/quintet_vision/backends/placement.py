@@ -14,11 +14,11 @@ from typing import Any, Literal, get_args
 
 import torch
 from quintet_common.models_yml import ModelSpec
+from quintet_common.packing import pack
 from quintet_common.sizes import parse_bytes
 from quintet_common.worker.host import LoadError
 
 from quintet_vision.backends.int8 import quantise
-from quintet_vision.backends.packing import pack
 
 Placement = Literal["full", "int8", "offload", "layers"]
 CHOICES = ("auto", *get_args(Placement))
@@ -68,10 +68,8 @@ def place(pipe: Any, device: torch.device, placement: Placement) -> None:
         pipe.enable_sequential_cpu_offload(device=device)
     else:
         pipe.to(device)
-    if device.type == "cpu" and hasattr(
-        pipe, "transformer"
-    ):  # UNets have few linear layers: packing gains them nothing
-        pack(pipe.transformer)
+    if device.type == "cpu" and hasattr(pipe, "transformer"):  # UNets have few linear layers: it gains them nothing
+        pack(pipe.transformer, wanted=lambda path: "lora_" not in path)
 
 
 def parts(pipe: Any) -> dict[str, torch.nn.Module]:
