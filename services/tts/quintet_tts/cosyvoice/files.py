@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from quintet_common.packing import pack
 from quintet_common.worker.host import LoadError, Report
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -69,7 +70,9 @@ def load(folder: Path, config: Config, device: torch.device, dtype: torch.dtype,
 
     def part(fraction: float, name: str, build: Callable[[], ModuleT], kind: torch.dtype) -> ModuleT:
         report(fraction, f"loading {name}")
-        return _filled(build, weights(folder, name), f"{folder}/{name}").to(device, kind).eval()
+        module = _filled(build, weights(folder, name), f"{folder}/{name}").to(device, kind).eval()
+        pack(module)
+        return module
 
     return Models(
         lm=part(0.05, "llm", lambda: SpeechLM(config.lm), dtype),
