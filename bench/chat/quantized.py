@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import transformers
 from quintet_chat.backends import embedded
-from quintet_chat.backends.packing import PackedLinear
+from quintet_common.packing import PackedLinear
 from torch import nn
 
 ROOT = Path(__file__).resolve().parents[2]

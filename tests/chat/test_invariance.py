@@ -10,7 +10,7 @@ import torch
 import transformers
 from chat.engine_kit import SHAPE, reference
 from quintet_chat.backends.layers import fuse
-from quintet_chat.backends.packing import pack
+from quintet_chat.backends.packing import finish
 from quintet_chat.engine.runner import Piece, Runner
 
 PROMPTS = [[3 + (7 * row + 3 * i) % 250 for i in range(30 + 9 * row)] for row in range(9)]
@@ -33,7 +33,7 @@ def runner(request: pytest.FixtureRequest) -> Any:
     model = copy.deepcopy(reference(request.param)) if type(request.param) is str else wide_model(request.param)
     model.bfloat16()
     fused = fuse(model)
-    pack(model)
+    finish(model, lambda: None)
     if not fused or not products_are_the_same(model):
         pytest.skip("on this CPU a matrix product's rows depend on how many there are")
     made = Runner(model, 9, 512, 9 * 512)

@@ -53,7 +53,7 @@ def test_a_fused_model_says_the_same(kind: str) -> None:
             parameter.copy_(torch.linspace(0.5, 1.5, len(parameter)))
     plain = logits(model)
     assert fuse(model) == 2
-    packing.pack(model)
+    packing.finish(model, lambda: None)
     assert all(type(layer) is FusedLayer for layer in model.model.layers)
     for ours, theirs in zip(logits(model), plain, strict=True):
         assert torch.cosine_similarity(ours, theirs).min() > 0.9995

@@ -7,7 +7,7 @@ at load, by the operator that torch's own compiler uses for frozen weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import TypeGuard
 
 import torch
@@ -92,7 +92,7 @@ def pack(
         (parent, name, child)
         for path, parent in model.named_modules()
         for name, child in parent.named_children()
-        if type(child) in kinds and can_be_packed(child) and wanted(f"{path}.{name}")
+        if can_be_packed(child, kinds) and wanted(f"{path}.{name}")
     ]
     for parent, name, child in found:
         setattr(parent, name, kinds[type(child)](child))
@@ -104,13 +104,13 @@ def put_back(replaced: Replaced) -> None:
         setattr(parent, name, child)
 
 
-def can_be_packed(module: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether it is a linear layer on a CPU that stays there; quantised and offloaded ones are not.
+def can_be_packed(module: nn.Module, kinds: Container[type[nn.Linear]] = (nn.Linear,)) -> TypeGuard[nn.Linear]:
+    """Whether it is a layer of these classes on a CPU that stays there; quantised and offloaded ones are not.
 
     Libraries that quantise, and those that offload, hang what they do about a layer onto the layer itself.
     """
     hooked = "forward" in vars(module) or module._forward_pre_hooks or module._forward_hooks
-    if not isinstance(module, nn.Linear) or hooked or module.weight.device.type != "cpu":
+    if type(module) not in kinds or hooked or module.weight.device.type != "cpu":
         return False
     if module.weight.dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -12,11 +12,11 @@ import logging
 from typing import Any
 
 import torch
+from quintet_common.packing import Product, can_be_packed
 from torch import nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from quintet_chat.backends.packing import Product, can_be_packed
 from quintet_chat.engine.slots import QUERIES
 
 log = logging.getLogger("quintet.chat")
@@ -159,7 +159,7 @@ def _is_usual(layer: Any) -> bool:
     owners = [layer, layer.self_attn, layer.mlp]
     linears = [getattr(layer.self_attn, name) for name in _ATTENTION]
     linears += [getattr(layer.mlp, name) for name in _MLP if name != "act_fn"]
-    return all(can_be_packed(linear) for linear in linears) and not any(
+    return all(can_be_packed(linear) and linear.weight.dtype == torch.bfloat16 for linear in linears) and not any(
         "forward" in vars(owner) or [*owner.parameters(recurse=False), *owner.buffers(recurse=False)]
         for owner in owners
     )

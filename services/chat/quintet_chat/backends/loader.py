@@ -97,7 +97,8 @@ def load(spec: ModelSpec, max_batch: int, report: Report) -> LoadedModel:
     if (method := quantized.method(spec, config)) is not None:
         loaded.info["quantization"] = method
     layers.fuse(model)
-    packing.pack(model)  # last: a packed model no longer knows the size of its weights
+    packing.finish(model, loaded.runner.check)  # last: a packed model no longer knows the size of its weights
+    loaded.runner.slots.release()
     give_back()
     return loaded
 
