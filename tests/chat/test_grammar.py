@@ -114,13 +114,17 @@ def test_objects_without_a_word_on_members_are_opened_and_others_left() -> None:
     assert _open_objects({"enum": [{"type": "object"}]}) == {"enum": [{"type": "object"}]}
 
 
-@pytest.mark.parametrize("share", [0.001, 0.3, 0.5, 0.9])
-def test_masks_are_applied_however_much_they_forbid(share: float) -> None:
+@pytest.mark.parametrize("share", [0.001, 0.3, 0.5, 0.9, 1])
+@pytest.mark.parametrize("width", [96, 100, 127, 279])
+def test_masks_are_applied_however_much_they_forbid(share: float, width: int) -> None:
     torch.manual_seed(0)
-    allowed = torch.rand(4, 100) < share
-    bits = np.packbits(np.pad(allowed.numpy(), ((0, 0), (0, 28))), axis=1, bitorder="little")
-    logits = torch.randn(4, 100)
+    allowed = torch.rand(4, width) < share
+    words = -(-width // 32)
+    bits = np.packbits(np.pad(allowed.numpy(), ((0, 0), (0, 32 * words - width))), axis=1, bitorder="little")
+    memory = torch.randn(4 * width + 32)  # what lies behind the logits is not theirs
+    logits, behind = memory[: 4 * width].view(4, width), memory[4 * width :].clone()
     expected = logits.masked_fill(~allowed, float("-inf"))
     expected[1] = logits[1]
     apply(logits, torch.from_numpy(bits.view(np.int32).copy()), [0, 2, 3])
     assert torch.equal(logits, expected)
+    assert torch.equal(memory[4 * width :], behind)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import itertools
 import json
 import re
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from chat import picture_models as tiny
 from chat.engine_kit import Heard, ask, started, submit
+from PIL import Image
 from quintet_chat.engine import runner
 from quintet_chat.engine.engine import ChatEngine
 from quintet_chat.engine.padded import PaddedDecode
@@ -44,7 +46,7 @@ def engine(kind: str) -> ChatEngine:
 
 def greedy(engine: ChatEngine, messages: list[dict[str, Any]], new: int = NEW, **fields: Any) -> Heard:
     asked: dict[str, Any] = {"temperature": 0, "max_tokens": new, "ignore_eos": True, "logprobs": 1, **fields}
-    return submit(engine, messages=messages, images=IMAGES, **asked)[1]
+    return submit(engine, messages=messages, **{"images": IMAGES, **asked})[1]
 
 
 def said(heard: Heard, index: int = 0) -> list[str]:
@@ -232,3 +234,12 @@ def test_bfloat16_on_a_cpu(kind: str) -> None:
     made = started(tiny.spec(kind, dtype="bfloat16", max_batch=2))
     assert len(said(greedy(made, CONVERSATIONS[2]))) == NEW
     assert made.info["modalities"] == ["text", "image"]  # type: ignore[attr-defined]
+
+
+def test_a_picture_of_a_shape_that_the_processor_refuses_is_a_400() -> None:
+    out = io.BytesIO()
+    Image.new("RGB", (19_999, 2)).save(out, "PNG")
+    error = greedy(engine("qwen3_vl"), [tiny.message("hello", 0)], 1, images=[out.getvalue()]).wait().error
+    assert error is not None
+    assert (error.status, error.code, error.param) == (400, "invalid_image", "messages")
+    assert "19999x2" in error.message

@@ -210,3 +210,28 @@ def test_errors_of_the_compiler_are_in_plain_words() -> None:
             tiny_engine()._grammars.compile(Grammar(type="json_schema", value=value))
         assert caught.value.code == "invalid_grammar"
         assert not {"recursion", "ImplPtr", ".cc:"} & set(caught.value.message.split())
+
+
+@pytest.mark.parametrize(
+    ("schema", "why"),
+    [
+        ({"properties": {"a": {"enum": 5}}}, "'#/properties/a' 'enum' is not an array"),
+        ({"enum": None}, "'enum' is not an array"),
+        ({"required": 5}, "'required' is not an array"),
+        ({"$defs": [], "$ref": "#/$defs/a"}, r"'\$defs' is not an object"),
+        ({"additionalProperties": "x"}, "'additionalProperties' is not a schema"),
+        ({"properties": {"a": {"minLength": True}}}, "'minLength' is not a number"),
+        ({"items": {"pattern": 5}}, "'#/items' 'pattern' is not a string"),
+        ({"enum": ["\ud800"]}, "half a character"),
+        ({"properties": {"\ud800": {}}}, "half a character"),
+    ],
+)
+def test_schemas_of_the_wrong_form_are_refused(schema: dict[str, Any], why: str) -> None:
+    with pytest.raises(ApiError, match=why) as caught:
+        check_schema(schema, "tools[0].function.parameters")
+    assert (caught.value.status, caught.value.param) == (400, "tools[0].function.parameters")
+
+
+def test_properties_may_be_named_like_keywords() -> None:
+    names = ("enum", "required", "pattern", "properties", "items", "$ref", "type")
+    check_schema({"properties": {name: {"type": "string", "default": {"enum": 5}} for name in names}}, "x")

@@ -58,7 +58,7 @@ def test_embedded_and_hub_paths_stay_as_they_are() -> None:
             "models:\n- id: a\n  kind: chat\n  path: x\n  id: b",
             "models.yml:5: the key 'id' is on line 2 already.",
         ),
-        ("models: &m\n- *m", "models.yml:1: models[0]: expected `object`, got `array`."),
+        ("models: &m\n- *m", "models.yml:1: models[0]: expected keys with values, got a list."),
         (
             "models:\n- {id: a, kind: chat, path: x, max_batch: 0}",
             "models.yml:2: models[0]: context, max_batch and max_waiting must be at least 1.",
@@ -74,7 +74,7 @@ def test_embedded_and_hub_paths_stay_as_they_are() -> None:
         ),
         (
             "models:\n- id: a\n  kind: chat\n  path: x\n  sampling: {temperature: 9}",
-            "models.yml:5: temperature: expected `float` <= 2.0.",
+            "models.yml:5: temperature: expected a number <= 2.0.",
         ),
         ("models:\n- id: a\n  path: x", "models.yml:2: the key 'kind' is missing."),
         (
@@ -82,7 +82,7 @@ def test_embedded_and_hub_paths_stay_as_they_are() -> None:
             "models.yml:3: kind: 'chatt' is not one of chat, multimodal, image, tts, embedding, rerank; "
             "did you mean 'chat'?",
         ),
-        ("models:\n- id: 5\n  kind: chat\n  path: x", "models.yml:2: id: expected `str`, got `int`."),
+        ("models:\n- id: 5\n  kind: chat\n  path: x", "models.yml:2: id: expected text, got a whole number."),
         (
             "models:\n- id: a\n  kind: chat\n  path: x\n- id: b\n  aliases: [a]\n  kind: chat\n  path: x",
             "models.yml:5: the name 'a' is taken by the model on line 2.",
@@ -217,3 +217,9 @@ def test_every_load_method_that_is_known_is_documented() -> None:
 def test_zlai_mistakes_have_their_line_too() -> None:
     with pytest.raises(ConfigError, match=r"models.yml:5: unknown key 'max_memry'"):
         parse_config("models_config:\n- model_name: a\n  model_path: x\n  model_type: completion\n  max_memry: 1", FILE)
+
+
+def test_off_is_off_and_not_false(tmp_path: Path) -> None:
+    file = tmp_path / "models.yml"
+    file.write_text("models:\n- {id: a, kind: chat, path: x, auto_tools: off}\n")
+    assert load_config(file).models[0].auto_tools == "off"

@@ -39,8 +39,8 @@ def test_a_relative_file_of_keys_is_beside_models_yml(tmp_path: Path) -> None:
     ("section", "line"),
     [
         ("  keyz: k.yml", "{file}:3: unknown key 'keyz'; did you mean 'keys'?"),
-        ("  max_concurrent: 0", "{file}:3: max_concurrent: expected `int` >= 1."),
-        ("  load_wait: soon", "{file}:3: load_wait: expected `float | null`, got `str`."),
+        ("  max_concurrent: 0", "{file}:3: max_concurrent: expected a whole number >= 1."),
+        ("  load_wait: soon", "{file}:3: load_wait: expected a number or nothing, got text."),
     ],
 )
 def test_a_mistake_in_the_section_is_one_line(tmp_path: Path, section: str, line: str) -> None:

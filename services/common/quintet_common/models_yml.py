@@ -223,7 +223,7 @@ def parse_config(text: str, file: Path) -> Config:
     try:
         if zlai_config.KEY in data:
             data = zlai_config.translate(data)
-        config = msgspec.convert(data, Config)
+        config = msgspec.convert(_with_off(data), Config)
     except msgspec.ValidationError as error:
         raise ConfigError(_explain(str(error), node, file)) from None
     _check_names(config, node, file)
@@ -234,6 +234,15 @@ def parse_config(text: str, file: Path) -> Config:
         keys = str((file.parent / Path(router.keys).expanduser()).resolve())
         router = msgspec.structs.replace(router, keys=keys)
     return msgspec.structs.replace(config, models=models, router=router)
+
+
+def _with_off(data: dict[str, Any]) -> dict[str, Any]:
+    """``auto_tools: off``, which YAML reads as false, is what it says."""
+    models = data.get("models")
+    for entry in models if isinstance(models, list) else []:
+        if isinstance(entry, dict) and entry.get("auto_tools") is False:
+            entry["auto_tools"] = "off"
+    return data
 
 
 def load_upstreams(path: str | Path) -> list[UpstreamSpec]:
@@ -313,6 +322,16 @@ _UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`")
 _MISSING = re.compile(r"Object missing required field `(.*?)`")
 _ENUM = re.compile(r"Invalid enum value '?(.*?)'?$")
 _AT = re.compile(r" - at `\$(.*)`$")
+_TYPES = re.compile(r"`([a-z| ]+)`")
+_WORDS = {
+    "object": "keys with values",
+    "array": "a list",
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "null": "nothing",
+}
 _CHOICES: dict[str, list[str]] = {
     "kind": list(get_args(Kind)),
     "dtype": list(get_args(Dtype)),
@@ -345,7 +364,11 @@ def _explain(message: str, node: yaml.Node, file: Path) -> str:
         near = difflib.get_close_matches(enum[1], _CHOICES.get(str(path[-1]), []), 1)
         choices = ", ".join(_CHOICES.get(str(path[-1]), []))
         return f"{where}{enum[1]!r} is not one of {choices}" + (f"; did you mean {near[0]!r}?" if near else ".")
-    return f"{where}{text[0].lower()}{text[1:]}."
+    return f"{where}{_TYPES.sub(_in_words, text[0].lower() + text[1:])}."
+
+
+def _in_words(types: re.Match[str]) -> str:
+    return " or ".join(_WORDS.get(each, each) for each in types[1].split(" | "))
 
 
 def _named(path: list[str | int]) -> str:

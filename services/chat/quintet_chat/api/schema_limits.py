@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import msgspec
 from quintet_common.errors import ApiError, bad_request
 
+from quintet_chat.api.schema_shape import check_shape
+
 MAX_BYTES = 256 << 10
 """Of a schema as JSON."""
 
@@ -63,7 +65,12 @@ def check_schema(schema: Any, param: str) -> Cost:
                 properties += _count_properties(node, param)
                 lengths.update(_long_lengths(node))
         level = [child for node in level for child in _children(node)]
-    cost = Cost(len(msgspec.json.encode(schema)), properties, patterns, frozenset(lengths))
+    check_shape(schema, param)
+    try:
+        size = len(msgspec.json.encode(schema))
+    except UnicodeEncodeError:
+        raise bad_request(f"{param}: half a character is in it: a lone surrogate is not text.", param) from None
+    cost = Cost(size, properties, patterns, frozenset(lengths))
     _check_cost(cost, param)
     return cost
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from quintet_common.errors import bad_request
 
+from quintet_chat.api.schema_shape import schemas
+
 _DROPPED = (
     "contains",
     "dependencies",
@@ -37,20 +39,13 @@ _ANNOTATIONS = frozenset(
 )
 """What constrains nothing and so may stand beside a ``$ref``."""
 
-_MAPS = ("properties", "patternProperties", "$defs", "definitions")
-_LISTS = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
-_SINGLE = ("items", "additionalProperties", "additionalItems", "unevaluatedItems", "unevaluatedProperties")
-
 
 def check_strict(schema: dict[str, Any], param: str) -> None:
     """Raise ApiError 400 that names ``param`` and the keyword that an answer might not keep to."""
-    waiting: list[tuple[dict[str, Any], str]] = [(schema, "#")]
-    while waiting:
-        node, where = waiting.pop()
+    for where, node in schemas(schema):
         for why in _faults(node):
             text = f"{param}: at {where[:200]!r} {why}, which cannot be guaranteed here; change it or leave strict out."
             raise bad_request(text, param, "unsupported_schema")
-        waiting += [(child, f"{where}/{path}") for path, child in _subschemas(node) if isinstance(child, dict)]
 
 
 def _faults(node: dict[str, Any]) -> Iterator[str]:
@@ -77,14 +72,3 @@ def _faults_of_reference(node: dict[str, Any]) -> Iterator[str]:
         yield "there is a '$ref' to somewhere else"
     if beside := sorted(node.keys() - _ANNOTATIONS):
         yield f"there is {beside[0][:80]!r} beside '$ref'"
-
-
-def _subschemas(node: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    for keyword in _MAPS:
-        if isinstance(node.get(keyword), dict):
-            yield from ((f"{keyword}/{name}", child) for name, child in node[keyword].items())
-    for keyword in _LISTS:
-        if isinstance(node.get(keyword), list):
-            yield from ((f"{keyword}/{index}", child) for index, child in enumerate(node[keyword]))
-    for keyword in _SINGLE:
-        yield keyword, node.get(keyword)

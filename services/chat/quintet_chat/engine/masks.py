@@ -40,4 +40,7 @@ def apply(logits: torch.Tensor, bitmask: torch.Tensor, rows: list[int]) -> None:
                 logits[few] = logits[few].masked_fill_(forbidden, float("-inf"))
             rows = [row for row in rows if row not in few]
     if rows:
+        # xgrammar forbids what the last word's other bits say, too: the next row's first logits, or memory behind all.
+        if used := logits.shape[1] % 32:
+            bitmask[:, -1] |= -(1 << used)
         xgrammar.apply_token_bitmask_inplace(logits, bitmask.to(logits.device), indices=rows)

@@ -187,7 +187,12 @@ class PictureReader:
 
     def _prepare(self, encoded: bytes) -> _Prepared:
         with Image.open(io.BytesIO(encoded)) as image:
-            inputs = self.inputs(self.mark, [image.convert("RGB")], return_text_replacement_offsets=True)
+            picture = image.convert("RGB")
+        try:
+            inputs = self.inputs(self.mark, [picture], return_text_replacement_offsets=True)
+        except ValueError as error:  # the processor's own limits, of a picture's shape for example
+            size = f"{picture.width}x{picture.height}"
+            raise bad_request(f"A picture of {size} cannot be read: {error}.", "messages", "invalid_image") from None
         # Whole numbers say how a picture is laid out; the rest is its pixels, in the precision of the model.
         features = {
             name: value.to(self._dtype) if value.is_floating_point() else value
