@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -11,6 +12,9 @@ from quintet_common.disconnect import StreamResponse
 from quintet_common.errors import ApiError
 
 DONE = b"data: [DONE]\n\n"
+_BREAKS = re.compile(b"\xc2\x85|\xe2\x80[\xa8\xa9]")
+"""What some clients take for the end of a line, though the standard of events does not: U+0085, U+2028 and U+2029."""
+
 _HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
@@ -20,6 +24,8 @@ def event(data: BaseModel | dict[str, object], name: str | None = None) -> bytes
         payload = data.model_dump_json(exclude_unset=True).encode()
     else:
         payload = msgspec.json.encode(data)
+    if _BREAKS.search(payload):
+        payload = _BREAKS.sub(lambda found: f"\\u{ord(found[0].decode()):04x}".encode(), payload)
     return (f"event: {name}\n".encode() if name else b"") + b"data: " + payload + b"\n\n"
 
 

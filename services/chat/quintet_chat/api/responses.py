@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
+import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import Response as HttpResponse
 from openai.types.responses import Response, ResponseUsage
@@ -52,7 +53,7 @@ def _check_echoed(body: ResponseRequest) -> None:
     """Raises ApiError 400 for text that could not be sent back, in fields that no model reads."""
     for field in ("metadata", "user"):
         try:
-            str(getattr(body, field)).encode()
+            msgspec.json.encode(getattr(body, field))
         except UnicodeEncodeError:
             message = f"{field}: half a character is in it: a lone surrogate is not text."
             raise bad_request(message, field, "invalid_value") from None
