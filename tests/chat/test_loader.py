@@ -191,3 +191,12 @@ def test_keys_and_values_get_a_share_of_what_is_free(monkeypatch: pytest.MonkeyP
     assert memory.for_cache(cpu, 1 << 20) == memory.LEAST
     assert memory.for_cache(cpu, 2 << 30) == 1 << 30
     assert memory.for_cache(cpu, 100 << 30) == 4 << 30
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "llama"])
+def test_a_download_that_lacks_its_tokenizer_is_refused(kind: str, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_path(kind), tmp_path / "model"))
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(LoadError, match="tokenizer"):
+        attempt(spec_of(folder))

@@ -87,6 +87,8 @@ def load(spec: ModelSpec, max_batch: int, report: Report) -> LoadedModel:
     if seeing is not None:
         tokenizer = seeing.tokenizer
         tokenizer.chat_template = seeing.chat_template or tokenizer.chat_template
+    if not tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys():
+        raise LoadError(f"{spec.id}: its tokenizer knows no words: tokenizer.json, or what stands for it, is missing.")
     if isinstance(tokenizer.chat_template, str):
         tokenizer.chat_template = templates.in_openai_form(tokenizer.chat_template)
     report(0.55, "loading the weights")

@@ -54,7 +54,10 @@ def run(options: argparse.Namespace) -> int:
         return 1
     except BrokenPipeError:
         raise
-    except (ClientError, OSError) as error:
+    except OSError as error:
+        print(f"{error.filename or 'files'}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    except ClientError as error:
         print(error, file=sys.stderr)
         return 1
     return 0
