@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -162,3 +163,14 @@ def watch_processes(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[by
 
     monkeypatch.setattr(espeak.subprocess, "Popen", Watched)
     return started
+
+
+def test_espeak_says_the_same_in_another_second() -> None:
+    if espeak.library_command() is None:
+        pytest.skip("the library's wheel is not installed")
+    backend = EspeakBackend()
+    first = say(backend, "世界", by_id(backend, "中文女"))
+    begun = int(time.time())
+    while int(time.time()) == begun:
+        time.sleep(0.05)
+    assert np.array_equal(say(backend, "世界", by_id(backend, "中文女")), first)

@@ -78,7 +78,7 @@ class EspeakBackend:
         ]
 
     def synthesize(self, text: str, voice: Voice, speed: float, seed: list[int] | None) -> Iterator[Samples]:
-        del seed  # there is no chance in it
+        del seed  # what chance is in it is the same every time
         command = [*self._command, "-v", voice.speaker, "-s", str(round(WORDS_PER_MINUTE * speed))]
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd="/"

@@ -70,6 +70,9 @@ def main(library: str, data: str, voice: str, *task: str) -> int:
     # The library's own buffer for the path is short, so it is told a short one.
     os.chdir(data)
     rate = espeak.espeak_Initialize(SYNCHRONOUS, 0, b".", 0)
+    # Or else the second in which it began decides on the noise of its voice.
+    if hasattr(espeak, "espeak_ng_SetRandSeed"):
+        espeak.espeak_ng_SetRandSeed(ctypes.c_long(1))
     wanted = Voice(languages=voice.encode())
     known = rate > 0 and espeak.espeak_SetVoiceByName(voice.encode()) == 0
     if not known and (rate <= 0 or espeak.espeak_SetVoiceByProperties(ctypes.byref(wanted)) != 0):
