@@ -247,7 +247,7 @@ def test_what_it_cannot_do_is_refused_by_name(backend: DiffusersBackend, request
     [
         ({"path": "/nowhere/kolors"}, "no such folder"),
         ({"engine": "vllm"}, "engine 'vllm'"),
-        ({"device": "cuda:9"}, "no CUDA device"),
+        ({"device": "cuda:9"}, "there is no CUDA device here"),
         ({"engine_args": {"vae_tiling": "yes"}}, "vae_tiling is auto, true or false"),
         ({"engine_args": {"pickled_weights": "yes"}}, "pickled_weights is true or false"),
     ],

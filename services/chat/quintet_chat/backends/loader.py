@@ -17,6 +17,7 @@ import transformers
 from huggingface_hub import snapshot_download
 from msgspec.structs import replace
 from quintet_common import checkpoint
+from quintet_common.devices import pick_device
 from quintet_common.errors import ApiError
 from quintet_common.memory import give_back
 from quintet_common.models_yml import ModelSpec
@@ -234,7 +235,7 @@ def _brings_its_class(spec: ModelSpec, config: Any) -> bool:
 def _load_weights(spec: ModelSpec, config: Any, from_pretrained: Callable[..., Any]) -> Any:
     if type(config) not in _auto_class(config)._model_mapping and not _brings_its_class(spec, config):
         raise LoadError(f"{spec.id}: {config.model_type!r} is no architecture of a text model that can be loaded.")
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if spec.device == "auto" else spec.device)
+    device = pick_device(spec)
     dtype = _dtype(spec.dtype, device)
     arguments: dict[str, Any] = {"dtype": dtype, "output_loading_info": True}
     arguments |= quantized.arguments(spec, config, dtype)

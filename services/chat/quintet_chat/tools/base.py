@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -62,6 +63,25 @@ class Parser(Protocol):
 
     def close(self) -> list[Piece]:
         """What was held back when the text ended."""
+
+
+class Stepping(ABC):
+    """A parser that goes through the text in steps, from one mark to the next."""
+
+    def __init__(self) -> None:
+        self._buffer = ""
+        """Text that is not taken apart yet."""
+
+    def feed(self, text: str) -> list[Piece]:
+        self._buffer += text
+        pieces: list[Piece] = []
+        while self._step(pieces):
+            pass
+        return pieces
+
+    @abstractmethod
+    def _step(self, pieces: list[Piece]) -> bool:
+        """Take what can be taken off the buffer; False when more text is needed."""
 
 
 class Family(Protocol):

@@ -12,6 +12,7 @@ from quintet_chat.tools.base import (
     CallStart,
     Parser,
     Piece,
+    Stepping,
     Text,
     ToolFunction,
     new_call_id,
@@ -106,10 +107,11 @@ class Calls(ABC):
         return self.begin.replace(NAME, name)
 
 
-class CallParser:
+class CallParser(Stepping):
     """Reads the calls of one family. What only begins like a call is text; whitespace around calls is dropped."""
 
     def __init__(self, family: Calls, functions: Mapping[str, ToolFunction]) -> None:
+        super().__init__()
         between = [family.separator.strip()] if family.separator and family.separator.strip() else []
         names = list(functions) if family.only_offered else None
         openings = [[*family.list_open.split(), *family.opening], *([family.opening[1:]] if family.forgotten else [])]
@@ -119,19 +121,11 @@ class CallParser:
         self._list_close = Pattern([family.list_close.strip()]) if family.list_close else None
         self._family = family
         self._functions = functions
-        self._buffer = ""
         self._space = ""
         self._arguments: ArgumentsReader | None = None
         self._is_closing = False
         self._in_list = False
         self._calls = 0
-
-    def feed(self, text: str) -> list[Piece]:
-        self._buffer += text
-        pieces: list[Piece] = []
-        while self._step(pieces):
-            pass
-        return pieces
 
     def close(self) -> list[Piece]:
         """A call that was cut off ends with what there is of it; an opening that never became a call is text."""

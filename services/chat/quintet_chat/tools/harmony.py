@@ -17,6 +17,7 @@ from quintet_chat.tools.base import (
     Parser,
     Piece,
     Reasoning,
+    Stepping,
     Text,
     ToolFunction,
     arguments_format,
@@ -83,7 +84,7 @@ def _sequence(elements: list[dict[str, Any]]) -> dict[str, Any]:
     return {"type": "sequence", "elements": elements}
 
 
-class HarmonyParser:
+class HarmonyParser(Stepping):
     """Reads the answer that follows ``<|start|>assistant``. ``names`` are the functions that may be called.
 
     What is addressed to anyone else counts as thinking, lest it be lost. An answer that does not begin as the format
@@ -91,8 +92,8 @@ class HarmonyParser:
     """
 
     def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
         self._names = names
-        self._buffer = ""
         self._at_start = True
         self._kind: type[Text] | type[Reasoning] | type[CallArguments] | None = None
         """Of the message that is read; None: its header is not complete."""
@@ -104,13 +105,6 @@ class HarmonyParser:
     @property
     def thinking(self) -> bool:
         return self._kind is Reasoning
-
-    def feed(self, text: str) -> list[Piece]:
-        self._buffer += text
-        pieces: list[Piece] = []
-        while self._step(pieces):
-            pass
-        return pieces
 
     def close(self) -> list[Piece]:
         rest, self._buffer = self._buffer, ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import Literal, NamedTuple
 
-from quintet_chat.tools.base import Piece, Reasoning, Text
+from quintet_chat.tools.base import Piece, Reasoning, Stepping, Text
 from quintet_chat.tools.scan import overlap
 
 
@@ -36,26 +36,19 @@ class _State(Enum):
     ANSWER = auto()
 
 
-class ThinkingParser:
+class ThinkingParser(Stepping):
     """``inside`` says that the prompt has opened the tag already. Whitespace around the thoughts is dropped."""
 
     def __init__(self, tags: Tags, inside: bool) -> None:
+        super().__init__()
         self._tags = tags
         self._inside = inside
         self._state = _State.OPENING
         self._has_thought = False
-        self._buffer = ""
 
     @property
     def thinking(self) -> bool:
         return self._state is _State.THINKING or (self._inside and self._state is _State.OPENING)
-
-    def feed(self, text: str) -> list[Piece]:
-        self._buffer += text
-        pieces: list[Piece] = []
-        while self._step(pieces):
-            pass
-        return pieces
 
     def close(self) -> list[Piece]:
         rest, self._buffer = self._buffer, ""

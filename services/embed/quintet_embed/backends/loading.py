@@ -15,6 +15,7 @@ import msgspec
 import torch
 import transformers
 from quintet_common.checkpoint import pickle_in
+from quintet_common.devices import pick_device
 from quintet_common.models_yml import ModelSpec
 from quintet_common.sizes import parse_bytes
 from quintet_common.worker.host import LoadError
@@ -105,7 +106,7 @@ def set_up(spec: ModelSpec) -> Setup:
         raise LoadError(f"engine_args: {error}.") from None
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
-    device = _device(spec)
+    device = pick_device(spec)
     limit = _limit(spec, device)
     setup = Setup(_locate(spec), device, choose_dtype(spec.dtype, device), args, limit)
     if args.trust_remote_code:
@@ -168,19 +169,3 @@ def _limit(spec: ModelSpec, device: torch.device) -> int | None:
         total = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
     return limit
-
-
-def _device(spec: ModelSpec) -> torch.device:
-    """``auto`` is the first GPU that ``memory`` names, else the first there is, else the CPU."""
-    if spec.device == "auto":
-        if not torch.cuda.is_available():
-            return torch.device("cpu")
-        named = [key for key in spec.memory if isinstance(key, int)]
-        return torch.device("cuda", named[0] if named else 0)
-    try:
-        device = torch.device(spec.device)
-    except RuntimeError:
-        raise LoadError(f"device {spec.device!r} is not known; it is auto, cpu, or like cuda:0.") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise LoadError(f"device {spec.device!r}: there is no CUDA device here.")
-    return device

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import torch
 from quintet_common import checkpoint
+from quintet_common.devices import pick_device
 from quintet_common.errors import bad_request
 from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import LoadError, Report
@@ -79,7 +80,7 @@ def load(spec: ModelSpec, report: Report) -> tuple[Catalogue, dict[str, CosyVoic
             f"{tokenizer.size}. The 25 Hz variant, which has another vocabulary, is not supported."
         )
     speakers = _speakers(folder, options, config)
-    device = _device(spec.device)
+    device = pick_device(spec)
     dtype = default_dtype(device) if spec.dtype == "auto" else _DTYPES[spec.dtype]
     # The vocoder's pitch has to be exact, and its convolutions would be done with ten bits.
     torch.backends.cudnn.allow_tf32 = False
@@ -240,18 +241,6 @@ def _speakers(folder: Path, options: Options, config: files.Config) -> dict[str,
         if sizes != (config.lm.speaker_size, config.flow.speaker_size):
             raise LoadError(f"{file}: the voice {name!r} does not fit the model.")
     return speakers
-
-
-def _device(asked: str) -> torch.device:
-    if asked == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(asked)
-    except RuntimeError:
-        raise LoadError(f"device {asked!r} is not one that torch knows.") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise LoadError(f"device {asked!r}: no CUDA device was found.")
-    return device
 
 
 def default_dtype(device: torch.device) -> torch.dtype:

@@ -1,24 +1,10 @@
-"""Where a model runs, and in which type."""
+"""In which type a model runs, and what its libraries say meanwhile."""
 
 from __future__ import annotations
 
 import torch
-from quintet_common.worker.host import LoadError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def pick_device(asked: str) -> torch.device:
-    """``auto`` is the first CUDA device where there is one, else the CPU. Raises LoadError."""
-    if asked == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(asked)
-    except RuntimeError:
-        raise LoadError(f"device {asked!r} is not one that torch knows.") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise LoadError(f"device {asked!r}: no CUDA device was found.")
-    return device
 
 
 def bfloat16_pays(device: torch.device) -> bool:

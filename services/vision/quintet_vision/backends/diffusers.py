@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from quintet_common.devices import pick_device
 from quintet_common.errors import bad_request
 from quintet_common.models_yml import ModelSpec
 from quintet_common.sizes import parse_bytes
@@ -33,7 +34,7 @@ from quintet_vision.backends.base import (
     planned,
     refuse_loras,
 )
-from quintet_vision.backends.device import pick_device, pick_dtype, quiet_libraries
+from quintet_vision.backends.device import pick_dtype, quiet_libraries
 from quintet_vision.backends.guidance import Guidance
 from quintet_vision.backends.latents import Blend, decoded
 from quintet_vision.backends.loading import for_tasks, load
@@ -61,7 +62,7 @@ class DiffusersBackend:
         if spec.engine not in ("auto", "diffusers"):
             raise LoadError(f"engine {spec.engine!r} does not run image models; use 'diffusers' or leave it out.")
         self._id = spec.id
-        self._device = pick_device(spec.device)
+        self._device = pick_device(spec)
         self._dtype = pick_dtype(spec.dtype, self._device)
         report(0.05, "importing diffusers")
         quiet_libraries()

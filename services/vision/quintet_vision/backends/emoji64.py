@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from quintet_common.devices import pick_device
 from quintet_common.errors import bad_request
 from quintet_common.models_yml import ModelSpec
 from quintet_common.packing import pack
@@ -22,7 +23,7 @@ from torch import Tensor
 from transformers import BertModel, BertTokenizer
 
 from quintet_vision.backends.base import Defaults, Item, OnStep, Plan, Usage, defaults_from, planned, refuse_loras
-from quintet_vision.backends.device import pick_device, pick_dtype, quiet_libraries
+from quintet_vision.backends.device import pick_dtype, quiet_libraries
 from quintet_vision.backends.guidance import check_negative_prompt
 from quintet_vision.backends.references import check_pictures
 from quintet_vision.backends.rows import Rows
@@ -60,7 +61,7 @@ class Emoji64Backend:
         self._id = spec.id
         self._defaults = defaults_from(spec, Defaults(size=(512, 512), steps=16, guidance_scale=2.5, strength=0.7))
         self.max_batch = spec.max_batch or 8
-        device = pick_device(spec.device)
+        device = pick_device(spec)
         dtype = pick_dtype(spec.dtype, device)
         report(0.5, "reading the weights")
         self._pipe = load_pipeline(dtype).to(device)
