@@ -147,7 +147,7 @@ class Catalogue:
             raise ApiError(
                 400,
                 message,
-                param="voice",
+                param="voice" if able else "input",
                 code="voice_cannot_read",
             )
         if not voice.available:

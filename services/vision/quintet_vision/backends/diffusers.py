@@ -167,17 +167,17 @@ class DiffusersBackend:
         check_pictures(request, pipe, self._id)
         defaults = self._defaults
         if pipe is not None and "strength" not in self._parameters(request.task):
+            if request.strength is not None:
+                raise bad_request(
+                    f"The model {self._id!r} takes neither strength nor input_fidelity: it edits as the prompt says.",
+                    "strength",
+                )
             defaults = replace(defaults, strength=1.0)  # edits by instruction go all the way
         plan = planned(request, self._id, self.tasks, defaults, lambda size: round_up(size, self._multiple))
         plan = replace(plan, alone=plan.task != "text-to-image" and takes_a_list(pipe))
         self._guidance.check(request, plan.guidance, self._id)
         if request.previews and not self._can_preview:
             raise bad_request(f"The model {self._id!r} has no partial images.", "partial_images")
-        if request.strength is not None and "strength" not in self._parameters(plan.task):
-            raise bad_request(
-                f"The model {self._id!r} takes neither strength nor input_fidelity: it edits as the prompt says.",
-                "strength",
-            )
         return plan
 
     def usage(self, request: Draw, plan: Plan) -> Usage:
