@@ -182,7 +182,8 @@ class Grammars:
         job.begin()
         compiled = compiler.compile(job.grammar)
         with self._lock:
-            self._kept[job.key] = compiled
+            # One that was refused for its time may have run on and be done by now: all share the first.
+            compiled = self._kept.setdefault(job.key, compiled)
             if len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         return compiled
