@@ -70,8 +70,7 @@ class PrefixCache:
             return 0
         count = len(places) * BLOCK
         for layer, stores in zip(self._slots.layers, self._stores, strict=True):
-            for store, kept in zip(layer.stores, stores, strict=True):
-                store[row, :, :count] = kept[places].flatten(0, 1).transpose(0, 1)
+            layer.write(row, 0, [kept[places].flatten(0, 1) for kept in stores])
         return count
 
     def save(self, row: int, text: Sequence[Hashable]) -> None:
@@ -80,14 +79,13 @@ class PrefixCache:
         new = self._add(text, known)
         if not new:
             return
-        if not self._stores:
-            self._allocate()
         places = [block.place for _, block in new]
         first = len(known) * BLOCK
-        last = first + len(new) * BLOCK
-        for layer, stores in zip(self._slots.layers, self._stores, strict=True):
-            for store, kept in zip(layer.stores, stores, strict=True):
-                part = store[row, :, first:last].transpose(0, 1)
+        parts = [layer.read(row, first, first + len(new) * BLOCK) for layer in self._slots.layers]
+        if not self._stores:
+            self._stores = [[self._new(part) for part in layer] for layer in parts]
+        for layer, stores in zip(parts, self._stores, strict=True):
+            for part, kept in zip(layer, stores, strict=True):
                 kept[places] = part.reshape(len(new), BLOCK, *part.shape[1:])
 
     def clear(self) -> None:
@@ -132,13 +130,9 @@ class PrefixCache:
         _, forgotten = self._known.popitem(last=False)
         return forgotten.place
 
-    def _allocate(self) -> None:
-        for layer in self._slots.layers:
-            stores = []
-            for store in layer.stores:
-                shape = (self._blocks, BLOCK, store.shape[1], store.shape[3])
-                if store.device.type == "cpu":
-                    stores.append(Pages(shape, store.dtype).tensor)
-                else:
-                    stores.append(torch.empty(shape, dtype=store.dtype, device=store.device))
-            self._stores.append(stores)
+    def _new(self, part: torch.Tensor) -> torch.Tensor:
+        """Where blocks of what is like ``part`` [tokens, heads, head size] are kept."""
+        shape = (self._blocks, BLOCK, *part.shape[1:])
+        if part.device.type == "cpu":
+            return Pages(shape, part.dtype).tensor
+        return torch.empty(shape, dtype=part.dtype, device=part.device)

@@ -153,6 +153,15 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         for store in self.stores:
             store[target, :, :length] = store[source, :, :length]
 
+    def read(self, row: int, first: int, last: int) -> list[torch.Tensor]:
+        """Keys and values of the tokens ``first`` to ``last - 1`` of a slot, [tokens, heads, head size] each."""
+        return [store[row, :, first:last].transpose(0, 1) for store in self.stores]
+
+    def write(self, row: int, first: int, parts: list[torch.Tensor]) -> None:
+        """Put what ``read`` gave into a slot, from token ``first`` on."""
+        for store, part in zip(self.stores, parts, strict=True):
+            store[row, :, first : first + len(part)] = part.transpose(0, 1)
+
     def discard(self, row: int, start: int) -> None:
         """Give back the memory of a slot from token ``start`` on."""
         for pages in self._pages:
