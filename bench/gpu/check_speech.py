@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 from check import Setup, Table
-from quintet_tts.backends.cosyvoice import FIRST_CHUNK, CosyVoiceBackend, default_dtype
+from quintet_common.engine_args import FIRST_CHUNK
+from quintet_tts.backends.cosyvoice import CosyVoiceBackend, default_dtype
 from quintet_tts.cosyvoice.columns import Columns
 from quintet_tts.cosyvoice.encoder import EncoderConfig
 from quintet_tts.cosyvoice.estimator import EstimatorConfig

@@ -174,5 +174,5 @@ def test_families_are_found_by_their_templates(template: str, family: str) -> No
 @pytest.mark.parametrize("setting", ["tool_family", "thinking"])
 def test_a_family_that_there_is_not_is_refused(setting: str) -> None:
     spec = ModelSpec(id="x", kind="chat", path="/nowhere", engine_args={setting: "nonsense"})
-    with pytest.raises(LoadError, match=f"{setting}: 'nonsense' is none of"):
+    with pytest.raises(LoadError, match=f"{setting}: 'nonsense' is not one of none, "):
         ChatEngine(spec).load(lambda _fraction, _note: None)

@@ -109,6 +109,27 @@ def test_embedded_and_hub_paths_stay_as_they_are() -> None:
             "models.yml:5: memory: 'lots' is no amount of memory; write it like 2GB.",
         ),
         (
+            "models:\n- id: a\n  kind: chat\n  path: x\n  memory: {gpu: 2GB}",
+            "models.yml:5: memory: 'gpu' is no device; a GPU is named by its number, the machine is cpu: "
+            "memory: {0: 20GB, cpu: 8GB}.",
+        ),
+        (
+            "models:\n- {id: a, knd: chat, path: x}\n- {id: b, kind: chat, path: x, device: gpu}\nrouter: {key: x}",
+            "models.yml:2: unknown key 'knd'; did you mean 'kind'?\n"
+            "models.yml:3: device: 'gpu' is not auto, cpu, cuda or like cuda:1.\n"
+            "models.yml:4: unknown key 'key'; did you mean 'keys'?",
+        ),
+        (
+            "models:\n- id: a\n  kind：chat\n  path: x",
+            "models.yml:3: the colon after 'kind' is a full-width one (：), which is none in YAML; write ': '.\n"
+            "models.yml:4: not valid YAML: could not find expected ':'.",
+        ),
+        (
+            "models:\n- id：a",
+            "models.yml:2: the colon after 'id' is a full-width one (：), which is none in YAML; write ': '.\n"
+            "models.yml:2: models[0]: expected keys with values, got text.",
+        ),
+        (
             "upstreams:\n- url: http://a:1\n- prefix: x\n  url: foo",
             "models.yml:4: url: 'foo' is not an address like http://host:8000 or dns+http://name:8000.",
         ),
@@ -119,7 +140,7 @@ def test_embedded_and_hub_paths_stay_as_they_are() -> None:
         ),
     ],
 )
-def test_mistakes_are_one_line(text: str, message: str) -> None:
+def test_each_mistake_is_one_line(text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_config(text, FILE)
     assert str(caught.value) == message

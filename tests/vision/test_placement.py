@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import KolorsPipeline
+from quintet_common.engine_args import Placement
 from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import LoadError
 from quintet_vision.backends import diffusers, placement
@@ -33,7 +34,7 @@ def test_kolors_on_gpus_of_all_sizes(gigabytes: int, chosen: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("memory", "expected"), [({0: "24GB"}, 24 * 10**9), ({"cuda:0": "1GiB"}, 1 << 30), ({1: "1GB", "cpu": "1GB"}, 777)]
+    ("memory", "expected"), [({0: "24GB"}, 24 * 10**9), ({0: "1GiB", "cpu": "9GB"}, 1 << 30), ({1: "1GB"}, 777)]
 )
 def test_the_room_is_what_memory_says_or_what_is_free(
     memory: dict[int | str, str], expected: int, monkeypatch: pytest.MonkeyPatch
@@ -42,22 +43,17 @@ def test_the_room_is_what_memory_says_or_what_is_free(
     rooms: list[int] = []
     monkeypatch.setattr(placement, "fitting", lambda _, room: rooms.append(room) or "full")
     monkeypatch.setattr(placement, "_sizes", lambda _: {})
-    choose(ModelSpec(id="k", kind="image", path="/k", memory=memory), torch.device("cuda:0"), None)
+    choose(ModelSpec(id="k", kind="image", path="/k", memory=memory), "auto", torch.device("cuda:0"), None)
     assert rooms == [expected]
 
 
 @pytest.mark.parametrize(
-    ("args", "memory", "reason"),
-    [
-        ({"placement": "tiny"}, {}, "placement is one of auto, full, int8, offload, layers"),
-        ({"placement": "offload"}, {}, "needs a GPU"),
-        ({}, {0: "lots"}, "no amount of memory"),
-    ],
+    ("way", "memory", "reason"), [("offload", {}, "needs a GPU"), ("auto", {0: "lots"}, "no amount of memory")]
 )
-def test_what_cannot_be_is_said(args: dict[str, Any], memory: dict[int | str, str], reason: str) -> None:
-    spec = ModelSpec(id="k", kind="image", path="/k", engine_args=args, memory=memory)
+def test_what_cannot_be_is_said(way: Placement, memory: dict[int | str, str], reason: str) -> None:
+    spec = ModelSpec(id="k", kind="image", path="/k", memory=memory)
     with pytest.raises(LoadError, match=reason):
-        choose(spec, torch.device("cuda" if memory else "cpu"), SimpleNamespace(components={}))
+        choose(spec, way, torch.device("cuda" if memory else "cpu"), SimpleNamespace(components={}))
 
 
 @pytest.fixture

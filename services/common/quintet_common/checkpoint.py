@@ -8,9 +8,12 @@ from __future__ import annotations
 import json
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from quintet_common.models_yml import ModelSpec
+from quintet_common.engine_args import Quantization
+
+if TYPE_CHECKING:
+    from quintet_common.models_yml import ModelSpec
 
 
 class Libraries(NamedTuple):
@@ -33,7 +36,7 @@ EXPANDED = frozenset({"compressed-tensors", "fp8", "mxfp4"})
 """Methods whose weights become plain numbers when transformers loads them: its kernels for them are fetched from a hub
 while the model runs, or it expands them at the first step anyway."""
 
-AT_LOAD = ("int8", "int4")
+AT_LOAD: tuple[str, ...] = get_args(Quantization)
 """What ``engine_args: {quantization: …}`` may be, for weights that are not quantised yet."""
 
 KINDS = ("chat", "multimodal")
@@ -74,8 +77,7 @@ def method(config: dict[str, Any]) -> str | None:
 def wants_vllm(config: dict[str, Any]) -> bool:
     """Whether ``engine: auto`` is vLLM: it can run the model and transformers cannot without code from the folder, or
     has the kernels that the weights were quantised for."""
-    kind = config.get("model_type")
-    return kind == "minicpmv" or (kind == "chatglm" and "vision_config" in config) or method(config) in _FOR_VLLM
+    return config.get("model_type") == "minicpmv" or method(config) in _FOR_VLLM
 
 
 def on_vllm(spec: ModelSpec, config: dict[str, Any]) -> bool:
@@ -124,8 +126,6 @@ def not_read(file: str) -> str:
 
 def _for_transformers(spec: ModelSpec, config: dict[str, Any]) -> str | None:
     stored, asked = method(config), spec.engine_args.get("quantization")
-    if asked is not None and asked not in AT_LOAD:
-        return f"engine_args: quantization: {asked!r} is none of {', '.join(AT_LOAD)}."
     if asked is not None and stored is not None:
         return f"its weights are quantised already, by {stored}; leave out engine_args: quantization."
     if _has_experts(config) and (asked is not None or stored in _FOR_VLLM):

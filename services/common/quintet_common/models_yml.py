@@ -1,19 +1,34 @@
 """models.yml: what is served. One file for a laptop, compose and Helm; ZLAI's ``models_config.yml`` is read as it is.
 
-Every mistake is one line, ``FILE:LINE: what is wrong``, and an unknown key gets a "did you mean".
+Every mistake is one line, ``FILE:LINE: what is wrong``, and an unknown key gets a "did you mean". All are told at once.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
-import yaml
 
-from quintet_common import values, zlai_config
+from quintet_common import values, wording, zlai_config
+from quintet_common.yaml_source import ConfigError, Place, Source, read_text
+
+__all__ = [
+    "EMBEDDED",
+    "Config",
+    "ConfigError",
+    "Kind",
+    "ModelSpec",
+    "RouterSpec",
+    "SamplingDefaults",
+    "UpstreamSpec",
+    "idle_seconds",
+    "line_in",
+    "load_config",
+    "load_upstreams",
+    "parse_config",
+]
 
 Kind = Literal["chat", "multimodal", "image", "tts", "embedding", "rerank"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -23,10 +38,6 @@ DNS = "dns+"
 """A URL that starts with this is a name whose addresses are replicas."""
 EMBEDDED = "embedded:"
 """A path that starts with this names a model that comes in a wheel or with the service: no hub, no download."""
-
-
-class ConfigError(Exception):
-    """models.yml cannot be used. The text is one line for a person: where, what, and what to do."""
 
 
 class SamplingDefaults(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True, omit_defaults=True):
@@ -169,169 +180,53 @@ def idle_seconds(keep: str) -> float | None:
 def load_config(path: str | Path) -> Config:
     """Read, check and return models.yml; relative model paths are taken from its folder.
 
-    Raises ConfigError with one line that says where and what.
+    Raises ConfigError with a line for each mistake that says where and what.
     """
     file = Path(path)
-    return parse_config(_read(file), file)
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise ConfigError(f"{file}: cannot be read: {reason}.") from None
-
-
-def _parse(text: str, file: Path) -> tuple[Any, Any]:
-    """YAML's tree, which knows the lines, and the data. Raises ConfigError."""
-    try:
-        node, data = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{file}:{mark.line + 1}" if mark else str(file)
-        raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}.") from None
-    _check_keys(node, file)
-    return node, data
-
-
-def _check_keys(root: yaml.Node | None, file: Path) -> None:
-    """No key twice in one mapping: YAML's loader would drop the first without a word."""
-    seen: set[yaml.Node | None] = set()
-    todo: list[yaml.Node | None] = [root]
-    while todo:
-        node = todo.pop()
-        if node in seen:  # aliases make a graph of the tree
-            continue
-        seen.add(node)
-        if isinstance(node, yaml.SequenceNode):
-            todo += node.value
-        elif isinstance(node, yaml.MappingNode):
-            todo += [value for _, value in node.value]
-            lines: dict[Any, int] = {}
-            for key, _ in node.value:
-                line = key.start_mark.line + 1
-                if isinstance(key, yaml.ScalarNode) and key.value in lines:
-                    raise ConfigError(f"{file}:{line}: the key {key.value!r} is on line {lines[key.value]} already.")
-                lines[key.value if isinstance(key, yaml.ScalarNode) else key] = line
+    return parse_config(read_text(file), file)
 
 
 def parse_config(text: str, file: Path) -> Config:
-    node, data = _parse(text, file)
-    if not isinstance(data, dict) or node is None:
-        raise ConfigError(f"{file}:1: expected a mapping with the key 'models'.")
-    try:
-        if zlai_config.KEY in data:
+    source = Source(text, file, zlai_config.names_of)
+    data = source.data
+    if not isinstance(data, dict):
+        source.refuse([f"{file}:1: expected a mapping with the key 'models'."])
+    reading = _Reading(source)
+    if zlai_config.KEY in data:
+        try:
             data = zlai_config.translate(data)
-        config = msgspec.convert(_with_off(data), Config)
-    except msgspec.ValidationError as error:
-        raise ConfigError(_explain(str(error), node, file)) from None
-    _check_names(config, node, file)
-    _check_values(config, node, file)
-    models = [_absolute(spec, file.parent) for spec in config.models]
-    router = config.router
-    if router.keys is not None:
-        keys = str((file.parent / Path(router.keys).expanduser()).resolve())
-        router = msgspec.structs.replace(router, keys=keys)
-    return msgspec.structs.replace(config, models=models, router=router)
-
-
-def _with_off(data: dict[str, Any]) -> dict[str, Any]:
-    """``auto_tools: off``, which YAML reads as false, is what it says."""
-    models = data.get("models")
-    for entry in models if isinstance(models, list) else []:
-        if isinstance(entry, dict) and entry.get("auto_tools") is False:
-            entry["auto_tools"] = "off"
-    return data
+        except msgspec.ValidationError as error:
+            reading.complain(error, [])
+            reading.end()
+    config = reading.config(data)
+    reading.end()
+    return config
 
 
 def load_upstreams(path: str | Path) -> list[UpstreamSpec]:
     """Read and check a file with a list of upstreams, in YAML or JSON: addresses, or entries as in models.yml.
 
-    Raises ConfigError with one line that says where and what.
+    Raises ConfigError with a line for each mistake that says where and what.
     """
     file = Path(path)
-    text = _read(file)
-    node, data = _parse(text, file)
-    if isinstance(data, dict) and set(data) == {"upstreams"}:
-        data = data["upstreams"]
-    elif isinstance(data, list):  # as if it stood under the key, so that mistakes are explained in the same way
-        key = yaml.ScalarNode("tag:yaml.org,2002:str", "upstreams", node.start_mark, node.start_mark)
-        node = yaml.MappingNode("tag:yaml.org,2002:map", [(key, node)], node.start_mark, node.end_mark)
-    if not isinstance(data, list):
-        raise ConfigError(f"{file}:1: expected a list of upstreams.")
-    entries = [{"url": entry} if isinstance(entry, str) else entry for entry in data]
-    try:
-        upstreams = msgspec.convert({"upstreams": entries}, Config).upstreams
-    except msgspec.ValidationError as error:
-        raise ConfigError(_explain(str(error), node, file)) from None
-    _check_urls(upstreams, node, file)
-    return upstreams
+    source = Source(read_text(file), file)
+    at: Place = []
+    entries = source.data
+    if isinstance(entries, dict) and set(entries) == {"upstreams"}:
+        at, entries = ["upstreams"], entries["upstreams"]
+    if not isinstance(entries, list):
+        source.refuse([f"{file}:1: expected a list of upstreams."])
+    reading = _Reading(source)
+    found = reading.upstreams([{"url": entry} if isinstance(entry, str) else entry for entry in entries], at)
+    reading.end()
+    return found
 
 
-def _absolute(spec: ModelSpec, folder: Path) -> ModelSpec:
-    """Resolve paths that are written as a relative directory; hub ids and embedded names stay as they are."""
-    for name in ("loras", "voices"):
-        if isinstance(given := spec.engine_args.get(name), str):
-            resolved = str((folder / Path(given).expanduser()).resolve())
-            spec = msgspec.structs.replace(spec, engine_args={**spec.engine_args, name: resolved})
-    local = spec.path.startswith((".", "~")) or (folder / spec.path).is_dir()
-    if spec.embedded is not None or not local:
-        return spec
-    return msgspec.structs.replace(spec, path=str((folder / Path(spec.path).expanduser()).resolve()))
-
-
-def _check_names(config: Config, node: yaml.Node, file: Path) -> None:
-    seen: dict[str, int] = {}
-    defaults: dict[str, int] = {}
-    for index, spec in enumerate(config.models):
-        line = _line_of(node, ["models", index])
-        for name in spec.names:
-            if name in seen:
-                raise ConfigError(f"{file}:{line}: the name {name!r} is taken by the model on line {seen[name]}.")
-            seen[name] = line
-        if spec.default and spec.kind in defaults:
-            raise ConfigError(
-                f"{file}:{line}: line {defaults[spec.kind]} has the default of kind {spec.kind!r} already."
-            )
-        if spec.default:
-            defaults[spec.kind] = line
-
-
-def _check_values(config: Config, node: yaml.Node, file: Path) -> None:
-    for index, spec in enumerate(config.models):
-        if mistake := values.mistake_in(spec):
-            key, text = mistake
-            raise ConfigError(f"{file}:{_line_of(node, ['models', index, key])}: {key}: {text}")
-    _check_urls(config.upstreams, node, file)
-
-
-def _check_urls(upstreams: list[UpstreamSpec], node: yaml.Node, file: Path) -> None:
-    for index, upstream in enumerate(upstreams):
-        if text := values.url_mistake(upstream.url):
-            raise ConfigError(f"{file}:{_line_of(node, ['upstreams', index, 'url'])}: url: {text}")
-
-
-def line_in(file: Path, path: list[str | int]) -> int:
+def line_in(file: Path, path: Place) -> int:
     """The 1-based line of what stands at ``path`` in a models.yml. Raises ConfigError."""
-    node, _ = _parse(_read(file), file)
-    return _line_of(node, path)
+    return Source(read_text(file), file, zlai_config.names_of).line(path)
 
 
-_UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`")
-_MISSING = re.compile(r"Object missing required field `(.*?)`")
-_ENUM = re.compile(r"Invalid enum value '?(.*?)'?$")
-_AT = re.compile(r" - at `\$(.*)`$")
-_TYPES = re.compile(r"`([a-z| ]+)`")
-_WORDS = {
-    "object": "keys with values",
-    "array": "a list",
-    "str": "text",
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "null": "nothing",
-}
 _CHOICES: dict[str, list[str]] = {
     "kind": list(get_args(Kind)),
     "dtype": list(get_args(Dtype)),
@@ -341,56 +236,118 @@ _CHOICES: dict[str, list[str]] = {
     "model_type": zlai_config.TYPES,
     "load_method": [f"{prefix}…" for prefix in zlai_config.METHODS],
 }
+_TABLES: dict[str, type[msgspec.Struct]] = {
+    "models": ModelSpec,
+    "upstreams": UpstreamSpec,
+    "sampling": SamplingDefaults,
+    "router": RouterSpec,
+}
+StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 
-def _explain(message: str, node: yaml.Node, file: Path) -> str:
-    """msgspec's message as a line for a person, with the line in the file and a suggestion."""
-    at = _AT.search(message)
-    path: list[str | int] = []
-    for part in re.findall(r"\.([A-Za-z_]\w*)|\[(\d+)\]|\[\.\.\.\]", at[1] if at else ""):
-        path.append(int(part[1]) if part[1] else part[0])
-    text = message[: at.start()] if at else message
-    if unknown := _UNKNOWN.match(text):
-        key = unknown[1]
-        tables = {"models": ModelSpec, "upstreams": UpstreamSpec, "sampling": SamplingDefaults, "router": RouterSpec}
-        known = tables.get(next((part for part in reversed(path) if isinstance(part, str)), ""), Config)
-        near = difflib.get_close_matches(key, known.__struct_fields__, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        return f"{file}:{_line_of(node, [*path, key])}: unknown key {key!r}{hint}"
-    if missing := _MISSING.match(text):
-        return f"{file}:{_line_of(node, path)}: the key {missing[1]!r} is missing."
-    where = f"{file}:{_line_of(node, path)}: {_named(path)}: "
-    if enum := _ENUM.match(text):
-        near = difflib.get_close_matches(enum[1], _CHOICES.get(str(path[-1]), []), 1)
-        choices = ", ".join(_CHOICES.get(str(path[-1]), []))
-        return f"{where}{enum[1]!r} is not one of {choices}" + (f"; did you mean {near[0]!r}?" if near else ".")
-    return f"{where}{_TYPES.sub(_in_words, text[0].lower() + text[1:])}."
+class _Reading:
+    """What is made of a file, and all that is wrong with it."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._folder = source.file.parent
+        self._faults: list[tuple[int, str]] = []
+
+    def end(self) -> None:
+        """Raises ConfigError if anything was wrong."""
+        if self._faults:
+            self._source.refuse([f"{self._source.file}:{line}: {text}" for line, text in sorted(self._faults)])
+
+    def config(self, data: dict[Any, Any]) -> Config:
+        lists = {key: data[key] for key in ("models", "upstreams") if isinstance(data.get(key), list)}
+        rest = self._convert({key: value for key, value in data.items() if key not in lists}, Config, []) or Config()
+        models = self._models(lists.get("models", []))
+        upstreams = self.upstreams(lists.get("upstreams", []), ["upstreams"])
+        router = rest.router
+        if router.keys is not None:
+            router = msgspec.structs.replace(router, keys=_resolved(self._folder, router.keys))
+        return Config(models=models, upstreams=upstreams, router=router)
+
+    def upstreams(self, entries: list[Any], at: Place) -> list[UpstreamSpec]:
+        """Entries of the list that stands at the place ``at``."""
+        found = []
+        for index, entry in enumerate(entries):
+            if (upstream := self._convert(entry, UpstreamSpec, [*at, index], "upstreams")) is None:
+                continue
+            if text := values.url_mistake(upstream.url):
+                self._fault([*at, index, "url"], f"url: {text}")
+            found.append(upstream)
+        return found
+
+    def complain(self, error: msgspec.ValidationError, at: Place, table: str = "") -> None:
+        """Keep a mistake in what stands at ``at``, an entry of the list ``table`` if it is that of one."""
+        complaint = wording.read(str(error))
+        path = [*at, *complaint.path]
+        keys = [table, *(part for part in path if isinstance(part, str))]
+        if complaint.unknown is not None:
+            known = _TABLES.get(keys[-1], Config).__struct_fields__
+            hint = wording.meant(complaint.unknown, known)
+            return self._fault([*path, complaint.unknown], f"unknown key {complaint.unknown!r}{hint}")
+        if complaint.missing is not None:
+            return self._fault(path, f"the key {complaint.missing!r} is missing.")
+        entry = f"[{path[-1]}]" if path and isinstance(path[-1], int) else ""
+        name = f"{keys[-1]}{entry}" if keys[-1] else "the file"
+        if complaint.choice is None:
+            return self._fault(path, f"{name}: {complaint.text}.")
+        choices = _CHOICES.get(keys[-1], [])
+        hint = wording.meant(complaint.choice, choices)
+        return self._fault(path, f"{name}: {complaint.choice!r} is not one of {', '.join(choices)}{hint}")
+
+    def _fault(self, place: Place, text: str) -> None:
+        self._faults.append((self._source.line(place), text))
+
+    def _convert(self, data: Any, kind: type[StructT], at: Place, table: str = "") -> StructT | None:
+        try:
+            return msgspec.convert(data, kind)
+        except msgspec.ValidationError as error:
+            self.complain(error, at, table)
+            return None
+
+    def _models(self, entries: list[Any]) -> list[ModelSpec]:
+        found: list[ModelSpec] = []
+        seen: dict[str, int] = {}
+        defaults: dict[str, int] = {}
+        for index, entry in enumerate(entries):
+            if isinstance(entry, dict) and entry.get("auto_tools") is False:
+                entry = {**entry, "auto_tools": "off"}  # which YAML reads as false
+            if (spec := self._convert(entry, ModelSpec, ["models", index], "models")) is None:
+                continue
+            spec = _absolute(spec, self._folder)
+            self._check_names(spec, index, seen, defaults)
+            for place, text in values.mistakes_in(spec):
+                self._fault(["models", index, *place], f"{': '.join(place)}: {text}")
+            found.append(spec)
+        return found
+
+    def _check_names(self, spec: ModelSpec, index: int, seen: dict[str, int], defaults: dict[str, int]) -> None:
+        """No name, and no default of a kind, twice. ``seen`` and ``defaults`` have the lines of those before."""
+        place: Place = ["models", index]
+        line = self._source.line(place)
+        for name in spec.names:
+            if name in seen:
+                self._fault(place, f"the name {name!r} is taken by the model on line {seen[name]}.")
+            seen.setdefault(name, line)
+        if spec.default and spec.kind in defaults:
+            self._fault(place, f"line {defaults[spec.kind]} has the default of kind {spec.kind!r} already.")
+        if spec.default:
+            defaults.setdefault(spec.kind, line)
 
 
-def _in_words(types: re.Match[str]) -> str:
-    return " or ".join(_WORDS.get(each, each) for each in types[1].split(" | "))
+def _absolute(spec: ModelSpec, folder: Path) -> ModelSpec:
+    """Resolve paths that are written as a relative directory; hub ids and embedded names stay as they are."""
+    for name in ("loras", "voices"):
+        if isinstance(given := spec.engine_args.get(name), str):
+            spec = msgspec.structs.replace(spec, engine_args={**spec.engine_args, name: _resolved(folder, given)})
+    local = spec.path.startswith((".", "~")) or (folder / spec.path).is_dir()
+    if spec.embedded is not None or not local:
+        return spec
+    return msgspec.structs.replace(spec, path=_resolved(folder, spec.path))
 
 
-def _named(path: list[str | int]) -> str:
-    """What an error is about: a key, an entry of a list, or the file."""
-    entry = f"[{path[-1]}]" if path and isinstance(path[-1], int) else ""
-    keys = [part for part in path if isinstance(part, str)]
-    return f"{keys[-1]}{entry}" if keys else "the file"
-
-
-def _line_of(node: yaml.Node, path: list[str | int]) -> int:
-    """The 1-based line of the value at ``path``, or of the nearest thing above it that is in the file."""
-    line = node.start_mark.line + 1
-    for part in path:
-        if isinstance(node, yaml.MappingNode):
-            keys = [key for key, _ in node.value if key.value in (part, zlai_config.names_of(part))]
-            if not keys:
-                return line
-            line = keys[0].start_mark.line + 1
-            node = next(value for key, value in node.value if key is keys[0])
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-            line = node.start_mark.line + 1
-        else:
-            return line
-    return line
+def _resolved(folder: Path, path: str) -> str:
+    return str((folder / Path(path).expanduser()).resolve())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from quintet_common import checkpoint, engine_args, wording
 from quintet_common.sizes import parse_bytes
 
 if TYPE_CHECKING:
@@ -36,21 +37,33 @@ EMBEDDED_KINDS: dict[str, str] = {
 """The kind of each embedded model."""
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+_MEMORY = "memory: {0: 20GB, cpu: 8GB}"
 
 
-def mistake_in(spec: ModelSpec) -> tuple[str, str] | None:
-    """The key of ``spec`` whose value cannot be right, and why; None where all may be."""
+def mistakes_in(spec: ModelSpec) -> Iterator[tuple[list[str], str]]:
+    """Each value of ``spec`` that cannot be right: its keys, and why."""
     engines = ENGINES[spec.kind]
     if spec.engine not in engines:
-        return "engine", f"{spec.engine!r} is no engine of kind {spec.kind!r}; {_one_of(spec.engine, engines)}"
+        text = f"{spec.engine!r} is no engine of kind {spec.kind!r}; {_one_of(spec.engine, engines)}"
+        yield ["engine"], text
     if not _DEVICE.fullmatch(spec.device):
-        return "device", f"{spec.device!r} is not auto, cpu, cuda or like cuda:1."
-    for limit in spec.memory.values():
+        yield ["device"], f"{spec.device!r} is not auto, cpu, cuda or like cuda:1."
+    for device, limit in spec.memory.items():
+        if device != "cpu" and not (isinstance(device, int) and device >= 0):
+            yield ["memory"], f"{device!r} is no device; a GPU is named by its number, the machine is cpu: {_MEMORY}."
         try:
             parse_bytes(limit)
         except ValueError as error:
-            return "memory", str(error)
-    return None
+            yield ["memory"], str(error)
+    if wrong := engine_args.mistake(spec.engine_args, *_tables(spec)):
+        yield ["engine_args", wrong[0]], wrong[1]
+
+
+def _tables(spec: ModelSpec) -> tuple[type[engine_args.Table], ...]:
+    """Those of the engines that may run it."""
+    seen = spec.engine != "auto" or spec.embedded is not None or Path(spec.path).expanduser().is_dir()
+    on_vllm = checkpoint.on_vllm(spec, checkpoint.config_of(spec)) if seen else None
+    return engine_args.tables_for(spec, on_vllm=on_vllm)
 
 
 def embedded_mistake(spec: ModelSpec) -> str | None:
@@ -77,5 +90,4 @@ def url_mistake(url: str) -> str | None:
 
 def _one_of(word: str, choices: Iterable[str]) -> str:
     names = list(choices)
-    near = difflib.get_close_matches(word, names, 1)
-    return f"it is one of {', '.join(names)}" + (f"; did you mean {near[0]!r}?" if near else ".")
+    return f"it is one of {', '.join(names)}{wording.meant(word, names)}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from quintet_common.models_yml import ModelSpec
-from quintet_common.worker.host import LoadError
+from typing import get_args
+
+from quintet_common import engine_args
 
 from quintet_chat.tools import FAMILIES, THINKING
 
-SETTINGS = {"tool_family": {"none", *FAMILIES}, "thinking": {"none", *THINKING}}
-"""What ``engine_args`` may say instead of the template, and the names that it may use."""
+assert set(get_args(engine_args.ToolFamily)) == {"none", *FAMILIES}
+assert set(get_args(engine_args.Thinking)) == {"none", *THINKING}
 
 _MARKS = {
     "qwen3_coder": ("<parameter=",),
@@ -58,11 +59,3 @@ def thinking_style(template: str) -> str | None:
 def renders_tools(template: str) -> bool:
     """Whether the template writes the tools that a request offers."""
     return "tools" in template
-
-
-def check(spec: ModelSpec) -> None:
-    """Raise LoadError when ``engine_args`` names a family that there is not."""
-    for setting, names in SETTINGS.items():
-        chosen = spec.engine_args.get(setting, "none")
-        if chosen not in names:
-            raise LoadError(f"{spec.id}: engine_args: {setting}: {chosen!r} is none of {', '.join(sorted(names))}.")

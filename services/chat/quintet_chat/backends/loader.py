@@ -18,10 +18,11 @@ from huggingface_hub import snapshot_download
 from msgspec.structs import replace
 from quintet_common import checkpoint
 from quintet_common.devices import pick_device
+from quintet_common.engine_args import Transformers
 from quintet_common.errors import ApiError
 from quintet_common.memory import give_back
 from quintet_common.models_yml import ModelSpec
-from quintet_common.worker.host import LoadError, Report
+from quintet_common.worker.host import LoadError, Report, settings
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils.hub import cached_file
 
@@ -34,8 +35,6 @@ log = logging.getLogger("quintet.chat")
 PREFILL_CHUNK = {"cpu": 256, "cuda": 2048}
 """Prompt tokens computed between two decode steps: as many as delay a running answer about as long as a few tokens."""
 
-_SWITCHES = ("trust_remote_code", "pickled_weights")
-_ENGINE_ARGS = {"kv_memory", "prefill_chunk", "prefix_cache", "quantization", *_SWITCHES, *families.SETTINGS}
 _FAILURES = (OSError, ValueError, KeyError, ImportError, RuntimeError, AssertionError, UnpicklingError)
 
 
@@ -62,13 +61,10 @@ class LoadedModel:
 def load(spec: ModelSpec, max_batch: int, report: Report) -> LoadedModel:
     """Load and warm up the model of ``spec``; ``max_batch`` sequences will run together.
 
-    ``engine_args`` may hold ``kv_memory`` (for the keys and values of what runs, like ``2GB``), ``prefix_cache`` (for
-    those of what ran before; ``off`` for none), ``prefill_chunk`` (tokens), ``quantization`` (``int8``, ``int4``), the
-    switches ``trust_remote_code`` and ``pickled_weights``, and the families ``tool_family`` and ``thinking``. Raises
-    LoadError with a line for a person.
+    ``engine_args`` may hold what ``quintet_common.engine_args.Transformers`` has. Raises LoadError with a line for a
+    person.
     """
-    _check_args(spec)
-    families.check(spec)
+    settings(spec, Transformers)
     transformers.utils.logging.disable_progress_bar()
     # Or it would ask a service on the hub to convert a repository that has none but pickled weights.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
@@ -104,17 +100,6 @@ def load(spec: ModelSpec, max_batch: int, report: Report) -> LoadedModel:
     loaded.runner.slots.release()
     give_back()
     return loaded
-
-
-def _check_args(spec: ModelSpec) -> None:
-    unknown = sorted(spec.engine_args.keys() - _ENGINE_ARGS)
-    if unknown:
-        raise LoadError(
-            f"{spec.id}: unknown engine_args {', '.join(unknown)}; known: {', '.join(sorted(_ENGINE_ARGS))}."
-        )
-    for name in _SWITCHES:
-        if not isinstance(spec.engine_args.get(name, False), bool):
-            raise LoadError(f"{spec.id}: engine_args: {name}: {spec.engine_args[name]!r} is neither true nor false.")
 
 
 def _trusts(spec: ModelSpec) -> bool:
@@ -292,7 +277,7 @@ def _warm_up(spec: ModelSpec, model: Any, tokenizer: Any, seeing: Any, max_batch
         context=context,
         vocabulary=config.vocab_size,
         eos=eos,
-        chunk=int(spec.engine_args.get("prefill_chunk", PREFILL_CHUNK.get(runner.device.type, 1024))),
+        chunk=spec.engine_args.get("prefill_chunk") or PREFILL_CHUNK.get(runner.device.type, 1024),
         prefix_blocks=prefixes // (BLOCK * per_token),
         reader=reader,
         info=_info(spec, model, tokenizer, context) | {"modalities": ["text", "image"] if reader else ["text"]},

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from quintet_common.engine_args import OFF, Transformers
 from quintet_common.models_yml import ModelSpec
 from quintet_common.sizes import parse_bytes
-from quintet_common.worker.host import LoadError
+from quintet_common.worker.host import LoadError, settings
 
 LEAST = 192 << 20
 """Bytes for keys and values that even a tiny model gets on a CPU."""
@@ -16,31 +17,24 @@ CPU_SHARE, CUDA_SHARE = 0.5, 0.9
 """Of what is free after loading, the most that keys and values take."""
 
 
-def parse(model: str, text: object) -> int:
-    """Bytes of a size like ``512MB`` or ``2GiB``; LoadError for anything else."""
-    try:
-        return parse_bytes(text)
-    except ValueError as error:
-        raise LoadError(f"{model}: {error}") from None
-
-
 def shares(spec: ModelSpec, device: torch.device, weights: int, *, resumable: bool = True) -> tuple[int, int]:
     """Bytes for the keys and values of what runs, and for those that the prefix cache keeps.
 
     The latter are none for a model that is not ``resumable``, with layers that keep the state behind the last token
     alone; LoadError when its entry grants it some.
     """
-    wanted = {name: str(spec.engine_args[name]) for name in ("kv_memory", "prefix_cache") if name in spec.engine_args}
-    room = parse(spec.id, wanted["kv_memory"]) if "kv_memory" in wanted else for_cache(device, weights)
-    if wanted.get("prefix_cache", "").lower() in ("off", "false", "0"):
+    granted = settings(spec, Transformers)
+    room = for_cache(device, weights) if granted.kv_memory is None else parse_bytes(granted.kv_memory)
+    for_prefixes = granted.prefix_cache
+    if str(for_prefixes).lower() in OFF:
         return room, 0
     if not resumable:
-        if "prefix_cache" in wanted:
+        if for_prefixes is not None:
             raise LoadError(f"{spec.id}: engine_args: prefix_cache: it has layers of which no beginnings can be kept.")
         return room, 0
-    kept = parse(spec.id, wanted["prefix_cache"]) if "prefix_cache" in wanted else room // 3
+    kept = room // 3 if for_prefixes is None else parse_bytes(for_prefixes)
     # On a GPU what was found free is all there is; what was granted in words is granted.
-    return room if "kv_memory" in wanted or device.type == "cpu" else room - kept, kept
+    return room if granted.kv_memory is not None or device.type == "cpu" else room - kept, kept
 
 
 def for_cache(device: torch.device, weights: int) -> int:

@@ -13,9 +13,10 @@ from typing import Any
 import httpx2
 from prometheus_client.parser import text_string_to_metric_families
 from quintet_common import checkpoint
+from quintet_common.engine_args import Vllm
 from quintet_common.errors import ApiError
 from quintet_common.models_yml import ModelSpec
-from quintet_common.worker.host import CRASHED, Emit, LoadError, Report
+from quintet_common.worker.host import CRASHED, Emit, LoadError, Report, settings
 
 from quintet_chat.protocol import Accepted, Finished, Generate
 from quintet_chat.tools.thinking import state_after
@@ -57,7 +58,8 @@ class VllmEngine:
 
     def load(self, report: Report) -> dict[str, Any]:
         """Start the server and wait until it answers. Raises LoadError with what vLLM said."""
-        url, key = self._spec.engine_args.get("url"), self._spec.engine_args.get("key")
+        given = settings(self._spec, Vllm)
+        url, key = given.url, given.key
         if url is None:
             self._check()
             self._server = Server(self._spec, report, self._on_death)

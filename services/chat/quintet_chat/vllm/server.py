@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from quintet_common.engine_args import Vllm
 from quintet_common.models_yml import ModelSpec
 from quintet_common.sizes import parse_bytes
 from quintet_common.worker.host import LoadError
@@ -28,7 +29,7 @@ log = logging.getLogger("quintet.vllm")
 PYTHON = "QUINTET_VLLM_PYTHON"
 """Environment variable with the interpreter of an environment that has vLLM, whose pins are not ours."""
 
-NOT_FLAGS = frozenset({"url", "key", "env", "tool_family", "thinking", "pickled_weights"})
+NOT_FLAGS = frozenset(Vllm.__struct_fields__)
 """``engine_args`` that are not handed on to vLLM."""
 
 _SHARDS = re.compile(r"(\d+)% Completed")

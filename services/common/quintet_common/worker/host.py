@@ -13,6 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
+from quintet_common import engine_args
 from quintet_common.errors import ApiError
 from quintet_common.footprint import too_large
 from quintet_common.models_yml import ModelSpec
@@ -30,6 +31,14 @@ STATS_SECONDS = 1.0
 
 class LoadError(Exception):
     """The model cannot be loaded, and trying again will not help. The text is for a person."""
+
+
+def settings(spec: ModelSpec, table: type[engine_args.TableT]) -> engine_args.TableT:
+    """The ``engine_args`` of ``spec`` as ``table`` has them. Raises LoadError."""
+    try:
+        return engine_args.read(spec, table)
+    except ValueError as error:
+        raise LoadError(str(error)) from None
 
 
 class Report(Protocol):

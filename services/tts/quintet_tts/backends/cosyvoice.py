@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from quintet_common import checkpoint
 from quintet_common.devices import pick_device
+from quintet_common.engine_args import CosyVoice
 from quintet_common.errors import bad_request
 from quintet_common.models_yml import ModelSpec
-from quintet_common.worker.host import LoadError, Report
+from quintet_common.worker.host import LoadError, Report, settings
 
 from quintet_tts.backends.embedded import OPENAI_VOICES
 from quintet_tts.cosyvoice import files, streaming
@@ -35,9 +36,6 @@ from quintet_tts.voices import Catalogue, Engine, Voice
 
 SENTENCES = 16
 """That the language model says together, unless the model's ``max_batch`` says otherwise."""
-
-FIRST_CHUNK = 40
-"""Speech tokens of the first chunk: 0.8 s. CosyVoice's own 100 would be heard that much later."""
 
 MAX_INSTRUCTIONS = 500
 """Tokens."""
@@ -57,21 +55,10 @@ _LANGUAGES = {
 _GENDERS: dict[str, Literal["female", "male"]] = {"女": "female", "男": "male"}
 
 
-class Options(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """``engine_args`` of a model."""
-
-    voices: str | None = None
-    """A ``spk2info.pt``, where the model's folder has none."""
-    instruct: bool | None = None
-    """Whether this is CosyVoice-300M-Instruct; None: if the name of its folder, or of the model, says so."""
-    first_chunk: int = FIRST_CHUNK
-    """Speech tokens of the first chunk, 30 to 100; fifty are a second. Fewer are heard earlier, and sound less sure."""
-
-
 def load(spec: ModelSpec, report: Report) -> tuple[Catalogue, dict[str, CosyVoiceBackend]]:
     """Load the release in the folder ``spec.path``. Raises LoadError."""
     folder = Path(spec.path)
-    options = _options(spec)
+    options = settings(spec, CosyVoice)
     config = files.read_config(folder)
     tokenizer = Tokenizer(find_ranks(folder))
     if tokenizer.size != config.lm.text_tokens:
@@ -215,23 +202,13 @@ def _seeds(seed: list[int] | None) -> Iterator[int]:
         yield int(source.spawn(1)[0].generate_state(1, np.uint64)[0])
 
 
-def _options(spec: ModelSpec) -> Options:
-    try:
-        options = msgspec.convert(spec.engine_args, Options)
-    except msgspec.ValidationError as error:
-        raise LoadError(f"{spec.id}: engine_args: {error}.") from None
-    if not 30 <= options.first_chunk <= streaming.CHUNK:
-        raise LoadError(f"{spec.id}: engine_args: first_chunk is {options.first_chunk}, not 30 to {streaming.CHUNK}.")
-    return options
-
-
-def _is_instruct(spec: ModelSpec, options: Options) -> bool:
+def _is_instruct(spec: ModelSpec, options: CosyVoice) -> bool:
     if options.instruct is not None:
         return options.instruct
     return any("instruct" in name.lower() for name in (Path(spec.path).name, *spec.names))
 
 
-def _speakers(folder: Path, options: Options, config: files.Config) -> dict[str, Speaker]:
+def _speakers(folder: Path, options: CosyVoice, config: files.Config) -> dict[str, Speaker]:
     file = folder / checkpoint.VOICES if options.voices is None else Path(options.voices).expanduser()
     speakers = files.speakers(file) if file.is_file() else {}
     if not speakers:

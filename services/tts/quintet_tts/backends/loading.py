@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from quintet_common.engine_args import Nothing
 from quintet_common.models_yml import ModelSpec
-from quintet_common.worker.host import LoadError, Report
+from quintet_common.worker.host import LoadError, Report, settings
 
 from quintet_tts.backends import Backend
 from quintet_tts.cosyvoice.settings import check_version, recognised
@@ -21,6 +22,8 @@ _EMBEDDED = {"hibari": "hibari", "kokoro": "kokoro"}
 def load(spec: ModelSpec, report: Report) -> Loaded:
     """Load the model of ``spec``. Raises LoadError."""
     engine = _engine_of(spec)
+    if engine not in (None, "cosyvoice"):
+        settings(spec, Nothing)
     if engine == "hibari":
         from quintet_tts.backends import embedded
 

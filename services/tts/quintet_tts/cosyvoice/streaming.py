@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 import torch
+from quintet_common.engine_args import LONGEST_CHUNK
 from torch import Tensor
 from torch.nn import functional
 
@@ -22,7 +23,7 @@ from quintet_tts.cosyvoice.flow import HOP, STEPS, Condition, Prompt
 OVERLAP = 20
 """Tokens that a chunk shares with the next."""
 
-CHUNK = 100
+CHUNK = LONGEST_CHUNK
 """Tokens of a chunk beside the overlap: two seconds."""
 
 VOCODER_OVERLAP = 20

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from PIL import Image
+from quintet_common.engine_args import Drawing
 from quintet_common.errors import ApiError, bad_request
-from quintet_common.models_yml import ModelSpec
 
 from quintet_vision.canvas import Size, read_size
 from quintet_vision.protocol import Draw, Task
@@ -114,36 +114,16 @@ class Defaults:
     max_side: int = 4096
 
 
-def defaults_from(spec: ModelSpec, given: Defaults, also: frozenset[str] = frozenset()) -> Defaults:
-    """``given`` with what ``engine_args`` says; the keys in ``also`` are read elsewhere.
-
-    Raises ValueError for a key that is not known or a wrong type.
-    """
-    args = {key: value for key, value in spec.engine_args.items() if key not in also}
-    known: dict[str, Any] = {}
-    for name in ("steps", "max_pixels", "max_steps"):
-        if name in args:
-            known[name] = _number(args.pop(name), name, int)
-    if "strength" in args:
-        known["strength"] = min(1.0, float(_number(args.pop("strength"), "strength", float)))
-    if args.get("guidance_scale") == 0:  # models without guidance are told so
-        known["guidance_scale"] = float(args.pop("guidance_scale"))
-    elif "guidance_scale" in args:
-        known["guidance_scale"] = float(_number(args.pop("guidance_scale"), "guidance_scale", float))
-    if "size" in args:
-        width, _, height = str(args.pop("size")).partition("x")
-        if not (width.isdigit() and height.isdigit()):
-            raise ValueError("engine_args.size is written as 1024x1024")
-        known["size"] = (int(width), int(height))
-    if args:
-        raise ValueError(f"engine_args: unknown key {sorted(args)[0]!r} for an image model")
-    return replace(given, **known)
-
-
-def _number(value: Any, name: str, kind: type[int] | type[float]) -> int | float:
-    if isinstance(value, bool) or not isinstance(value, int if kind is int else (int, float)) or value <= 0:
-        raise ValueError(f"engine_args.{name} must be a positive {'integer' if kind is int else 'number'}")
-    return kind(value)
+def defaults_from(args: Drawing, given: Defaults) -> Defaults:
+    """``given`` with what ``engine_args`` says."""
+    names = ("steps", "guidance_scale", "max_steps", "max_pixels")
+    said: dict[str, Any] = {name: value for name in names if (value := getattr(args, name)) is not None}
+    if args.strength is not None:
+        said["strength"] = min(1.0, args.strength)
+    if args.size is not None:
+        width, _, height = args.size.partition("x")
+        said["size"] = (int(width), int(height))
+    return replace(given, **said)
 
 
 def planned(

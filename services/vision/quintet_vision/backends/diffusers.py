@@ -17,10 +17,11 @@ from typing import Any
 import torch
 from PIL import Image
 from quintet_common.devices import pick_device
+from quintet_common.engine_args import Diffusers
 from quintet_common.errors import bad_request
 from quintet_common.models_yml import ModelSpec
 from quintet_common.sizes import parse_bytes
-from quintet_common.worker.host import LoadError, Report
+from quintet_common.worker.host import LoadError, Report, settings
 from torch import Tensor
 
 from quintet_vision.backends.base import (
@@ -54,53 +55,43 @@ _PATCH = 16
 _LARGE = 2
 """From so many times the pixels that a model was trained on, its autoencoder works in tiles."""
 
-_OWN_ARGS = frozenset({"placement", "loras", "prompt_cache", "vae_tiling", "pickled_weights"})
-
 
 class DiffusersBackend:
     def __init__(self, spec: ModelSpec, report: Report) -> None:
         if spec.engine not in ("auto", "diffusers"):
             raise LoadError(f"engine {spec.engine!r} does not run image models; use 'diffusers' or leave it out.")
         self._id = spec.id
+        given = settings(spec, Diffusers)
         self._device = pick_device(spec)
         self._dtype = pick_dtype(spec.dtype, self._device)
+        if given.pickled_weights:
+            log.warning(
+                "%s: pickled_weights is on: if its weights are pickles, plain tensors are read of them.", spec.id
+            )
         report(0.05, "importing diffusers")
         quiet_libraries()
-        self._pipe = load(spec.path, self._dtype, report, self._reads_pickles(spec))
+        self._pipe = load(spec.path, self._dtype, report, given.pickled_weights)
         self._signature = inspect.signature(self._pipe.__call__).parameters
         self._side = _own_side(self._pipe)
         self._multiple = _multiple(self._pipe)
         self._guidance = Guidance(self._pipe)
-        self._defaults = self._own_defaults(spec)
-        self._tiling = spec.engine_args.get("vae_tiling", "auto")
-        if self._tiling not in ("auto", True, False):
-            raise LoadError(f"engine_args.vae_tiling is auto, true or false, not {self._tiling!r}.")
-        self._prompts = PromptCache(parse_bytes(spec.engine_args.get("prompt_cache", "256MB")))
+        self._defaults = defaults_from(given, self._own_defaults())
+        self._tiling = given.vae_tiling
+        self._prompts = PromptCache(parse_bytes(given.prompt_cache))
         self.max_batch = spec.max_batch or 4
         # A call changes a tokenizer (its padding, say), and that of the pipeline may be drawing at the time.
         self._counter = copy.deepcopy(getattr(self._pipe, "tokenizer", None))
-        self._place(spec, report)
+        self._place(spec, given, report)
         self._warm_up(report)
 
-    def _reads_pickles(self, spec: ModelSpec) -> bool:
-        on = spec.engine_args.get("pickled_weights", False)
-        if not isinstance(on, bool):
-            raise LoadError(f"engine_args.pickled_weights is true or false, not {on!r}.")
-        if on:
-            log.warning(
-                "%s: pickled_weights is on: if its weights are pickles, plain tensors are read of them.", spec.id
-            )
-        return on
-
-    def _own_defaults(self, spec: ModelSpec) -> Defaults:
+    def _own_defaults(self) -> Defaults:
         steps = _default(self._signature, "num_inference_steps", 30)
-        own = Defaults((self._side, self._side), steps, self._guidance.default, strength=0.6)
-        return defaults_from(spec, own, _OWN_ARGS)
+        return Defaults((self._side, self._side), steps, self._guidance.default, strength=0.6)
 
-    def _place(self, spec: ModelSpec, report: Report) -> None:
+    def _place(self, spec: ModelSpec, given: Diffusers, report: Report) -> None:
         """LoRAs first, since they join the weights; then where those live; then what draws with them."""
-        self._loras = Loras(self._pipe, spec.engine_args.get("loras"))
-        self._placement = choose(spec, self._device, self._pipe)
+        self._loras = Loras(self._pipe, given.loras)
+        self._placement = choose(spec, given.placement, self._device, self._pipe)
         report(0.9, f"moving to {self._device} ({self._placement})")
         place(self._pipe, self._device, self._placement)
         self._pipes = for_tasks(self._pipe)

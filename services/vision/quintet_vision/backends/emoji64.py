@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from PIL import Image
 from quintet_common.devices import pick_device
+from quintet_common.engine_args import Drawing
 from quintet_common.errors import bad_request
 from quintet_common.models_yml import ModelSpec
 from quintet_common.packing import pack
-from quintet_common.worker.host import LoadError, Report
+from quintet_common.worker.host import LoadError, Report, settings
 from torch import Tensor
 from transformers import BertModel, BertTokenizer
 
@@ -59,7 +60,8 @@ class Emoji64Backend:
     def __init__(self, spec: ModelSpec, report: Report) -> None:
         quiet_libraries()
         self._id = spec.id
-        self._defaults = defaults_from(spec, Defaults(size=(512, 512), steps=16, guidance_scale=2.5, strength=0.7))
+        own = Defaults(size=(512, 512), steps=16, guidance_scale=2.5, strength=0.7)
+        self._defaults = defaults_from(settings(spec, Drawing), own)
         self.max_batch = spec.max_batch or 8
         device = pick_device(spec)
         dtype = pick_dtype(spec.dtype, device)

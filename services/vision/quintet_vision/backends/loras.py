@@ -22,7 +22,7 @@ class Loras:
         if folder is None:
             return
         if not hasattr(pipe, "load_lora_weights"):
-            raise LoadError(f"engine_args.loras: {type(pipe).__name__} takes no LoRAs.")
+            raise LoadError(f"engine_args: loras: {type(pipe).__name__} takes no LoRAs.")
         for number, (name, file) in enumerate(sorted(_found(Path(folder)).items())):
             adapter = f"lora{number}"  # names of adapters become names of modules, which may hold no dot
             try:
@@ -53,12 +53,12 @@ class Loras:
 
 def _found(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
-        raise LoadError(f"engine_args.loras: {folder}: no such folder.")
+        raise LoadError(f"engine_args: loras: {folder}: no such folder.")
     files = {file.stem: file for file in folder.glob("*.safetensors")}
     for inner in folder.iterdir():
         inside = sorted(inner.glob("*.safetensors")) if inner.is_dir() else []
         if len(inside) > 1:
-            raise LoadError(f"engine_args.loras: {inner} has {len(inside)} .safetensors files; a LoRA is one.")
+            raise LoadError(f"engine_args: loras: {inner} has {len(inside)} .safetensors files; a LoRA is one.")
         if inside:
             files[inner.name] = inside[0]
     return files

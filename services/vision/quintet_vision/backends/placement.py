@@ -10,9 +10,10 @@ Four ways, each slower and smaller than the one before:
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
+from quintet_common.engine_args import Placement
 from quintet_common.models_yml import ModelSpec
 from quintet_common.packing import pack
 from quintet_common.sizes import parse_bytes
@@ -20,29 +21,22 @@ from quintet_common.worker.host import LoadError
 
 from quintet_vision.backends.int8 import quantise
 
-Placement = Literal["full", "int8", "offload", "layers"]
-CHOICES = ("auto", *get_args(Placement))
-
 WEIGHTS_SHARE = 0.8
 """Of the room, the most that weights may take; the rest is for pictures on their way."""
 
 
-def choose(spec: ModelSpec, device: torch.device, pipe: Any) -> Placement:
-    """What ``engine_args.placement`` says; with ``auto``, the fastest that fits.
+def choose(spec: ModelSpec, asked: Placement, device: torch.device, pipe: Any) -> Placement:
+    """What ``engine_args`` has ``asked`` for; with ``auto``, the fastest that fits.
 
     It has to fit into ``memory`` of models.yml or, without that, into what is free on the GPU. Raises LoadError.
     """
-    asked = spec.engine_args.get("placement", "auto")
-    if asked not in CHOICES:
-        raise LoadError(f"engine_args.placement is one of {', '.join(CHOICES)}, not {asked!r}.")
     if device.type != "cuda":
         if asked in ("offload", "layers"):
-            raise LoadError(f"engine_args.placement: {asked} needs a GPU; on the CPU there is full and int8.")
+            raise LoadError(f"engine_args: placement: {asked} needs a GPU; on the CPU there is full and int8.")
         return "int8" if asked == "int8" else "full"
     if asked == "auto":
         return fitting(_sizes(pipe), _room(spec, device))
-    chosen: Placement = asked
-    return chosen
+    return asked
 
 
 def fitting(sizes: dict[str, int], room: int) -> Placement:
@@ -86,12 +80,10 @@ def _sizes(pipe: Any) -> dict[str, int]:
 
 
 def _room(spec: ModelSpec, device: torch.device) -> int:
-    index = device.index or 0
-    for key, amount in spec.memory.items():
-        if str(key) in (str(index), str(device), device.type):
-            try:
-                return parse_bytes(amount)
-            except ValueError as error:
-                raise LoadError(f"memory: {error}") from None
+    if (amount := spec.memory.get(device.index or 0)) is not None:
+        try:
+            return parse_bytes(amount)
+        except ValueError as error:
+            raise LoadError(f"memory: {error}") from None
     free, _ = torch.cuda.mem_get_info(device)
     return free
