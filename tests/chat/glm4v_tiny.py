@@ -1,4 +1,4 @@
-"""A tiny random glm-4v-9b in its original layout, and what its tower makes of a picture, in plain torch.
+"""A tiny random glm-4v-9b in its original layout, and what it makes of pictures, in plain torch.
 
 The names, and the mathematics that the published model is known by: post-norm blocks over patches and one more place, a
 convolution that makes one of four, a gated projection, a learned vector before and behind, all divided by a factor.
@@ -6,10 +6,18 @@ convolution that makes one of four, a gated projection, a learned vector before 
 
 from __future__ import annotations
 
+import io
+import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from chat.chatglm_tiny import TOKENS
+from chat.chatglm_tiny import TOKENS, as_published
+from chat.chatglm_tiny import write as write_model
+from PIL import Image
+from quintet_chat.backends.glm4v import Eyes, VisionTower
+from safetensors.torch import save_file
 from torch.nn import functional as F
 from transformers import GlmConfig, GlmForCausalLM
 
@@ -18,6 +26,7 @@ SIZE = 112
 """Pixels of a picture's side, eight patches."""
 
 PLACES = (SIZE // 28) ** 2
+MARKS = "<|begin_of_image|><|endoftext|><|end_of_image|>"
 _WIDTH, _TEXT, _FFN, _HEADS = 64, 128, 96, 2
 VISION: dict[str, Any] = {
     "image_size": SIZE, "patch_size": 14, "num_positions": 65, "hidden_size": _WIDTH, "num_hidden_layers": 2,
@@ -71,6 +80,35 @@ def tower_weights() -> dict[str, torch.Tensor]:
     return {name: torch.randn(shape, generator=drawn) * 0.3 for name, shape in shapes.items()}
 
 
+def write(folder: Path, text: Any) -> None:
+    """The model in ``folder``, with ``text`` for its text."""
+    tower = {f"transformer.vision.{name}": tensor for name, tensor in tower_weights().items()}
+    write_model(folder, CONFIG, as_published(text) | tower)
+
+
+def give_eyes(folder: Path) -> None:
+    """A tower for the text model in ``folder``, of another width than that of ``CONFIG``."""
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    tower = VisionTower(Eyes.of(VISION), config["hidden_size"], config["ffn_hidden_size"])
+    weights = {f"transformer.vision.{name}": tensor for name, tensor in tower.state_dict().items()}
+    save_file(weights, folder / "tower.safetensors")
+    more = {name: CONFIG[name] for name in ("vision_config", "boi_token_id", "eoi_token_id")}
+    file.write_text(json.dumps(config | more))
+
+
+def picture(number: int = 1, size: tuple[int, int] = (SIZE, SIZE)) -> Image.Image:
+    """Noise; each number has a picture of its own."""
+    drawn = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), "uint8")
+    return Image.fromarray(drawn)
+
+
+def png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
 def seen(weights: dict[str, torch.Tensor], pixels: torch.Tensor) -> torch.Tensor:
     """The vectors [places + 2, text] that stand for a picture; ``pixels`` are [height, width, 3], 0 to 255."""
 
@@ -101,3 +139,39 @@ def seen(weights: dict[str, torch.Tensor], pixels: torch.Tensor) -> torch.Tensor
     x = F.silu(linear(x, "linear_proj.gate_proj")) * linear(x, "linear_proj.dense_h_to_4h")
     x = linear(x, "linear_proj.dense_4h_to_h")
     return torch.cat([weights["boi"][0], x, weights["eoi"][0]]) / VISION["scaling_factor"]
+
+
+def positions(short: list[int], *, in_turn: bool = False) -> list[int]:
+    """Of the tokens of ``short`` once the three that begin with BEGIN_IMAGE are the places of a picture.
+
+    The original numbers the three, and each place that comes in between has the number of the one in the middle;
+    ``in_turn`` counts the places instead, as vLLM does it.
+    """
+    if BEGIN_IMAGE not in short or in_turn:
+        return list(range(len(short) + (PLACES - 1 if BEGIN_IMAGE in short else 0)))
+    middle = short.index(BEGIN_IMAGE) + 1
+    return [*range(middle), *[middle] * PLACES, *range(middle + 1, len(short))]
+
+
+def greedy(
+    text: Any, short: list[int], image: Image.Image | None, count: int, *, in_turn: bool = False
+) -> tuple[list[int], torch.Tensor]:
+    """Tokens behind ``short``, and the logarithms of their probabilities: all is computed anew for each.
+
+    ``image``, of the size of the tower's pictures, takes the place of the three tokens that begin with BEGIN_IMAGE.
+    """
+    embed, said, rows = text.get_input_embeddings(), [], []
+    with torch.inference_mode():
+        vectors = None if image is None else seen(tower_weights(), torch.from_numpy(np.array(image)).float())
+        for _ in range(count):
+            whole = [*short, *said]
+            x = embed(torch.tensor(whole))
+            if vectors is not None:
+                at = whole.index(BEGIN_IMAGE)
+                x = torch.cat([x[:at], vectors, x[at + 3 :]])
+            places = torch.tensor([positions(whole, in_turn=in_turn)])
+            mask = torch.ones_like(places)
+            row = text(inputs_embeds=x[None], position_ids=places, attention_mask=mask).logits[0, -1].log_softmax(-1)
+            said.append(int(row.argmax()))
+            rows.append(row.max())
+    return said, torch.stack(rows)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from chat import glm4v_tiny
 from chat.chatglm_tiny import TOKENS, as_published, ranks, write, write_tokenizer
 from chat.engine_kit import ask, started
 from quintet_chat.backends import templates
@@ -71,10 +72,13 @@ def test_the_converted_model_is_the_same_model(folder: Path, reference: Any) -> 
 
 
 @pytest.mark.skipif(not GOLDEN.exists(), reason="the golden data is not beside the checkout; set QUINTET_GOLDEN")
-def test_probabilities_are_those_of_the_original(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sees", [False, True], ids=["glm-4", "glm-4v"])
+def test_probabilities_are_those_of_the_original(tmp_path: Path, sees: bool) -> None:
     folder = Path(shutil.copytree(GOLDEN / "model", tmp_path / "model", copy_function=shutil.copyfile))
     folder.chmod(0o755)
     write_tokenizer(folder)
+    if sees:
+        glm4v_tiny.give_eyes(folder)
     model = attempt(folder).runner._model
     for case in json.loads((GOLDEN / "golden.json").read_text())["cases"]:
         ids, new = case["prompt_ids"], case["greedy_ids"]
@@ -153,7 +157,6 @@ def test_the_earliest_revision_has_no_template(folder: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"vision_config": {}}, "engine: vllm"),
         ({"original_rope": False}, "original_rope: False"),
         ({"kv_channels": None}, "lacks 'kv_channels'"),
         ({"num_layers": 3}, "weights are missing"),

@@ -268,10 +268,10 @@ def test_the_original_glm4_gets_our_tokenizer(tmp_path: Path, monkeypatch: pytes
     ("config", "engine"),
     [
         ({"model_type": "minicpmv"}, "VllmEngine"),
-        ({"model_type": "chatglm", "vision_config": {}}, "VllmEngine"),
         ({"model_type": "qwen2_moe", "quantization_config": {"quant_method": "gptq"}}, "VllmEngine"),
         ({"model_type": "qwen2"}, "ChatEngine"),
         ({"model_type": "chatglm"}, "ChatEngine"),
+        ({"model_type": "chatglm", "vision_config": {}}, "ChatEngine"),
     ],
 )
 def test_what_only_vllm_can_run_goes_there(tmp_path: Path, config: dict[str, Any], engine: str) -> None:

@@ -7,26 +7,27 @@ in the folder QUINTET_TORCHVISION instead.
 from __future__ import annotations
 
 import base64
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx2
-import numpy as np
 import openai
 import pytest
 import torch
-from chat.chatglm_tiny import as_published, write
-from chat.glm4v_tiny import CONFIG, PLACES, SIZE, seen, text_model, tower_weights
+from chat import glm4v_tiny
+from chat.engine_kit import ask as ask_engine
+from chat.engine_kit import started
+from chat.glm4v_tiny import CONFIG, MARKS, PLACES, greedy, png, text_model
 from chat.vllm_models import has_torchvision, needs_vllm, served, spec_of
 from openai import OpenAI
 from PIL import Image
 from quintet_chat.backends.chatglm_tokenizer import load_tokenizer
+from quintet_chat.backends.glm4v import SeeingGlm
+from quintet_common.models_yml import ModelSpec
 
 pytestmark = [needs_vllm, has_torchvision]
-MARKS = "<|begin_of_image|><|endoftext|><|end_of_image|>"
 TOOLS: Any = [
     {"type": "function", "function": {"name": "look", "parameters": {
         "type": "object", "properties": {"at": {"enum": ["cat", "dog"]}}, "required": ["at"],
@@ -36,8 +37,7 @@ TOOLS: Any = [
 
 @pytest.fixture(scope="module")
 def picture() -> Image.Image:
-    drawn = torch.randint(0, 255, (SIZE, SIZE, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
-    return Image.fromarray(drawn.numpy())
+    return glm4v_tiny.picture()
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +48,7 @@ def model() -> Any:
 @pytest.fixture(scope="module")
 def folder(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("glm-4v")
-    tower = {f"transformer.vision.{name}": tensor for name, tensor in tower_weights().items()}
-    write(folder, CONFIG, as_published(model) | tower)
+    glm4v_tiny.write(folder, model)
     return folder
 
 
@@ -57,7 +56,7 @@ def folder(model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def url(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("QUINTET_CACHE", str(tmp_path_factory.mktemp("cache")))
-        with served(spec_of(folder, id="glm-4v-9b", kind="multimodal", sees=True)) as url:
+        with served(spec_of(folder, id="glm-4v-9b", kind="multimodal", engine="vllm", sees=True)) as url:
             yield url
 
 
@@ -67,9 +66,7 @@ def client(url: str) -> OpenAI:
 
 
 def part_of(picture: Image.Image) -> dict[str, Any]:
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    data = base64.b64encode(file.getvalue()).decode()
+    data = base64.b64encode(png(picture)).decode()
     return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}
 
 
@@ -79,39 +76,38 @@ def ask(client: OpenAI, *pictures: Image.Image, **fields: Any) -> Any:
     return client.chat.completions.create(**({**common, "max_tokens": 10} | fields))
 
 
-def as_the_original(model: Any, folder: Path, picture: Image.Image, count: int) -> tuple[list[int], torch.Tensor]:
-    """Greedy tokens, and the logarithms of probabilities at each; all places are numbered in turn, as vLLM does it."""
-    prompt = load_tokenizer("glm", folder).encode(f"[gMASK]<sop><|user|>\n{MARKS}what is it<|assistant|>")
-    at = prompt.index(CONFIG["boi_token_id"])
-    pixels = torch.from_numpy(np.array(picture)).float()
-    with torch.inference_mode():
-        embed = model.get_input_embeddings()
-        vectors = seen(tower_weights(), pixels)
-        x = torch.cat([embed(torch.tensor(prompt[:at])), vectors, embed(torch.tensor(prompt[at + 3 :]))])
-        said, rows = [], []
-        for _ in range(count):
-            row = model(inputs_embeds=x[None]).logits[0, -1].log_softmax(-1)
-            said.append(int(row.argmax()))
-            rows.append(row.max())
-            if said[-1] in CONFIG["eos_token_id"]:
-                break
-            x = torch.cat([x, embed(torch.tensor(said[-1:]))])
-    return said, torch.stack(rows)
-
-
 def test_a_picture_is_seen_as_the_original_sees_it(
     client: OpenAI, model: Any, folder: Path, picture: Image.Image
 ) -> None:
-    said, rows = as_the_original(model, folder, picture, 10)
+    tokenizer = load_tokenizer("glm", folder)
+    prompt = tokenizer.encode(f"[gMASK]<sop><|user|>\n{MARKS}what is it<|assistant|>")
+    said, rows = greedy(model, prompt, picture, 10, in_turn=True)
+    end = next((at for at, token in enumerate(said) if token in CONFIG["eos_token_id"]), len(said))
+    said, rows = said[:end], rows[:end]
     answer = ask(client, picture, logprobs=True)
     found = [each.logprob for each in answer.choices[0].logprobs.content]
-    kept = len(said) - (said[-1] in CONFIG["eos_token_id"])
-    assert found[:kept] == pytest.approx(rows[:kept].tolist(), abs=2e-3)
-    text = load_tokenizer("glm", folder).decode(said, skip_special_tokens=True).strip().rstrip("\ufffd")
+    assert found[:end] == pytest.approx(rows.tolist(), abs=2e-3)
+    text = tokenizer.decode(said, skip_special_tokens=True).strip().rstrip("\ufffd")
     assert answer.choices[0].message.content.strip() == text
     assert answer.usage.prompt_tokens > PLACES + 2
     other = ask(client, picture.transpose(Image.Transpose.ROTATE_90), logprobs=True)
     assert [each.logprob for each in other.choices[0].logprobs.content] != pytest.approx(found, abs=1e-2)
+
+
+def test_our_own_engine_says_the_same_if_it_counts_places_as_vllm_does(
+    client: OpenAI, folder: Path, picture: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two towers that were written independently of each other, and all that is behind them."""
+    monkeypatch.setattr(SeeingGlm, "numbers", lambda _self, ids: torch.arange(len(ids)))
+    ours = started(ModelSpec(id="ours", kind="multimodal", path=str(folder), dtype="float32", device="cpu"))
+    content = [{"type": "text", "text": "what is it"}, {"type": "image", "image": 0}]
+    answer = ask(client, picture, logprobs=True, max_tokens=20).choices[0]
+    theirs = [each.logprob for each in answer.logprobs.content]
+    sampling: Any = {"temperature": 0, "max_tokens": 20, "logprobs": 1}
+    heard = ask_engine(ours, messages=[{"role": "user", "content": content}], images=[png(picture)], **sampling)
+    found = [each.logprob for delta in heard.deltas() for each in delta.logprobs]
+    assert len(theirs) > 3
+    assert found[: len(theirs)] == pytest.approx(theirs, abs=3e-3)
 
 
 def test_a_stream_and_text_alone(client: OpenAI, picture: Image.Image) -> None:

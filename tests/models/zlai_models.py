@@ -72,8 +72,7 @@ def _write_gptq(folder: Path) -> None:
 def _write_glm(text: Path, sees: Path) -> None:
     for folder in (text, sees):
         folder.mkdir()
-    weights = chatglm_tiny.as_published(glm4v_tiny.text_model())
+    model = glm4v_tiny.text_model()
     config = {name: value for name, value in glm4v_tiny.CONFIG.items() if name != "vision_config"}
-    chatglm_tiny.write(text, config, weights)
-    tower = {f"transformer.vision.{name}": tensor for name, tensor in glm4v_tiny.tower_weights().items()}
-    chatglm_tiny.write(sees, glm4v_tiny.CONFIG, weights | tower)
+    chatglm_tiny.write(text, config, chatglm_tiny.as_published(model))
+    glm4v_tiny.write(sees, model)

@@ -1,4 +1,4 @@
-"""GLM-4 chat models in the layout in which they were first published (``model_type: chatglm``).
+"""GLM-4 chat models, and glm-4v-9b, in the layout in which they were first published (``model_type: chatglm``).
 
 The files name their tensors as the code that once came with them did. That code is not run: configuration and tensors
 are renamed to those of transformers' Glm as they are read, which takes no copy of the weights, and the tokenizer is
@@ -19,6 +19,8 @@ from safetensors.torch import load_file
 from transformers import GlmConfig, GlmForCausalLM
 
 from quintet_chat.backends.chatglm_tokenizer import load_tokenizer
+from quintet_chat.backends.glm4v import Eyes, SeeingGlm
+from quintet_chat.backends.glm4v_pictures import Glm4vProcessor
 
 _RENAMED = {
     "transformer.embedding.word_embeddings": "model.embed_tokens",
@@ -29,6 +31,7 @@ _RENAMED = {
     "mlp.dense_h_to_4h": "mlp.gate_up_proj",
     "mlp.dense_4h_to_h": "mlp.down_proj",
 }
+_TOWER = "transformer.vision."
 _AS_IN_GLM = {
     "rmsnorm": True,
     "post_layer_norm": True,
@@ -52,9 +55,9 @@ class ChatGlm:
         self._published = published
 
     def config(self) -> GlmConfig:
-        published = self._published
-        if "vision_config" in published:
-            raise LoadError(f"{self._id}: its layout is that of glm-4v, which needs engine: vllm.")
+        published, seeing = self._published, {}
+        if self._eyes() is not None:
+            seeing = {"vision_config": published["vision_config"], "image_token_id": published.get("boi_token_id")}
         for name, wanted in _AS_IN_GLM.items():
             if published.get(name, wanted) is not wanted:
                 raise LoadError(f"{self._id}: {name}: {published[name]} in its config.json is not supported.")
@@ -79,6 +82,7 @@ class ChatGlm:
                 pad_token_id=published.get("pad_token_id"),
                 tie_word_embeddings=published.get("tie_word_embeddings", False),
                 dtype=published.get("torch_dtype"),
+                **seeing,
             )
         except KeyError as missing:
             raise LoadError(f"{self._id}: its config.json lacks {missing}.") from None
@@ -86,10 +90,24 @@ class ChatGlm:
     def tokenizer(self) -> Any:
         return load_tokenizer(self._id, self._folder)
 
+    def processor(self, tokenizer: Any) -> Glm4vProcessor | None:
+        """For the pictures of a model that sees; None for others."""
+        eyes = self._eyes()
+        return None if eyes is None else Glm4vProcessor(tokenizer, eyes)
+
     def model(self, config: GlmConfig, **arguments: Any) -> Any:
         """What ``from_pretrained`` returns for ``arguments``. The weights stay on disk until they are asked for."""
         weights = {new: part for name, tensor in self._tensors() for new, part in _renamed(name, tensor, config)}
-        return GlmForCausalLM.from_pretrained(None, config=config, state_dict=weights, **arguments)
+        kind = GlmForCausalLM if self._eyes() is None else SeeingGlm
+        return kind.from_pretrained(None, config=config, state_dict=weights, **arguments)
+
+    def _eyes(self) -> Eyes | None:
+        if "vision_config" not in self._published:
+            return None
+        try:
+            return Eyes.of(self._published["vision_config"])
+        except ValueError as error:
+            raise LoadError(f"{self._id}: {error}.") from None
 
     def _tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         files = sorted(self._folder.glob("*.safetensors"))
@@ -105,6 +123,9 @@ class ChatGlm:
 def _renamed(name: str, tensor: torch.Tensor, config: GlmConfig) -> Iterator[tuple[str, torch.Tensor]]:
     """A tensor under its name in Glm, where queries, keys and values, one tensor here, are three."""
     if name.endswith("rotary_pos_emb.inv_freq"):  # follows from the configuration
+        return
+    if name.startswith(_TOWER):
+        yield name.replace(_TOWER, "vision.", 1), tensor
         return
     for old, new in _RENAMED.items():
         name = name.replace(old, new)

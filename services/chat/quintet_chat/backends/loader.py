@@ -27,6 +27,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 from transformers.utils.hub import cached_file
 
 from quintet_chat.backends import chatglm, embedded, families, layers, memory, packing, quantized, templates
+from quintet_chat.backends.glm4v_pictures import Glm4vProcessor, Glm4vReader
 from quintet_chat.engine.pictures import PictureReader
 from quintet_chat.engine.prefix import BLOCK
 from quintet_chat.engine.runner import Runner, UnsupportedModel
@@ -80,7 +81,7 @@ def load(spec: ModelSpec, max_batch: int, report: Report) -> LoadedModel:
     report(0.45, "loading the tokenizer")
     read = original.tokenizer if original else partial(AutoTokenizer.from_pretrained, path, trust_remote_code=trusted)
     tokenizer = _attempt(spec, "its tokenizer cannot be loaded", read)
-    seeing = None if original else _processor(spec, path, config)
+    seeing = original.processor(tokenizer) if original else _processor(spec, path, config)
     if seeing is not None:
         tokenizer = seeing.tokenizer
         tokenizer.chat_template = seeing.chat_template or tokenizer.chat_template
@@ -184,7 +185,8 @@ def _reader(spec: ModelSpec, runner: Runner, model: Any, seeing: Any) -> Picture
     if seeing is None:
         return None
     try:
-        reader = PictureReader(seeing, model)
+        kind = Glm4vReader if isinstance(seeing, Glm4vProcessor) else PictureReader
+        reader = kind(seeing, model)
         prompt, pictures, inputs = reader.trial()
         runner.check_pictures(prompt, pictures, inputs)
     except (UnsupportedModel, ApiError, *_FAILURES) as error:

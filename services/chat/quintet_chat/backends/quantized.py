@@ -16,7 +16,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 _EXPANDED = {"compressed-tensors": CompressedTensorsConfig, "fp8": FineGrainedFP8Config, "mxfp4": Mxfp4Config}
 assert _EXPANDED.keys() == checkpoint.EXPANDED
 
-_SEEING = ["lm_head", r"model\.(?!(language_model|text_model)\.).*"]
+_SEEING = ["lm_head", "vision", r"model\.(?!(language_model|text_model|layers)\.).*"]
 """What stays whole of a model that sees: all but the layers that read. Eyes are small, and their shapes unusual."""
 
 

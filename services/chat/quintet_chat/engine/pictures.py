@@ -48,7 +48,8 @@ class Pictures:
     text: list[Hashable]
     """The prompt's tokens; those of a picture are told apart by its content."""
     positions: torch.Tensor | None
-    """Where the prompt's tokens are for a model with positions of several dimensions: [3, tokens]."""
+    """Where the prompt's tokens are for a model that does not count them one by one: [tokens], or [3, tokens] for one
+    with positions of several dimensions."""
     shift: int
     """What is added to the number of a token behind the prompt to get its position."""
     last_seen: torch.Tensor | None = None
@@ -95,8 +96,8 @@ class Pictures:
         plain = torch.arange(start, start + count) + self.shift
         if self.positions is None:
             return plain
-        known = self.positions[:, start : start + count]
-        return torch.cat([known, plain[known.shape[1] :].expand(3, -1)], dim=1)
+        known = self.positions[..., start : start + count]
+        return torch.cat([known, plain[known.shape[-1] :].expand(*known.shape[:-1], -1)], dim=-1)
 
     @property
     def bytes(self) -> int:
@@ -121,7 +122,9 @@ def mutual_layers(model: Any) -> frozenset[str]:
     return frozenset({"sliding_attention"} if by_window else ())
 
 
-class _Prepared(NamedTuple):
+class Prepared(NamedTuple):
+    """What the processor made of one picture."""
+
     features: dict[str, torch.Tensor]
     written: str
     """What stands for the picture in the text."""
@@ -160,13 +163,10 @@ class PictureReader:
         prompt = tokenize(written + pieces[-1])
         return prompt, self._pictures(prompt, prepared)
 
-    def _pictures(self, prompt: list[int], prepared: list[_Prepared]) -> Pictures:
+    def _pictures(self, prompt: list[int], prepared: list[Prepared]) -> Pictures:
         ids = torch.tensor(prompt)
-        marked = ids == self._token
-        counts = [each.written.count(self._written) for each in prepared]
-        if int(marked.sum()) != sum(counts):
-            raise self._wrong_marks(int(marked.sum()), sum(counts))
-        places = torch.split(torch.nonzero(marked)[:, 0], counts)
+        places = self._find(ids, prepared)
+        marked = torch.zeros_like(ids, dtype=torch.bool).index_fill_(0, torch.cat(places), True)
         text: list[Hashable] = list(prompt)
         for each, where in zip(prepared, places, strict=True):
             for index in where.tolist():
@@ -175,8 +175,16 @@ class PictureReader:
         each_picture = [Picture(each.features, where) for each, where in zip(prepared, places, strict=True)]
         return Pictures(each_picture, text, positions, shift, _last_seen(marked) if self._mutual else None)
 
+    def _find(self, ids: torch.Tensor, prepared: list[Prepared]) -> list[torch.Tensor]:
+        """The tokens of each picture among ``ids``, ascending."""
+        marked = torch.nonzero(ids == self._token)[:, 0]
+        counts = [each.written.count(self._written) for each in prepared]
+        if len(marked) != sum(counts):
+            raise self._wrong_marks(len(marked), sum(counts))
+        return list(torch.split(marked, counts))
+
     def _layout(
-        self, ids: torch.Tensor, marked: torch.Tensor, prepared: list[_Prepared]
+        self, ids: torch.Tensor, marked: torch.Tensor, prepared: list[Prepared]
     ) -> tuple[torch.Tensor | None, int]:
         """Positions of the prompt and the shift behind it, as the model itself counts them."""
         if self._positions is None:
@@ -185,7 +193,7 @@ class PictureReader:
         positions, shift = self._positions(ids[None], mm_token_type_ids=marked[None].int(), image_grid_thw=grids)
         return positions[:, 0], int(shift)
 
-    def _prepare(self, encoded: bytes) -> _Prepared:
+    def _prepare(self, encoded: bytes) -> Prepared:
         with Image.open(io.BytesIO(encoded)) as image:
             picture = image.convert("RGB")
         try:
@@ -199,7 +207,7 @@ class PictureReader:
             for name, value in inputs.items()
             if name in self._names
         }
-        return _Prepared(features, inputs["text_replacement_offsets"][0][0]["replacement"], _sha256(encoded))
+        return Prepared(features, inputs["text_replacement_offsets"][0][0]["replacement"], _sha256(encoded))
 
     def inputs(self, text: str, images: list[Image.Image], **options: Any) -> Any:
         """What the processor makes of text and pictures, as tensors: the model's own input."""
