@@ -12,6 +12,7 @@ from PIL import Image
 from quintet_chat.vllm import facts, originals, server
 from quintet_chat.vllm.minicpmv.configuration_minicpmv import MiniCPMVConfig
 from quintet_chat.vllm.minicpmv.image_processing_minicpmv import MiniCPMVImageProcessor
+from quintet_common import vllm_program
 from quintet_common.models_yml import ModelSpec
 
 
@@ -61,7 +62,7 @@ def test_the_place_of_a_picture() -> None:
 
 def test_vllm_gets_a_folder_with_our_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUINTET_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv(server.PYTHON, "python")
+    monkeypatch.setenv(vllm_program.PYTHON, "python")
     folder = tmp_path / "model"
     folder.mkdir()
     minicpmv_tiny.write(folder, minicpmv_tiny.text_model())

@@ -25,6 +25,7 @@ from quintet_chat.protocol import Generate, Grammar, Sampling
 from quintet_chat.vllm import facts, requests, server
 from quintet_chat.vllm.engine import VllmEngine
 from quintet_chat.worker import create_engine
+from quintet_common import vllm_program
 from quintet_common.errors import ApiError
 from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import LoadError
@@ -43,7 +44,7 @@ def double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     program.write_text(f'#!/bin/sh\nexec {sys.executable} {DOUBLE} "$@"\n')
     program.chmod(0o755)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(server.PYTHON, str(program))
+        patch.setenv(vllm_program.PYTHON, str(program))
         yield str(program)
 
 
@@ -140,11 +141,11 @@ def test_quantised_experts_on_two_gpus(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_without_vllm_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(server.PYTHON, raising=False)
+    monkeypatch.delenv(vllm_program.PYTHON, raising=False)
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(LoadError, match=r"vLLM is not installed here\..*QUINTET_VLLM_PYTHON"):
         words()
-    monkeypatch.setenv(server.PYTHON, "/nonexistent/python")
+    monkeypatch.setenv(vllm_program.PYTHON, "/nonexistent/python")
     with pytest.raises(LoadError, match="no program '/nonexistent/python'"):
         VllmEngine(spec_of()).load(lambda _fraction, _note: None)
 

@@ -15,11 +15,11 @@ import transformers
 from chat.engine_kit import tokenizer
 from chat.serving import serving
 from quintet_chat.app import create_app
-from quintet_chat.vllm import server
+from quintet_common import vllm_program
 from quintet_common.models_yml import ModelSpec
 
 needs_vllm = pytest.mark.skipif(
-    server.PYTHON not in os.environ, reason=f"needs vLLM: {server.PYTHON} names no interpreter that has it"
+    vllm_program.PYTHON not in os.environ, reason=f"needs vLLM: {vllm_program.PYTHON} names no interpreter that has it"
 )
 TORCHVISION = "QUINTET_TORCHVISION"
 """Environment variable with a folder that holds torchvision, for an environment of vLLM's that has none."""
@@ -49,10 +49,10 @@ THINKING_TEMPLATE = (
 
 
 def _has_torchvision() -> bool:
-    if TORCHVISION in os.environ or server.PYTHON not in os.environ:
+    if TORCHVISION in os.environ or vllm_program.PYTHON not in os.environ:
         return True
     code = "import importlib.util, sys; sys.exit(importlib.util.find_spec('torchvision') is None)"
-    return subprocess.run([os.environ[server.PYTHON], "-c", code], check=False).returncode == 0
+    return subprocess.run([os.environ[vllm_program.PYTHON], "-c", code], check=False).returncode == 0
 
 
 has_torchvision = pytest.mark.skipif(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from cli.test_commands import status_of
 from quintet import fit
-from quintet_common import checkpoint
+from quintet_common import checkpoint, install, vllm_program
 
 GB = 10**9
 HIDDEN, LAYERS, EXPERTS, OF_EXPERT, SHARED, KEYS, WORDS, GROUP = 3584, 28, 64, 2560, 20480, 512, 151936, 128
@@ -57,12 +57,14 @@ def qwen2_57b(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "desc_act": False},
     }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(config))
+    (folder / "tokenizer.json").touch()
     return folder
 
 
 @pytest.fixture(autouse=True)
-def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def two_gpus_and_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit, "free", lambda: {0: 24 * GB, 1: 24 * GB, "cpu": 64 * GB})
+    monkeypatch.setenv(vllm_program.PYTHON, "python-with-vllm")
 
 
 def check(folder: Path, entry: str, tmp_path: Path) -> int | str | None:
@@ -98,8 +100,10 @@ def dense(tmp_path: Path) -> Path:
     folder = tmp_path / "model"
     folder.mkdir()
     header = json.dumps({"layer.weight": {"dtype": "BF16", "shape": [1000, 4000], "data_offsets": [0, 8_000_000]}})
-    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header.encode())
+    data = bytes(8_000_000)
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header.encode() + data)
     (folder / "config.json").write_text('{"model_type": "qwen2"}')
+    (folder / "tokenizer.json").touch()
     return folder
 
 
@@ -116,7 +120,7 @@ def test_what_quantisation_at_load_needs(
     assert "2.25 MB" in capsys.readouterr().out
     installed(monkeypatch, "transformers")
     assert check(dense, entry, tmp_path) == 1
-    assert "'bitsandbytes': install quintet-chat[bitsandbytes]" in capsys.readouterr().err
+    assert f"'bitsandbytes': {install.command('quintet-chat', 'bitsandbytes')}" in capsys.readouterr().err
     installed(monkeypatch)  # the chat service is elsewhere, and so are its packages
     assert check(dense, entry, tmp_path) == 0
     assert check(dense, "memory: {0: 5MB}", tmp_path) == 1
@@ -147,3 +151,23 @@ def test_a_release_of_cosyvoice_without_voices(tmp_path: Path, capsys: pytest.Ca
     (folder / "spk2info.pt").touch()
     file.write_text("models: [{id: m, kind: tts, path: ./CosyVoice-300M}]")
     assert status_of("check", str(file)) == 0
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [("", "m: a model quantised by gptq is for vLLM; vLLM is not"), ("engine: vllm", "m: vLLM is not")],
+)
+def test_a_model_for_vllm_where_there_is_none(
+    qwen2_57b: Path,
+    entry: str,
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv(vllm_program.PYTHON)
+    monkeypatch.setattr(vllm_program, "find", lambda _path: None)
+    assert check(qwen2_57b, f"memory: {{0: 20GB, 1: 20GB}}, {entry}", tmp_path) == 1
+    assert f"models.yml:1: {says} not installed here." in capsys.readouterr().err
+    assert check(qwen2_57b, "engine: vllm, engine_args: {url: 'http://a:1'}, memory: {0: 40GB}", tmp_path) == 1
+    assert "vLLM is not" not in capsys.readouterr().err

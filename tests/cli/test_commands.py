@@ -54,8 +54,9 @@ def test_check_names_every_directory_that_is_missing(capsys: pytest.CaptureFixtu
     )
     assert status_of("check", str(file)) == 1
     assert capsys.readouterr().err.splitlines() == [
-        f"{file}: the model 'a' is not there: {tmp_path}/gone does not exist.",
-        f"{file}: the model 'b' is not there: /nowhere/at/all does not exist.",
+        f"{file}:2: the model 'a' is not there: {tmp_path}/gone does not exist.",
+        f"{file}:3: the model 'b' is not there: /nowhere/at/all does not exist.",
+        f"{file}:4: c: {tmp_path}/there has no config.json, so it is no folder of a model, or not all of one.",
     ]
 
 
@@ -77,7 +78,7 @@ def test_check_names_embedded_models_and_key_files_that_cannot_be(
         f"{file}:7: keys: {tmp_path}/nokeys.yml does not exist; `quintet keys add` makes it.",
     ]
     assert status_of("serve", str(file)) == 2
-    assert capsys.readouterr().err.splitlines() == found[:1]
+    assert capsys.readouterr().err.splitlines() == found
 
 
 def test_check_says_what_is_wrong_with_the_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

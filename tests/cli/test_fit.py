@@ -21,6 +21,9 @@ def model(tmp_path: Path) -> Path:
     folder.mkdir()
     header = b'{"a":{"dtype":"F32","shape":[4000,1000000],"data_offsets":[0,16000000000]}}'
     (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    os.truncate(folder / "model.safetensors", 8 + len(header) + 16 * GB)  # with nothing in it, it takes no room
+    (folder / "config.json").write_text('{"model_type": "qwen2"}')
+    (folder / "tokenizer.json").touch()
     return folder
 
 
@@ -74,7 +77,7 @@ def test_check_and_serve_refuse_what_cannot_fit(model: Path, capsys: pytest.Capt
     )
     assert status_of("check", str(file)) == 1
     printed = capsys.readouterr()
-    line = f"{file}: the weights of 'm' need 8 GB, but memory grants 2 GB."
+    line = f"{file}:6: the weights of 'm' need 8 GB, but memory grants 2 GB."
     assert printed.err.splitlines()[0] == line
     assert "8 GB" in printed.out
     assert status_of("serve", str(file)) == 2
@@ -86,4 +89,4 @@ def test_broken_weights_are_named(model: Path, capsys: pytest.CaptureFixture[str
     file = model.parent / "models.yml"
     file.write_text(f"models: [{{id: m, kind: chat, path: {model}}}]")
     assert status_of("check", str(file)) == 1
-    assert capsys.readouterr().err == f"{file}: {model}/model.safetensors is no safetensors file.\n"
+    assert capsys.readouterr().err == f"{file}:1: m: {model}/model.safetensors is no safetensors file.\n"

@@ -56,7 +56,7 @@ def test_other_formats_count_by_their_size(tmp_path: Path) -> None:
     assert weights_in(tmp_path / "nothing") is None
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff" * 64, b"\x02\0\0\0\0\0\0\0[]", b'\x0c\0\0\0\0\0\0\0{"a": {"b":1'])
+@pytest.mark.parametrize("content", [b"", b"\xff" * 64, b"\x02\0\0\0\0\0\0\0[]", b'\x0d\0\0\0\0\0\0\0{"a": {"b":1}'])
 def test_a_broken_file_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(OSError, match=r"model\.safetensors is no safetensors file"):

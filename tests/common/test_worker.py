@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from quintet_common.errors import ApiError
 from quintet_common.models_yml import ModelSpec
+from quintet_common.worker import process
 from quintet_common.worker.process import State, Worker
 
 HERE = Path(__file__).parent
@@ -154,10 +155,17 @@ async def test_a_dead_worker_fails_its_requests_and_comes_back(start: Any, how: 
     assert worker.restarts == 1
 
 
-async def test_a_worker_that_dies_while_loading_is_started_again(start: Any) -> None:
+async def test_a_worker_that_dies_while_loading_is_started_again_but_not_for_ever(
+    start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "DEATHS", 2)
     worker = start(die=True)
-    await eventually(lambda: worker.restarts >= 2)
+    await eventually(lambda: worker.restarts == 1)
     assert worker.state is State.LOADING
+    await until(worker, State.FAILED)
+    assert worker.note.startswith("its process ended 2 times while the model was loading")
+    assert worker.restarts == 1
+    assert worker._task.done()
 
 
 async def test_a_load_that_fails_again_and_again_keeps_saying_why(start: Any) -> None:

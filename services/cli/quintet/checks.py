@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from quintet_common import checkpoint
-from quintet_common.footprint import needed, too_large
+from quintet_common import checkpoint, folder
+from quintet_common.footprint import too_large
 from quintet_common.models_yml import Config, ConfigError, ModelSpec, line_in, load_config
 from quintet_common.values import embedded_mistake
 
 
 def load_checked(file: Path) -> Config:
-    """The config, once every model can be there. Raises ConfigError with one line."""
+    """The config, once every model can be there. Raises ConfigError with a line for each mistake."""
     config = load_config(file)
     found = problems(config, file)
     if not config.models and not config.upstreams:
         raise ConfigError(f"{file}: there is nothing to serve: no models and no upstreams.")
     if found:
-        raise ConfigError(found[0])
+        raise ConfigError("\n".join(found))
     return config
 
 
@@ -26,10 +26,9 @@ def problems(config: Config, file: Path) -> list[str]:
     for a file of keys that is not there. ``file`` is where ``config`` is from."""
     found = []
     for index, spec in enumerate(config.models):
-        if text := embedded_mistake(spec):
-            found.append(f"{file}:{line_in(file, ['models', index, 'path'])}: path: {text}")
-        elif text := missing(spec) or checkpoint.obstacle(spec, checkpoint.config_of(spec)) or _misfit(spec):
-            found.append(f"{file}: {text}")
+        if (mistake := _mistake(spec)) is not None:
+            key, text = mistake
+            found.append(f"{file}:{line_in(file, ['models', index, key])}: {text}")
     keys = config.router.keys
     if keys is not None and not Path(keys).is_file():
         line = line_in(file, ["router", "keys"])
@@ -37,13 +36,16 @@ def problems(config: Config, file: Path) -> list[str]:
     return found
 
 
-def _misfit(spec: ModelSpec) -> str | None:
-    """Why its weights cannot be read, or are more than its entry grants."""
+def _mistake(spec: ModelSpec) -> tuple[str, str] | None:
+    """What is wrong with what an entry names, and the key that it is about."""
+    if text := embedded_mistake(spec):
+        return "path", f"path: {text}"
+    if text := missing(spec) or folder.problem(spec) or checkpoint.obstacle(spec, checkpoint.config_of(spec)):
+        return "path", text
     try:
-        needed(spec)
-        return too_large(spec)
+        return None if (text := too_large(spec)) is None else ("memory", text)
     except OSError as error:
-        return str(error)
+        return "path", str(error)
 
 
 def missing(spec: ModelSpec) -> str | None:

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
+from quintet_common import install, vllm_program
 from quintet_common.engine_args import Quantization
 
 if TYPE_CHECKING:
@@ -97,8 +98,8 @@ def obstacle(spec: ModelSpec, config: dict[str, Any]) -> str | None:
     if spec.kind not in KINDS:
         return None
     text = pickled(spec)
-    if text is None and not on_vllm(spec, config):
-        text = _for_transformers(spec, config)
+    if text is None:
+        text = _for_vllm(spec, config) if on_vllm(spec, config) else _for_transformers(spec, config)
     return None if text is None else f"{spec.id}: {text}"
 
 
@@ -124,6 +125,19 @@ def not_read(file: str) -> str:
     )
 
 
+def _for_vllm(spec: ModelSpec, config: dict[str, Any]) -> str | None:
+    if spec.engine_args.get("url") or find_spec("quintet_chat") is None or vllm_program.find(spec.path):
+        return None
+    why = "" if spec.engine == "vllm" else f"{_why_vllm(config)} is for vLLM; "
+    other = " Or install what transformers needs for it, with engine: transformers." if method(config) else ""
+    return f"{why}{vllm_program.ABSENT}{other}"
+
+
+def _why_vllm(config: dict[str, Any]) -> str:
+    quantised = method(config)
+    return f"a model quantised by {quantised}" if quantised else f"a model of type {config.get('model_type')!r}"
+
+
 def _for_transformers(spec: ModelSpec, config: dict[str, Any]) -> str | None:
     stored, asked = method(config), spec.engine_args.get("quantization")
     if asked is not None and stored is not None:
@@ -139,8 +153,8 @@ def _for_transformers(spec: ModelSpec, config: dict[str, Any]) -> str | None:
         return None
     why = f"engine_args: quantization: {asked}" if asked else f"its weights are quantised by {stored}, which"
     packages = f"package{'s' if len(lacking) > 1 else ''} {' and '.join(map(repr, lacking))}"
-    other = "" if asked else ", or run it with engine: vllm"
-    return f"{why} needs the Python {packages}: install quintet-chat[{needed.extra}]{other}."
+    other = "" if asked else " (or run it with engine: vllm)"
+    return f"{why} needs the Python {packages}{other}: {install.command('quintet-chat', needed.extra)}"
 
 
 def _has_experts(config: dict[str, Any]) -> bool:

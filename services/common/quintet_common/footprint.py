@@ -1,26 +1,20 @@
 """What a model's weights take in memory, from its files' headers: nothing is loaded, and no framework is needed.
 
-A safetensors file begins with the length of its header (8 bytes, little-endian) and the header as JSON, which has every
-tensor's type and shape. Of other formats only the size of the file is known.
+Of other formats than safetensors only the size of the file is known.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from quintet_common import checkpoint, expansion
+from quintet_common import checkpoint, expansion, headers
 from quintet_common.expansion import Tensor
 from quintet_common.models_yml import ModelSpec
 from quintet_common.sizes import parse_bytes
 
 _OTHER_FORMATS = ("*.bin", "*.pt", "*.pth", "*.onnx", "*.gguf")
-_MAX_HEADER = 100 << 20
-"""Bytes; what safetensors itself allows."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +31,9 @@ class Weights:
 
 def weights_in(folder: Path) -> Weights | None:
     """The weights in ``folder`` and the folders in it; None where there are none to be seen. Raises OSError."""
-    files = _once(path for path in folder.rglob("*.safetensors") if path.is_file())
+    files = headers.once(path for path in folder.rglob("*.safetensors") if path.is_file())
     if files:
-        tensors = [tensor for file in files for tensor in _tensors(file)]
+        tensors = [tensor for file in files for tensor in headers.tensors(file)]
         return Weights(tensors) if any(tensor.elements for tensor in tensors) else None
     found = next((files for glob in _OTHER_FORMATS if (files := list(folder.rglob(glob)))), [])
     others = sum(file.stat().st_size for file in found)
@@ -81,32 +75,3 @@ def in_words(size: int) -> str:
     """Bytes as people write them: ``1.9 GB``."""
     power = min(4, max(0, int(math.log10(max(size, 1)) // 3)))
     return f"{size / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
-
-
-def _once(files: Iterable[Path]) -> list[Path]:
-    """Without what is there a second time: a variant (``model.fp16.safetensors``) beside the model, or the maker's own
-    layout (``consolidated``) beside that of transformers."""
-    found = set(files)
-    ordinary = {file.parent for file in found if not file.name.startswith("consolidated")}
-
-    def again(file: Path) -> bool:
-        if file.name.startswith("consolidated"):
-            return file.parent in ordinary
-        return ".fp16." in file.name and file.with_name(file.name.replace(".fp16.", ".")) in found
-
-    return sorted(file for file in found if not again(file))
-
-
-def _tensors(file: Path) -> list[Tensor]:
-    """Every tensor. Raises OSError for what is no safetensors file."""
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        try:
-            header: dict[str, Any] = json.loads(stream.read(min(length, _MAX_HEADER)))
-            header.pop("__metadata__", None)
-            tensors = [Tensor(name, each["dtype"], each["shape"]) for name, each in header.items()]
-            if all(isinstance(tensor.elements, int) for tensor in tensors):
-                return tensors
-        except (ValueError, KeyError, TypeError, AttributeError):
-            pass
-    raise OSError(f"{file} is no safetensors file.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
 import os
@@ -18,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from quintet_common import vllm_program
 from quintet_common.engine_args import Vllm
 from quintet_common.models_yml import ModelSpec
 from quintet_common.sizes import parse_bytes
@@ -26,9 +26,6 @@ from quintet_common.worker.host import LoadError
 from quintet_chat.vllm import facts, originals
 
 log = logging.getLogger("quintet.vllm")
-PYTHON = "QUINTET_VLLM_PYTHON"
-"""Environment variable with the interpreter of an environment that has vLLM, whose pins are not ours."""
-
 NOT_FLAGS = frozenset(Vllm.__struct_fields__)
 """``engine_args`` that are not handed on to vLLM."""
 
@@ -109,7 +106,10 @@ class Server:
 def command(spec: ModelSpec) -> list[str]:
     """What starts vLLM for ``spec``, all but its address. Raises LoadError where vLLM is not to be found."""
     prepared = originals.prepare(spec, facts.config_of(spec))
-    words = [*_program(prepared.path), "--served-model-name", spec.id]
+    program = vllm_program.find(prepared.path)
+    if program is None:
+        raise LoadError(vllm_program.ABSENT)
+    words = [*program, "--served-model-name", spec.id]
     flags: dict[str, Any] = {}
     if spec.context is not None:
         flags["max_model_len"] = spec.context
@@ -122,21 +122,6 @@ def command(spec: ModelSpec) -> list[str]:
     for name, value in flags.items():
         words += _flag(name.removeprefix("--").replace("_", "-"), value)
     return words
-
-
-def _program(path: str) -> list[str]:
-    """The server's program and its model."""
-    module = ["-m", "vllm.entrypoints.openai.api_server", "--model", path]
-    if named := os.environ.get(PYTHON):
-        return [named, *module]
-    if importlib.util.find_spec("vllm") is not None:
-        return [sys.executable, *module]
-    if found := shutil.which("vllm"):
-        return [found, "serve", path]
-    raise LoadError(
-        "vLLM is not installed here. Install the package vllm beside quintet-chat, or name the Python that has it in "
-        f"{PYTHON}, or point to a running server with engine_args: {{url: http://…}}."
-    )
 
 
 def _flag(name: str, value: Any) -> list[str]:

@@ -9,11 +9,12 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
-from quintet_common import engine_args
+from quintet_common import engine_args, folder
 from quintet_common.errors import ApiError
 from quintet_common.footprint import too_large
 from quintet_common.models_yml import ModelSpec
@@ -152,15 +153,14 @@ class Host(Generic[RequestT]):
 
         report(0.0, "starting")
         try:
-            if problem := too_large(spec):
+            if problem := folder.problem(spec) or too_large(spec):
                 raise LoadError(problem)
             engine = self._create(spec)
             info = engine.load(report)
         except Exception as error:
-            permanent = isinstance(error, (LoadError, ImportError, FileNotFoundError, ValueError))
             if not isinstance(error, LoadError):
                 log.exception("loading %s failed", spec.id)
-            self.send(protocol.Failed(str(error) or type(error).__name__, permanent))
+            self.send(protocol.Failed(str(error) or type(error).__name__, not _may_pass(error, spec)))
             return
         self._decode_request = msgspec.msgpack.Decoder(engine.request_type).decode
         self._engine = engine
@@ -188,6 +188,14 @@ class Host(Generic[RequestT]):
             if values != last:
                 self.send(protocol.Stats(values))
                 last = values
+
+
+def _may_pass(error: Exception, spec: ModelSpec) -> bool:
+    """Whether another start may go better: a hub may come back, and what others use of a device may be free then. A
+    fault in the model's files, its settings or the code stays."""
+    if isinstance(error, RuntimeError):  # torch says everything with it
+        return not Path(spec.path).is_dir() or any(word in str(error) for word in ("memory", "CUDA"))
+    return isinstance(error, (OSError, MemoryError)) and not isinstance(error, FileNotFoundError)
 
 
 def _crash(args: threading.ExceptHookArgs) -> None:

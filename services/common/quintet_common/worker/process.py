@@ -30,6 +30,10 @@ FIRST_BACKOFF, LAST_BACKOFF = 0.5, 60.0
 """Seconds before a dead worker is started again: doubled at every failed start, up to the last."""
 
 
+DEATHS = 5
+"""So often the process may end while it loads a model that was never ready; then it is not started again."""
+
+
 class State(enum.StrEnum):
     LOADING = "loading"
     READY = "ready"
@@ -144,6 +148,7 @@ class Worker(Generic[EventT]):
         self._wake = asyncio.Event()
         self._woken = False
         self._was_ready = False
+        self._deaths = 0
         self._permanent = False
         self._task: asyncio.Task[None] | None = None
 
@@ -231,7 +236,7 @@ class Worker(Generic[EventT]):
                 await self._wake.wait()
                 self._wake.clear()
                 continue
-            if self._permanent:
+            if self._permanent or self._hopeless():
                 return
             was_ready = self.state is State.READY
             backoff = FIRST_BACKOFF if was_ready else min(backoff * 2, LAST_BACKOFF)
@@ -241,6 +246,17 @@ class Worker(Generic[EventT]):
             log.warning("%s: worker ended, starting it again in %.1f s", self.spec.id, backoff)
             self.restarts += 1
             await asyncio.sleep(backoff)
+
+    def _hopeless(self) -> bool:
+        """Whether the process has ended without a word while it loaded, too often to try again."""
+        if self._was_ready or self.state is not State.LOADING:
+            return False
+        self._deaths += 1
+        if self._deaths < DEATHS:
+            return False
+        self.note = f"its process ended {DEATHS} times while the model was loading; the service's log may say why"
+        self._fail()
+        return True
 
     async def _live(self) -> None:
         """One life of the process, from its start until its socket closes."""
