@@ -14,7 +14,8 @@ from chat.engine_kit import SHAPE, TEMPLATE, tokenizer
 
 @dataclass(frozen=True, eq=False)
 class Family:
-    """``parameters`` are the published model's, in thousand millions, as its makers say.
+    """``parameters`` are those of the published model that are loaded, in thousand millions, as its makers say or its
+    configuration gives them.
 
     ``mark`` is what its chat template is known by, and ``tools`` the family of calls that this means.
     """
@@ -54,19 +55,20 @@ FAMILIES = (
            "<tool_call>", "hermes"),
     Family("Qwen3-Coder", "qwen3_moe", "Qwen/Qwen3-Coder-30B-A3B-Instruct", 30.53, {**_HEADS16, **_EXPERTS},
            "<tool_call><function=<parameter=", "qwen3_coder"),
-    Family("Qwen3-Next", "qwen3_next", "Qwen/Qwen3-Next-80B-A3B-Instruct", 81.3, _GATED_EXPERTS, "<tool_call>",
+    Family("Qwen3-Next", "qwen3_next", "Qwen/Qwen3-Next-80B-A3B-Instruct", 79.7, _GATED_EXPERTS, "<tool_call>",
            "hermes"),
-    Family("Qwen3.5, its text part", "qwen3_5_text", "Qwen/Qwen3.5-27B", 27.0, {**_HEADS16, **_RECURRENT},
+    Family("Qwen3.5, its text part", "qwen3_5_text", "Qwen/Qwen3.5-27B", 27.4, {**_HEADS16, **_RECURRENT},
            "<tool_call><function=<parameter=<think>", "qwen3_coder", "think"),
-    Family("Qwen3.5 MoE, its text part", "qwen3_5_moe_text", "Qwen/Qwen3.5-35B-A3B", 35.0, _GATED_EXPERTS,
+    Family("Qwen3.5 MoE, its text part", "qwen3_5_moe_text", "Qwen/Qwen3.5-35B-A3B", 35.1, _GATED_EXPERTS,
            "<tool_call><function=<parameter=<think>", "qwen3_coder", "think"),
     Family("Llama 3", "llama", "meta-llama/Llama-3.1-8B-Instruct", 8.03, mark="Environment: ipython", tools="llama3"),
     Family("Llama 4, its text part", "llama4_text", "meta-llama/Llama-4-Scout-17B-16E-Instruct", 108.6,
            {**_HEADS16, "num_local_experts": 4, "intermediate_size_mlp": 64, "attention_chunk_size": 8,
-            "interleave_moe_layer_step": 1, "no_rope_layers": [1, 0], "floor_scale": 4}, "<|python_start|>"),
+            "interleave_moe_layer_step": 1, "no_rope_layers": [1, 0], "floor_scale": 4},
+           "Environment: ipython<|python_start|>", "llama3"),
     Family("Gemma 2", "gemma2", "google/gemma-2-9b-it", 9.24, _SLIDING),
     Family("Gemma 3", "gemma3_text", "google/gemma-3-1b-it", 1.0, {**_SLIDING, "sliding_window_pattern": 2}),
-    Family("Gemma 4, its text part", "gemma4_text", "google/gemma-4-12B-it", 12.0, _SLIDING, "<|tool_call>"),
+    Family("Gemma 4, its text part", "gemma4_text", "google/gemma-4-E2B-it", 5.1, _SLIDING, "<|tool_call>"),
     Family("Mistral 7B", "mistral", "mistralai/Mistral-7B-Instruct-v0.3", 7.25, {"sliding_window": 8}, "[TOOL_CALLS]",
            "mistral"),
     Family("Ministral 3, its text part", "ministral3", "mistralai/Ministral-3-8B-Instruct-2512", 8.8, _HEADS16,
@@ -104,7 +106,8 @@ FAMILIES = (
     Family("LFM2", "lfm2", "LiquidAI/LFM2-1.2B", 1.17, {"layer_types": ["conv", "full_attention"],
            "block_auto_adjust_ff_dim": False, "pad_token_id": 0}),
     Family("ERNIE 4.5", "ernie4_5", "baidu/ERNIE-4.5-0.3B-PT", 0.36, _HEADS16),
-    Family("Hunyuan", "hunyuan_v1_dense", "tencent/Hunyuan-7B-Instruct", 7.5, _HEADS16),
+    Family("Hunyuan", "hunyuan_v1_dense", "tencent/Hunyuan-7B-Instruct", 7.5, _HEADS16,
+           "<tool_calls><tool_call><think>", thinking="think"),
     Family("MiniMax M2", "minimax_m2", "MiniMaxAI/MiniMax-M2", 228.7, {**_HEADS16, "num_local_experts": 4,
            "num_experts_per_tok": 2, "rotary_dim": 8}, "<minimax:tool_call><think>", "minimax_m2", "think"),
     Family("Mamba", "mamba", "state-spaces/mamba-2.8b-hf", 2.77, {"state_size": 4, "expand": 2, "conv_kernel": 4},

@@ -40,15 +40,16 @@ def _refused_row(family: Family, wording: Wording) -> tuple[str, ...]:
 
 def _other_row(other: Other, wording: Wording) -> tuple[str, ...]:
     entry = _entry(other.example, other.entry, other.kind)
-    return wording.of(other.name), _memory(other.parameters), entry, wording.of(other.note)
+    return wording.of(other.name), _memory(other.parameters, other.width), entry, wording.of(other.note)
 
 
 def _entry(example: str, form: str = CHAT, kind: str = "chat") -> str:
-    return f"`- {{id: {example.rpartition('/')[2]}, {form.format(kind=kind, example=example)}}}`"
+    name = example.rpartition("/")[2].removesuffix(".onnx")
+    return f"`- {{id: {name}, {form.format(kind=kind, example=example)}}}`"
 
 
-def _memory(parameters: float) -> str:
-    size = parameters * 2
+def _memory(parameters: float, width: int = 2) -> str:
+    size = parameters * width
     return f"{size:.0f} GB" if size >= 10 else f"{size:.1f} GB" if size >= 1 else f"{size * 1000:.0f} MB"
 
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Other:
-    """``parameters`` are the published model's with all of its parts, in thousand millions, as its makers say."""
+    """``parameters`` are the published model's with all of its parts, in thousand millions, as its makers say or as its
+    files and configuration give them; each takes ``width`` bytes.
+    """
 
     kind: str
     name: str
@@ -18,6 +20,7 @@ class Other:
     """What the file contains as long as the family is tried there."""
     note: str = ""
     entry: str = "kind: {kind}, path: {example}"
+    width: int = 2
 
 
 _FOLDER = "kind: {kind}, path: /models/{example}"
@@ -36,11 +39,11 @@ OTHERS = (
     Other("multimodal", "SmolVLM, Idefics3", "HuggingFaceTB/SmolVLM-Instruct", 2.25, _PICTURES, '"idefics3"'),
     Other("multimodal", "SmolVLM2", "HuggingFaceTB/SmolVLM2-2.2B-Instruct", 2.25, _PICTURES, '"smolvlm"'),
     Other("multimodal", "Gemma 3", "google/gemma-3-4b-it", 4.3, _PICTURES, '"gemma3"'),
-    Other("multimodal", "Gemma 4", "google/gemma-4-31B-it", 31.0, _PICTURES, '"gemma4"'),
-    Other("multimodal", "Gemma 4, small", "google/gemma-4-E4B-it", 8.0, _PICTURES, '"gemma4 e2b"'),
+    Other("multimodal", "Gemma 4", "google/gemma-4-31B-it", 31.3, _PICTURES, '"gemma4"'),
+    Other("multimodal", "Gemma 4, small", "google/gemma-4-E4B-it", 7.94, _PICTURES, '"gemma4 e2b"'),
     Other("multimodal", "Qwen3-VL", "Qwen/Qwen3-VL-8B-Instruct", 8.77, _PICTURES, '"qwen3_vl"'),
     Other("multimodal", "Qwen3-VL MoE", "Qwen/Qwen3-VL-30B-A3B-Instruct", 31.07, _PICTURES, '"qwen3_vl_moe"'),
-    Other("multimodal", "Qwen3.5", "Qwen/Qwen3.5-9B", 9.65, _PICTURES, '"qwen3_5"'),
+    Other("multimodal", "Qwen3.5", "Qwen/Qwen3.5-9B", 9.41, _PICTURES, '"qwen3_5"'),
     Other("multimodal", "Mistral Small 3, Ministral 3", "mistralai/Mistral-Small-3.1-24B-Instruct-2503", 24.0,
           _PICTURES, '"mistral3"'),
     Other("multimodal", "glm-4v-9b", "zai-org/glm-4v-9b", 13.9, f"{_VLLM}glm4v.py", "seen_as_the_original",
@@ -61,12 +64,14 @@ OTHERS = (
     Other("image", "Qwen-Image-Edit-2509", "Qwen/Qwen-Image-Edit-2509", 28.8, _EDITED,
           '"qwen-image-edit-plus"', "edits as the prompt says, with up to 16 pictures (best 3)"),
     Other("image", "Z-Image", "Tongyi-MAI/Z-Image-Turbo", 10.2, _DRAWN, '"z-image"'),
-    Other("tts", "CosyVoice 1", "FunAudioLLM/CosyVoice-300M-SFT", 0.42, "tts/test_cosyvoice_golden.py", "golden",
+    Other("tts", "CosyVoice 1", "FunAudioLLM/CosyVoice-300M-SFT", 0.436, "tts/test_cosyvoice_golden.py", "golden",
           "also CosyVoice-300M and -300M-Instruct; not CosyVoice 2 and 3", _FOLDER),
-    Other("tts", "Kokoro", "onnx-community/Kokoro-82M-v1.0-ONNX", 0.082, "tts/test_kokoro.py", "a_folder_is_recognised",
-          "a folder with one .onnx file; or `embedded:kokoro`", _FOLDER),
-    Other("tts", "Piper", "rhasspy/piper-voices", 0.02, "tts/test_piper.py", "a_voice_is_found_by_its_file_or_folder",
-          "the folder of one voice", _FOLDER),
+    Other("tts", "Kokoro", "kokoro-v1.0", 0.082, "tts/test_kokoro.py", "a_folder_is_recognised",
+          "a folder with kokoro-onnx's kokoro-v1.0.onnx and voices-v1.0.bin and hexgrad/Kokoro-82M's config.json; "
+          "or `embedded:kokoro`", _FOLDER, width=4),
+    Other("tts", "Piper", "rhasspy/piper-voices/en/en_US/lessac/medium/en_US-lessac-medium.onnx", 0.0158,
+          "tts/test_piper.py", "a_voice_is_found_by_its_file_or_folder",
+          "one voice: its .onnx file with the .onnx.json beside it, or their folder", _FOLDER, width=4),
     Other("embedding", "bge-m3", "BAAI/bge-m3", 0.568, "embed/embed_models.py", "write_heads",
           "dense, sparse and ColBERT"),
     Other("embedding", "Qwen3-Embedding", "Qwen/Qwen3-Embedding-0.6B", 0.596, "embed/embed_models.py",

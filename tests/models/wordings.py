@@ -41,9 +41,13 @@ random model of the same architecture, in the layout in which the family is publ
 were at hand, so nothing is said here about how good answers are.
 
 **Memory** is an estimate of the weights alone: about as many parameters as the makers state, times two bytes
-(bfloat16). Chat models need room for keys and values besides (`kv_memory` in [config.md](config.md#engine_args)),
-images for what is drawn. `quintet check` says what the files on your disk need. A half or a quarter of it is enough for
-[quantised models](config.md#quantised-models).
+(bfloat16), or four in an `.onnx` file. Chat models need room for keys and values besides (`kv_memory` in
+[config.md](config.md#engine_args)), images for what is drawn. `quintet check` says what the files on your disk need. A
+half or a quarter of it is enough for [quantised models](config.md#quantised-models).
+
+**Access.** Of Llama, Gemma 2 and 3, Stable Diffusion 3.5, FLUX.1 and some others the hub gives the files only to those
+who have accepted the licence on the model's page: `HF_TOKEN` is then your token. Read the licences: that of some, like
+jina-embeddings-v3 and FLUX.1 Kontext, is for non-commercial use.
 
 ## Chat
 
@@ -82,24 +86,26 @@ CHINESE = Wording(
 
 下表列出已知可用的模型系列，以及 models.yml 中要写的条目。本文由 `tests/models` 中的测试生成（`make docs-models`）；
 文中所写与测试结果不符时，测试会失败。测试用的是架构相同的小型随机模型，文件布局与该系列发布时一致。
-这里没有任何已发布的权重，因此不评价回答的质量。
+测试时没有已发布的权重可用，因此这里不评价回答的质量。
 
-**内存** 只估算权重：厂商公布的参数量乘以两个字节（bfloat16）。聊天模型另需存放键和值
-（[config.md](config.md#engine_args) 中的 `kv_memory`），图像模型另需绘图的空间。
+**内存** 只估算权重：厂商公布的参数量乘以两个字节（bfloat16），`.onnx` 文件则乘以四个字节。
+聊天模型的 KV 缓存（[config.md](config.md#engine_args) 中的 `kv_memory`）和图像模型的绘图空间另计。
 `quintet check` 会给出磁盘上的文件实际需要多少。[量化模型](config.md#quantised-models)只需其一半或四分之一。
+
+**获取权限。** Llama、Gemma 2 和 3、Stable Diffusion 3.5、FLUX.1 等模型，须先在模型库的页面上接受许可协议才能下载，
+届时用 `HF_TOKEN` 提供你的 token。请阅读许可协议：有些模型只许非商业使用，例如 jina-embeddings-v3 和 FLUX.1 Kontext。
 
 ## 聊天
 
 每个系列都能加载；在 float32 下，贪心解码的回答与 transformers 自己的 `generate()` 逐个 token 相同。
-*工具调用* 是模型书写调用的格式，*思考* 是它标出思考过程的方式（[chat.md](chat.md#tools)），
-都从它的模板得知；`-` 表示没有能识别的格式。
+*工具调用* 指模型输出调用时所用的格式，*思考* 指它标记思考过程的方式（[chat.md](chat.md#tools)），
+两者都从对话模板识别；`-` 表示没有可识别的格式。
 
 """,
     """\
 
-有些模型的某些层保存的既不是每个 token 的键和值，也不是每个序列的一个状态，或者所有层都只保存状态；
-这样的模型在加载时会被拒绝，并说明是哪种层。
-请用 [`engine: vllm`](vllm.md) 运行它们。
+如果某些层保存的既不是每个 token 的键和值，也不是每个序列的一个状态，或者所有层都只保存状态，
+模型在加载时就会被拒绝，并指明是哪种层。这类模型请用 [`engine: vllm`](vllm.md) 运行。
 
 """,
     "含有 `{}` 类型的层",
@@ -128,8 +134,14 @@ CHINESE = Wording(
         "also CosyVoice-300M and -300M-Instruct; not CosyVoice 2 and 3": (
             "CosyVoice-300M 和 -300M-Instruct 也可以；不支持 CosyVoice 2 和 3"
         ),
-        "a folder with one .onnx file; or `embedded:kokoro`": "只含一个 .onnx 文件的文件夹；或 `embedded:kokoro`",
-        "the folder of one voice": "一个音色的文件夹",
+        "a folder with kokoro-onnx's kokoro-v1.0.onnx and voices-v1.0.bin and hexgrad/Kokoro-82M's config.json; "
+        "or `embedded:kokoro`": (
+            "一个文件夹，内有 kokoro-onnx 的 kokoro-v1.0.onnx、voices-v1.0.bin 和 hexgrad/Kokoro-82M 的 config.json；"
+            "或 `embedded:kokoro`"
+        ),
+        "one voice: its .onnx file with the .onnx.json beside it, or their folder": (
+            "一个音色：.onnx 文件（旁边要有 .onnx.json），或它们所在的文件夹"
+        ),
         "dense, sparse and ColBERT": "稠密、稀疏和 ColBERT",
         "draws, and edits as the prompt says": "能画图，也能按提示词编辑",
         "draws, and edits as the prompt says, with up to 16 pictures": "能画图，也能按提示词编辑，最多 16 张图片",

@@ -30,7 +30,7 @@ _MARKS = {
 _NEEDS = {"deepseek": "<｜tool▁calls▁begin｜>", "qwen3_coder": "<function="}
 """What a template must contain besides."""
 
-_FOREIGN = {"<function=": {"qwen3_coder"}, "<tool_sep>": set[str]()}
+_FOREIGN = {"<function=": {"qwen3_coder"}, "<tool_sep>": set[str](), "<tool_calls>": set[str]()}
 """Marks of formats that borrow from the families -> the families that have them themselves."""
 
 _THINKING_MARKS = {"harmony": "<|channel|>", "think": "<think>", "mistral": "[THINK]"}
