@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 from chat.engine_kit import TEMPLATE, ask, started, tiny_path, tiny_spec, tokenizer
+from msgspec.structs import replace
 from quintet_chat.backends import families, memory
 from quintet_chat.backends.loader import load
 from quintet_chat.worker import create_engine
@@ -42,6 +43,7 @@ def test_the_info_says_what_was_loaded() -> None:
     parameters = transformers.AutoModelForCausalLM.from_pretrained(tiny_path()).num_parameters()
     assert info == {
         "modalities": ["text"],
+        "attention": "sdpa",
         "engine": "transformers",
         "dtype": "float32",
         "device": "cpu",
@@ -193,3 +195,8 @@ def test_a_download_that_lacks_its_tokenizer_is_refused(kind: str, tmp_path: Pat
         file.unlink()
     with pytest.raises(LoadError, match="tokenizer"):
         attempt(spec_of(folder))
+
+
+def test_a_text_model_is_none_of_kind_multimodal() -> None:
+    with pytest.raises(LoadError, match=r"it is a text model \(llama\), which takes no pictures: kind: chat\."):
+        attempt(replace(tiny_spec(), kind="multimodal"))

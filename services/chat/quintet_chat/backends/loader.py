@@ -16,17 +16,18 @@ import torch
 import transformers
 from huggingface_hub import snapshot_download
 from msgspec.structs import replace
-from quintet_common import checkpoint
+from quintet_common import checkpoint, folder
 from quintet_common.devices import pick_device
 from quintet_common.engine_args import Transformers
 from quintet_common.errors import ApiError
 from quintet_common.memory import give_back
 from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import LoadError, Report, settings
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils.hub import cached_file
 
-from quintet_chat.backends import chatglm, embedded, families, layers, memory, packing, quantized, templates
+from quintet_chat.backends import chatglm, embedded, families, layers, memory, packing, quantized, refusal, templates
 from quintet_chat.backends.glm4v_pictures import Glm4vProcessor, Glm4vReader
 from quintet_chat.engine.pictures import PictureReader
 from quintet_chat.engine.prefix import BLOCK
@@ -36,7 +37,7 @@ log = logging.getLogger("quintet.chat")
 PREFILL_CHUNK = {"cpu": 256, "cuda": 2048}
 """Prompt tokens computed between two decode steps: as many as delay a running answer about as long as a few tokens."""
 
-_FAILURES = (OSError, ValueError, KeyError, ImportError, RuntimeError, AssertionError, UnpicklingError)
+_FAILURES = (OSError, ValueError, KeyError, ImportError, RuntimeError, AssertionError, UnpicklingError, SafetensorError)
 
 
 @dataclass
@@ -85,6 +86,8 @@ def load(spec: ModelSpec, max_batch: int, report: Report) -> LoadedModel:
     if seeing is not None:
         tokenizer = seeing.tokenizer
         tokenizer.chat_template = seeing.chat_template or tokenizer.chat_template
+    elif spec.kind == "multimodal":
+        raise LoadError(f"{spec.id}: {folder.text_only(str(config.model_type))}")
     if not tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys():
         raise LoadError(f"{spec.id}: its tokenizer knows no words: tokenizer.json, or what stands for it, is missing.")
     if isinstance(tokenizer.chat_template, str):
@@ -260,10 +263,8 @@ def _warm_up(spec: ModelSpec, model: Any, tokenizer: Any, seeing: Any, max_batch
     try:
         runner = Runner(model, max_batch, longest, cells=longest)
         runner.check()
-    except UnsupportedModel as error:
-        raise LoadError(f"{spec.id}: the architecture {config.model_type!r} cannot be batched: {error}.") from None
-    except AssertionError as error:  # how bitsandbytes refuses shapes that its kernels do not take
-        raise LoadError(f"{spec.id}: its layers cannot be computed: {error}.") from None
+    except (UnsupportedModel, AssertionError) as error:
+        raise LoadError(refusal.reason(spec, model, error)) from None
     reader = _reader(spec, runner, model, seeing)
     weights, resumable = model.get_memory_footprint(), runner.slots.resumable
     room, prefixes = memory.shares(spec, runner.device, weights, resumable=resumable)

@@ -7,6 +7,8 @@ import sys
 from datetime import date
 from pathlib import Path
 
+from quintet_common import install
+
 from quintet.terminal.table import table
 
 HEADER = ("name", "models", "per minute", "at once", "admin", "since")
@@ -35,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         from quintet_router.access.keyfile import KeyFileError
     except ImportError:
-        print("The router is not installed: pip install quintet-router.", file=sys.stderr)
+        print(f"The router is not installed: {install.command('quintet-router')}", file=sys.stderr)
         return 1
     try:
         return {"add": _add, "list": _list, "revoke": _revoke}[options.action](options)

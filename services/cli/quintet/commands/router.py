@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import sys
 
+from quintet_common import install
+
 
 def run(arguments: list[str]) -> int:
     try:
         cli = importlib.import_module("quintet_router.cli")
     except ImportError:
-        print("The router is not installed: pip install quintet-router.", file=sys.stderr)
+        print(f"The router is not installed: {install.command('quintet-router')}", file=sys.stderr)
         return 1
     cli.main(arguments)
     return 0

