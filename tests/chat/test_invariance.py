@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from chat.engine_kit import SHAPE, reference
+from chat.engine_kit import EXPERTS, SHAPE, reference
 from quintet_chat.backends.layers import fuse
 from quintet_chat.backends.packing import finish
 from quintet_chat.engine.runner import Piece, Runner
@@ -22,15 +22,28 @@ WIDE = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 6, "i
 """Deep, and attention undecided: otherwise sums come out the same in nearly any order."""
 
 
-def wide_model(head: int) -> Any:
+BUILDS: dict[str, dict[str, Any]] = {
+    "llama-64": {"head_dim": 64},
+    "llama-128": {"head_dim": 128},
+    "qwen3": {"head_dim": 128},
+    "qwen3_moe": {"head_dim": 64, **EXPERTS},
+    "glm4": {"head_dim": 64, "pad_token_id": 0},
+    "olmo2": {},
+    "gemma3_text": {"head_dim": 256, "sliding_window": 32},
+}
+"""A norm per head, experts, some dimensions turned, a norm of all heads, wide heads and a window."""
+
+
+def wide_model(kind: str) -> Any:
     torch.manual_seed(0)
-    config = transformers.AutoConfig.for_model("llama", vocab_size=330, **{**SHAPE, **WIDE, "head_dim": head})
+    fields = {**SHAPE, **WIDE, **BUILDS[kind]}
+    config = transformers.AutoConfig.for_model(kind.split("-")[0], vocab_size=330, **fields)
     return transformers.AutoModelForCausalLM.from_config(config).eval()
 
 
-@pytest.fixture(params=["mistral", "qwen2", 64, 128])
+@pytest.fixture(params=["mistral", "qwen2", *BUILDS], scope="module")
 def runner(request: pytest.FixtureRequest) -> Any:
-    model = copy.deepcopy(reference(request.param)) if type(request.param) is str else wide_model(request.param)
+    model = wide_model(request.param) if request.param in BUILDS else copy.deepcopy(reference(request.param))
     model.bfloat16()
     fused = fuse(model)
     finish(model, lambda: None)
