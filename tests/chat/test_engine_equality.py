@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from chat.blocks_kit import PAGINGS, with_paging
 from chat.engine_kit import KINDS, STATEFUL, Heard, reference, started, submit, tiny_path, tiny_spec
-from quintet_chat.engine import runner
+from quintet_chat.engine.blocks import BlockCache
 from quintet_chat.engine.engine import ChatEngine
-from quintet_chat.engine.padded import PaddedDecode
-from quintet_chat.engine.slots import SlotCache
 from quintet_chat.protocol import Started
 from transformers import AutoTokenizer
 
@@ -47,8 +46,17 @@ def prompts(vocabulary: int) -> list[list[int]]:
     return [[chooser.randrange(3, vocabulary) for _ in range(length)] for length in (1, 3, 7, 8, 9, 20, 33, 70)]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_greedy_tokens_are_those_of_generate(kind: str) -> None:
+GATHERED, FLASHED = "blocks, gathered", "blocks, read by the table"
+CASES = [(kind, "pages") for kind in KINDS] + [
+    *[(kind, GATHERED) for kind in ("gemma2", "llama4_text")],
+    *[(kind, FLASHED) for kind in ("mistral", "qwen2-half-sliding")],
+]
+"""In blocks every way of mixing what layers see; the other families differ in what has no part in it."""
+
+
+@pytest.mark.parametrize(("kind", "paging"), CASES)
+def test_greedy_tokens_are_those_of_generate(kind: str, paging: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_paging(monkeypatch, PAGINGS[paging])
     engine = started(tiny_spec(kind, max_batch=5, engine_args={"prefill_chunk": 16}))
     vocabulary = len(AutoTokenizer.from_pretrained(tiny_path(kind)))
     inputs = prompts(vocabulary)
@@ -71,25 +79,35 @@ def test_greedy_tokens_are_those_of_generate(kind: str) -> None:
     assert [said(heard) for heard in following] == [texts(generate(kind, turn)) for turn in turns]
     known = [0 if kind in STATEFUL else (len(turn) - 6) // 16 * 16 for turn in turns]
     assert [cached(heard) for heard in following] == known
+    nothing_is_held(engine, kind, paging)
 
 
-@pytest.mark.parametrize("on_gpu", [False, True], ids=["pages", "growing slots, padded steps"])
+@pytest.mark.parametrize("paging", PAGINGS)
 @pytest.mark.parametrize("kind", ["llama", "mistral", "gemma2", "qwen3_5_text"])
 def test_greedy_tokens_are_those_of_generate_after_an_eviction(
-    kind: str, on_gpu: bool, monkeypatch: pytest.MonkeyPatch
+    kind: str, paging: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With slots as on a CPU, and as on a GPU but for the recording of steps."""
     per_token = 2 * 2 * 2 * 16 * 4  # keys and values, layers, heads, head size, bytes
-    small: dict[str, Any] = {"kv_memory": str(320 * per_token), "prefix_cache": "off", "prefill_chunk": 16}
-    if on_gpu:
-        monkeypatch.setattr(runner, "SlotCache", lambda *args, paged, **more: SlotCache(*args, paged=not paged, **more))
+    tokens = 220 if kind in STATEFUL else 320
+    small: dict[str, Any] = {"kv_memory": str(tokens * per_token), "prefix_cache": "off", "prefill_chunk": 16}
+    with_paging(monkeypatch, PAGINGS[paging])
     engine = started(tiny_spec(kind, max_batch=5, engine_args=small))
-    if on_gpu and kind not in STATEFUL:
-        steps = engine._scheduler._runner
-        steps.padded = PaddedDecode(steps._step, steps.slots, steps.device, lambda step: step)
     inputs = [prompt for prompt in prompts(200) if len(prompt) > 8] * 2
     text = engine._output._token_text
     expected = [[text(token)[0] for token in generate(kind, prompt, 60)] for prompt in inputs]
     together = [greedy(engine, prompt, 60) for prompt in inputs]
     assert [said(heard) for heard in together] == expected
     assert engine.stats()["preemptions_total"] > 0
+    nothing_is_held(engine, kind, paging)
+
+
+def nothing_is_held(engine: ChatEngine, kind: str, paging: str) -> None:
+    """Afterwards, and attention was computed as it should have been."""
+    runner = engine._scheduler._runner
+    assert isinstance(runner.slots, BlockCache) == (paging != "pages")
+    assert (runner.padded is not None) == (paging != "pages" and kind not in STATEFUL)
+    flashed = paging == FLASHED and kind not in ("gemma2", "llama4_text")
+    assert (runner.reading == "flash over blocks") == flashed
+    if isinstance(runner.slots, BlockCache):
+        assert runner.slots.table.used == 0

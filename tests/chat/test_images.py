@@ -14,13 +14,11 @@ from typing import Any
 
 import pytest
 from chat import picture_models as tiny
+from chat.blocks_kit import PAGINGS, with_paging
 from chat.engine_kit import Heard, ask, started, submit
 from PIL import Image
-from quintet_chat.engine import runner
 from quintet_chat.engine.engine import ChatEngine
-from quintet_chat.engine.padded import PaddedDecode
 from quintet_chat.engine.pictures import Held
-from quintet_chat.engine.slots import SlotCache
 from quintet_chat.protocol import Accepted, Grammar, Started
 
 NEW = 12
@@ -95,20 +93,17 @@ def test_another_picture_is_another_prompt(kind: str) -> None:
     assert cached(heard[1]) == (0 if kind in STATEFUL else 16)  # of the words; the pictures begin before token 32
 
 
-@pytest.mark.parametrize("on_gpu", [False, True], ids=["pages", "growing slots, padded steps"])
+@pytest.mark.parametrize("paging", PAGINGS)
 @pytest.mark.parametrize("kind", ["llava", "qwen2_vl", "gemma3", "qwen3_5"])
 def test_pictures_are_looked_at_again_after_an_eviction(
-    kind: str, on_gpu: bool, monkeypatch: pytest.MonkeyPatch
+    kind: str, paging: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With slots as on a CPU, and as on a GPU but for the recording of steps; choices share what was seen."""
     per_token = 2 * 2 * 2 * 16 * 4  # keys and values, layers, heads, head size, bytes
-    small: dict[str, Any] = {"kv_memory": str(320 * per_token), "prefix_cache": "off", "prefill_chunk": 16}
-    if on_gpu:
-        monkeypatch.setattr(runner, "SlotCache", lambda *args, paged, **more: SlotCache(*args, paged=not paged, **more))
+    tokens = 220 if kind in STATEFUL else 320
+    small: dict[str, Any] = {"kv_memory": str(tokens * per_token), "prefix_cache": "off", "prefill_chunk": 16}
+    with_paging(monkeypatch, PAGINGS[paging])
     made = started(tiny.spec(kind, max_batch=5, engine_args=small))
-    if on_gpu and kind not in STATEFUL:
-        steps = made._scheduler._runner
-        steps.padded = PaddedDecode(steps._step, steps.slots, steps.device, lambda step: step)
     together = [greedy(made, messages, 80, n=2) for messages in CONVERSATIONS[1:] * 2]
     text = made._output._token_text
     wanted = [[text(token)[0] for token in tiny.generate(kind, each, IMAGES, 80)] for each in CONVERSATIONS[1:]]

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from chat.blocks_kit import BLOCK
 from chat.engine_kit import KINDS, STATEFUL, reference
-from quintet_chat.engine.padded import PaddedDecode, length_bucket, rows_bucket
+from quintet_chat.engine.blocks import BlockCache
+from quintet_chat.engine.padded import PaddedDecode, Record, length_bucket, rows_bucket
+from quintet_chat.engine.paging import Paging
 from quintet_chat.engine.runner import Piece, Runner
-from quintet_chat.engine.slots import SlotCache
 
 
 class Recorder:
@@ -24,9 +26,12 @@ class Recorder:
         return step
 
 
-def growing(runner: Runner, cells: int) -> Runner:
-    """The runner as on a GPU: its slots grow, its steps are padded."""
-    runner.slots = SlotCache(2, 8, 512, cells, paged=False)
+def in_blocks(kind: str, record: Record | None = None) -> Runner:
+    """A runner as on a GPU: its slots are made of blocks, its steps are padded if they are recorded."""
+    runner = Runner(reference(kind), 8, 512, 4096, Paging(BLOCK))
+    if record is not None:
+        assert isinstance(runner.slots, BlockCache)
+        runner.padded = PaddedDecode(runner.step, runner.slots, runner.device, record)
     return runner
 
 
@@ -46,10 +51,8 @@ def test_buckets_of_lengths(length: int, limit: int, bucket: int) -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in STATEFUL])
 def test_padded_steps_give_the_logits_of_plain_ones_and_touch_no_other_slot(kind: str) -> None:
-    model: Any = reference(kind)
-    plain, padded = (growing(Runner(model, 8, 512, 4096), 4096) for _ in range(2))
     recorder = Recorder()
-    padded.padded = PaddedDecode(padded._step, padded.slots, padded.device, recorder)
+    plain, padded = in_blocks(kind), in_blocks(kind, recorder)
     prompts = [[3 + (7 * row + i) % 250 for i in range(20 + row)] for row in range(4)]
     lengths = [len(prompt) for prompt in prompts]
     for runner in (plain, padded):
@@ -61,18 +64,18 @@ def test_padded_steps_give_the_logits_of_plain_ones_and_touch_no_other_slot(kind
         assert torch.allclose(padded.decode(tokens, positions), expected, atol=1e-4)
     assert recorder.recorded == 1
     for mine, theirs in zip(padded.slots.layers, plain.slots.layers, strict=True):
-        for left, right in zip(mine.stores, theirs.stores, strict=True):
-            # The fourth slot holds a prompt that is only half computed, as it were.
-            assert torch.equal(left[3, :, : lengths[3]], right[3, :, : lengths[3]])
+        # The fourth slot holds a prompt that is only half computed, as it were.
+        for left, right in zip(mine.read(3, 0, lengths[3]), theirs.read(3, 0, lengths[3]), strict=True):
+            assert torch.equal(left, right)
 
 
-def test_shapes_are_recorded_anew_when_the_slots_have_grown() -> None:
-    runner = growing(Runner(reference("llama"), 8, 512, 4096), 4096)
+def test_shapes_are_recorded_anew_when_the_pools_have_grown_and_only_then() -> None:
     recorder = Recorder()
-    runner.padded = PaddedDecode(runner._step, runner.slots, runner.device, recorder)
+    runner = in_blocks("llama", recorder)
     runner.slots.reserve([30])
     runner.prefill(0, [Piece(0, [5] * 20)])
     runner.decode([5], [20])
+    runner.slots.reserve([100, 30])
     runner.decode([5], [21])
     assert recorder.recorded == 1
     runner.slots.reserve([400, 400])
@@ -84,8 +87,7 @@ def test_a_model_that_cannot_be_recorded_runs_as_it_is() -> None:
     def refuse(_step: Any) -> Any:
         raise RuntimeError("operation not permitted when stream is capturing")
 
-    runner = growing(Runner(reference("llama"), 8, 512, 4096), 4096)
-    runner.padded = PaddedDecode(runner._step, runner.slots, runner.device, refuse)
+    runner = in_blocks("llama", refuse)
     runner.slots.reserve([30])
     runner.prefill(0, [Piece(0, [5] * 20)])
     assert runner.decode([5], [20]).shape == (1, reference("llama").config.vocab_size)

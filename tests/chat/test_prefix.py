@@ -14,7 +14,7 @@ class Filled:
     """Slots whose keys say which token of which row they are, and a prefix cache over them."""
 
     def __init__(self, blocks: int) -> None:
-        self.slots = SlotCache(LAYERS, 3, 256, 768, paged=True)
+        self.slots = SlotCache(LAYERS, 3, 256, 768)
         self.slots.reserve([256] * 3)
         self.cache = PrefixCache(self.slots, blocks)
         for row in range(3):

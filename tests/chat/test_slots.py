@@ -6,24 +6,27 @@ from pathlib import Path
 
 import pytest
 import torch
+from chat.blocks_kit import CACHES
 from quintet_chat.engine.pages import Pages
-from quintet_chat.engine.slots import Prefill, SlotCache
+from quintet_chat.engine.slots import KeyValueLayer, SlotCache
 
 
 def filled(slots: SlotCache, lengths: list[int]) -> None:
     for row, length in enumerate(lengths):
-        slots.plan = Prefill(row, [0], [length], None)
+        slots.plan = slots.prefill(row, [0], [length], fresh=False)
         for layer in slots.layers:
             layer.update(torch.full((1, 1, length, 8), row + 1.0), torch.full((1, 1, length, 8), -row - 1.0))
 
 
 def kept(slots: SlotCache, row: int, length: int) -> bool:
-    return all(bool((store[row, :, :length].abs() == row + 1).all()) for store in slots.layers[0].stores)
+    layer = slots.layers[0]
+    assert isinstance(layer, KeyValueLayer)
+    return all(bool((part.abs() == row + 1).all()) for part in layer.read(row, 0, length))
 
 
-@pytest.mark.parametrize("paged", [True, False])
-def test_slots_keep_what_they_hold_when_others_grow(paged: bool) -> None:
-    slots = SlotCache(1, 4, 1024, 2048, paged=paged)
+@pytest.mark.parametrize("cache", CACHES)
+def test_slots_keep_what_they_hold_when_others_grow(cache: str) -> None:
+    slots = CACHES[cache](1, 4, 1024, 2048)
     assert slots.reserve([100, 50])
     filled(slots, [100, 50])
     assert slots.reserve([100, 50, 300])
@@ -32,9 +35,9 @@ def test_slots_keep_what_they_hold_when_others_grow(paged: bool) -> None:
     assert slots.held <= 2048
 
 
-@pytest.mark.parametrize("paged", [True, False])
-def test_what_is_over_a_limit_is_refused_and_changes_nothing(paged: bool) -> None:
-    slots = SlotCache(1, 4, 1024, 1024, paged=paged)
+@pytest.mark.parametrize("cache", CACHES)
+def test_what_is_over_a_limit_is_refused_and_changes_nothing(cache: str) -> None:
+    slots = CACHES[cache](1, 4, 1024, 1024)
     assert slots.reserve([100, 50])
     filled(slots, [100, 50])
     held = slots.held
@@ -44,14 +47,16 @@ def test_what_is_over_a_limit_is_refused_and_changes_nothing(paged: bool) -> Non
     assert kept(slots, 0, 100)
 
 
-def test_one_long_text_costs_no_more_than_its_own_tokens_when_paged() -> None:
-    slots = SlotCache(1, 32, 8192, 8192, paged=True)
+@pytest.mark.parametrize("cache", CACHES)
+def test_one_long_text_costs_no_more_than_its_own_tokens(cache: str) -> None:
+    slots = CACHES[cache](1, 32, 8192, 8192)
     assert slots.reserve([6000, *[60] * 31])
     assert slots.held <= 8192
 
 
-def test_under_need_slots_give_back_what_they_no_longer_hold() -> None:
-    slots = SlotCache(1, 2, 512, 512, paged=True)
+@pytest.mark.parametrize("cache", CACHES)
+def test_under_need_slots_give_back_what_they_no_longer_hold(cache: str) -> None:
+    slots = CACHES[cache](1, 2, 512, 512)
     assert slots.reserve([300, 100])
     filled(slots, [300, 100])
     assert slots.reserve([100, 384])

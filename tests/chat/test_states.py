@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from chat.blocks_kit import CACHES
 from chat.engine_kit import Heard, started, submit, tiny_spec
 from quintet_chat.engine.slots import Decode, Prefill, SlotCache
 from quintet_chat.engine.states import StateLayer
@@ -12,9 +13,9 @@ from quintet_common.worker.host import LoadError
 CHANNELS, KERNEL = 4, 3
 
 
-def slots_with_state(cells: int, *, paged: bool) -> SlotCache:
+def slots_with_state(cells: int, cache: str = "pages") -> SlotCache:
     """A layer with keys and values, 64 bytes a token, and one with a state of 6,448 bytes: as much as 101 tokens."""
-    slots = SlotCache(2, 4, 1024, cells, paged=paged, recurrent={0})
+    slots = CACHES[cache](2, 4, 1024, cells, recurrent={0})
     assert slots.reserve([1])
     fill(slots, 0)
     return slots
@@ -29,9 +30,9 @@ def fill(slots: SlotCache, row: int) -> None:
     keys.update(torch.ones((1, 1, 1, 8)), torch.ones((1, 1, 1, 8)))
 
 
-@pytest.mark.parametrize("paged", [True, False])
-def test_a_state_counts_as_the_tokens_whose_memory_it_takes(paged: bool) -> None:
-    slots = slots_with_state(1024, paged=paged)
+@pytest.mark.parametrize("cache", CACHES)
+def test_a_state_counts_as_the_tokens_whose_memory_it_takes(cache: str) -> None:
+    slots = slots_with_state(1024, cache)
     assert (slots.bytes_per_token, slots.bytes_per_row, slots.cells_per_row) == (64, 6448, 101)
     assert slots.reserve([100] * 2)
     assert not slots.reserve([200] * 4)
@@ -39,9 +40,9 @@ def test_a_state_counts_as_the_tokens_whose_memory_it_takes(paged: bool) -> None
     assert slots.reserve([200] * 4)
 
 
-@pytest.mark.parametrize("paged", [True, False])
-def test_states_are_kept_when_slots_grow_and_go_with_a_copy(paged: bool) -> None:
-    slots = slots_with_state(4096, paged=paged)
+@pytest.mark.parametrize("cache", CACHES)
+def test_states_are_kept_when_slots_grow_and_go_with_a_copy(cache: str) -> None:
+    slots = slots_with_state(4096, cache)
     layer = slots.layers[0]
     assert slots.reserve([1, 1])
     fill(slots, 1)
@@ -55,7 +56,7 @@ def test_states_are_kept_when_slots_grow_and_go_with_a_copy(paged: bool) -> None
 
 
 def test_the_last_inputs_of_a_convolution_are_kept() -> None:
-    slots = slots_with_state(1024, paged=True)
+    slots = slots_with_state(1024)
     layer = slots.layers[0]
     assert isinstance(layer, StateLayer)
     piece = torch.arange(CHANNELS * 2.0).view(1, CHANNELS, 2)

@@ -29,6 +29,7 @@ from transformers.utils.hub import cached_file
 
 from quintet_chat.backends import chatglm, embedded, families, layers, memory, packing, quantized, refusal, templates
 from quintet_chat.backends.glm4v_pictures import Glm4vProcessor, Glm4vReader
+from quintet_chat.engine import trial
 from quintet_chat.engine.pictures import PictureReader
 from quintet_chat.engine.prefix import BLOCK
 from quintet_chat.engine.runner import Runner, UnsupportedModel
@@ -266,11 +267,13 @@ def _warm_up(spec: ModelSpec, model: Any, tokenizer: Any, seeing: Any, max_batch
     except (UnsupportedModel, AssertionError) as error:
         raise LoadError(refusal.reason(spec, model, error)) from None
     reader = _reader(spec, runner, model, seeing)
+    trial.settle(runner)
     weights, resumable = model.get_memory_footprint(), runner.slots.resumable
-    room, prefixes = memory.shares(spec, runner.device, weights, resumable=resumable)
-    per_token = runner.slots.bytes_per_token
-    context = _context(spec, longest, room - runner.slots.bytes_per_row, per_token)
+    per_row, per_token = runner.slots.bytes_per_row, runner.slots.bytes_per_token
     runner.slots.release()
+    give_back()  # on a GPU what is free is measured
+    room, prefixes = memory.shares(spec, runner.device, weights, resumable=resumable)
+    context = _context(spec, longest, room - per_row, per_token)
     runner.slots.cells = room // per_token
     runner.slots.longest = context
     eos = _eos(model, tokenizer)
@@ -283,7 +286,8 @@ def _warm_up(spec: ModelSpec, model: Any, tokenizer: Any, seeing: Any, max_batch
         chunk=spec.engine_args.get("prefill_chunk") or PREFILL_CHUNK.get(runner.device.type, 1024),
         prefix_blocks=prefixes // (BLOCK * per_token),
         reader=reader,
-        info=_info(spec, model, tokenizer, context) | {"modalities": ["text", "image"] if reader else ["text"]},
+        info=_info(spec, model, tokenizer, context)
+        | {"modalities": ["text", "image"] if reader else ["text"], "attention": runner.reading},
     )
 
 

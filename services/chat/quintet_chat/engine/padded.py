@@ -1,9 +1,9 @@
 """Decode steps in a few padded shapes, each recorded once and then replayed: CUDA graphs.
 
 On a GPU a decode step of a small model is bound by launching its kernels; a graph launches them all at once, but only
-for the shapes and addresses that it was recorded with. So the number of rows and the length that attention reads are
-rounded up to buckets. Rows that only pad write their key and value into the last cell of their slot, which no sequence
-ever reaches (``SlotCache`` keeps it free), and their logits are dropped.
+for the shapes and addresses that it was recorded with. So the number of rows and of blocks that attention reads are
+rounded up to buckets. Rows that only pad have the scratch block alone: they write and read its first cell, and their
+logits are dropped. What was recorded is good until the pools of blocks grow.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from collections.abc import Callable
 
 import torch
 
-from quintet_chat.engine.slots import Decode, SlotCache
+from quintet_chat.engine.blocks import BlockCache
+from quintet_chat.engine.slots import DecodePlan
+from quintet_chat.engine.table import SCRATCH
 
 log = logging.getLogger("quintet.chat")
 
-Forward = Callable[[torch.Tensor, torch.Tensor, int, torch.Tensor], torch.Tensor]
-"""``ids`` [rows, 1], where they lie in their slots [rows, 1], keys that attention reads, what the model takes their
-positions to be [rows, 1] -> float32 logits [rows, vocabulary]."""
+Forward = Callable[[torch.Tensor, DecodePlan, torch.Tensor], torch.Tensor]
+"""``ids`` [rows, 1], where they lie and what they read, what the model takes their positions to be [rows, 1] -> float32
+logits [rows, vocabulary]."""
 
 Record = Callable[[Callable[[], torch.Tensor]], Callable[[], torch.Tensor]]
 """Makes of a step that reads and writes fixed tensors one that can be run again, with its result in one place."""
@@ -42,58 +44,63 @@ def length_bucket(length: int, limit: int) -> int:
 class _Shape:
     """One shape's inputs, and its recorded step."""
 
-    def __init__(self, rows: int, device: torch.device) -> None:
+    def __init__(self, rows: int, blocks: int, device: torch.device) -> None:
         self.ids = torch.zeros((rows, 1), dtype=torch.long, device=device)
-        self.positions = torch.zeros((rows, 1), dtype=torch.long, device=device)
+        self.positions = torch.zeros(rows, dtype=torch.long, device=device)
         self.places = torch.zeros((rows, 1), dtype=torch.long, device=device)
+        self.table = torch.zeros((rows, blocks), dtype=torch.int32, device=device)
         self.step: Callable[[], torch.Tensor]
 
-    def fill(self, ids: torch.Tensor, positions: torch.Tensor, places: torch.Tensor) -> None:
-        self.ids.copy_(ids)
-        self.positions.copy_(positions)
-        self.places.copy_(places)
+    def fill(self, tokens: list[int], positions: list[int], shifts: list[int] | None, table: torch.Tensor) -> None:
+        """Give it the inputs of a step of fewer rows, or as many."""
+        padding = [0] * (len(self.ids) - len(tokens))
+        ids, where, shift = (
+            torch.tensor([*each, *padding]) for each in (tokens, positions, shifts or [0] * len(tokens))
+        )
+        self.ids.copy_(ids[:, None])
+        self.positions.copy_(where)
+        self.places.copy_((where + shift)[:, None])
+        self.table.copy_(torch.nn.functional.pad(table, (0, 0, 0, len(padding)), value=SCRATCH))
 
 
 class PaddedDecode:
-    """Runs decode steps of ``forward`` over ``slots``, which are not paged, in recorded shapes."""
+    """Runs decode steps of ``forward`` over ``slots`` in recorded shapes."""
 
-    def __init__(self, forward: Forward, slots: SlotCache, device: torch.device, record: Record | None = None) -> None:
+    def __init__(self, forward: Forward, slots: BlockCache, device: torch.device, record: Record) -> None:
         self._forward = forward
         self._slots = slots
         self._device = device
-        self._record = record or _Graphs()
+        self._record = record
         self._shapes: dict[tuple[int, int], _Shape] = {}
         self._generation = slots.generation
-        self._works = True
+        self.works = True
+        """Whether no recording has failed."""
 
     def __call__(self, tokens: list[int], positions: list[int], shifts: list[int] | None = None) -> torch.Tensor | None:
         """Logits [n, vocabulary] of the slots 0..n-1, overwritten by the next call; None once recording has failed."""
-        if not self._works:
+        if not self.works:
             return None
         if self._generation != self._slots.generation:  # the stores that the graphs know are gone
             self._shapes.clear()
             self._generation = self._slots.generation
-        key = (
-            rows_bucket(len(tokens), self._slots.rows),
-            length_bucket(max(positions) + 1, self._slots.capacity),
-        )
-        padding = key[0] - len(tokens)
-        ids = torch.tensor([*tokens, *[0] * padding])[:, None]
-        where = torch.tensor([*positions, *[self._slots.capacity - 1] * padding])[:, None]
-        places = where if shifts is None else where + torch.tensor([*shifts, *[0] * padding])[:, None]
+        key = rows_bucket(len(tokens), self._slots.max_rows), self._blocks(max(positions) + 1)
+        table = self._slots.tables_of(positions, key[1])
         shape = self._shapes.get(key)
         if shape is None:
-            shape = self._shapes[key] = _Shape(key[0], self._device)
-            shape.fill(ids, where, places)
-            if not self._recorded(shape, key):
+            shape = self._shapes[key] = _Shape(*key, self._device)
+            shape.fill(tokens, positions, shifts, table)
+            if not self._recorded(shape):
                 return None
-        shape.fill(ids, where, places)
+        shape.fill(tokens, positions, shifts, table)
         return shape.step()[: len(tokens)]
 
-    def _recorded(self, shape: _Shape, key: tuple[int, int]) -> bool:
+    def _blocks(self, length: int) -> int:
+        blocks = self._slots.table.blocks
+        return blocks(length_bucket(length, self._slots.longest))
+
+    def _recorded(self, shape: _Shape) -> bool:
         def step() -> torch.Tensor:
-            self._slots.plan = Decode(shape.positions[:, 0], key[1])
-            return self._forward(shape.ids, shape.positions, key[1], shape.places)
+            return self._forward(shape.ids, self._slots.plan_of(shape.positions, shape.table), shape.places)
 
         try:
             shape.step = self._record(step)
@@ -101,11 +108,11 @@ class PaddedDecode:
             # A model that looks at its numbers while it runs cannot be recorded; it runs as it is.
             log.warning("decode steps are not recorded as CUDA graphs: %s", str(error).splitlines()[0])
             self._shapes.clear()
-            self._works = False
-        return self._works
+            self.works = False
+        return self.works
 
 
-class _Graphs:
+class Graphs:
     """Records CUDA graphs that share one pool of memory."""
 
     def __init__(self) -> None:

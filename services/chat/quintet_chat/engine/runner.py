@@ -7,16 +7,19 @@ from typing import Any, NamedTuple
 
 import torch
 
+from quintet_chat.engine import flash
+from quintet_chat.engine.blocks import BlockCache, BlockPlan
 from quintet_chat.engine.padded import PaddedDecode
+from quintet_chat.engine.paging import Paging
 from quintet_chat.engine.picture_input import PictureInput, Shown
 from quintet_chat.engine.pictures import Picture, Pictures, mutual_layers
-from quintet_chat.engine.slots import QUERIES, Decode, Prefill, SlotCache, whole
+from quintet_chat.engine.slots import QUERIES, DecodePlan, SlotCache
 from quintet_chat.engine.temperature import scale_by_own_places
 
 LIKENESS, LIKENESS_FLOAT32 = 0.98, 0.9999
 """Least cosine between two logit vectors that are the same but for rounding; in bfloat16 it is about 0.999."""
 
-_FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, LookupError)
+FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, LookupError)
 
 ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
 RECURRENT = {"linear_attention", "conv"}
@@ -42,35 +45,36 @@ class Piece(NamedTuple):
 class Runner:
     """A model, its slots and its masks. All methods are for one thread.
 
-    ``longest`` limits the tokens of a slot, ``cells`` those of all.
+    ``longest`` limits the tokens of a slot, ``cells`` those of all. Slots are made of blocks if there is ``paging``,
+    which is chosen by the device unless it is given.
     """
 
-    def __init__(self, model: Any, max_rows: int, longest: int, cells: int) -> None:
+    def __init__(self, model: Any, max_rows: int, longest: int, cells: int, paging: Paging | None = None) -> None:
         self._model = model
-        self._config = model.config.get_text_config()
+        self.config = model.config.get_text_config()
         self.device: torch.device = model.get_input_embeddings().weight.device
         self._dtype = model.dtype
-        self._layer_types = _layer_types(self._config)
-        self._window: int = getattr(self._config, "sliding_window", None) or 0
-        self._attention_chunk: int = getattr(self._config, "attention_chunk_size", None) or 0
-        self._additive = self._config._attn_implementation == "eager"
-        self._mutual = mutual_layers(model)
+        self.layer_types = _layer_types(self.config)
+        self._window: int = getattr(self.config, "sliding_window", None) or 0
+        self._attention_chunk: int = getattr(self.config, "attention_chunk_size", None) or 0
+        self._additive = self.config._attn_implementation == "eager"
+        self.mutual = mutual_layers(model)
         _check(model)
         scale_by_own_places(model)
         self._picture_input = PictureInput(model)
+        self.paging = paging or Paging.of(model, self.device)
         self.slots = self._new_slots(max_rows, longest, cells)
         self.padded: PaddedDecode | None = None
-        """Decode steps as CUDA graphs, where the whole model is on one GPU."""
-        on_one_gpu = self.device.type == "cuda" and len({parameter.device for parameter in model.parameters()}) == 1
-        # Rows that only pad a step would change the states of the slots that they stand for.
-        if on_one_gpu and self.slots.resumable:
-            self.padded = PaddedDecode(self._step, self.slots, self.device)
+        """Decode steps as CUDA graphs, once it was seen that they work."""
 
     def _new_slots(self, max_rows: int, longest: int, cells: int) -> SlotCache:
-        types = getattr(self._config, "layer_types", None) or []
+        types = getattr(self.config, "layer_types", None) or []
         recurrent = {layer for layer, kind in enumerate(types) if kind in RECURRENT}
-        layers, paged = self._config.num_hidden_layers, self.device.type == "cpu"
-        return SlotCache(layers, max_rows, longest, cells, paged=paged, recurrent=recurrent)
+        layers = self.config.num_hidden_layers
+        if self.paging is None:
+            return SlotCache(layers, max_rows, longest, cells, recurrent=recurrent)
+        block = self.paging.block
+        return BlockCache(layers, max_rows, longest, cells, block=block, recurrent=recurrent)
 
     @torch.inference_mode()
     def check(self) -> None:
@@ -99,17 +103,35 @@ class Runner:
             extended = self.prefill(0, [Piece(cut, prompt[cut:last], pictures)])
             decoded = self.decode(prompt[last:], [last], [pictures.shift if pictures else 0])
             given = {name: value.to(self.device) for name, value in inputs.items()}
-            alone = self._model(**given, use_cache=False).logits[0, -2:]
-        except _FAILURES as error:
+            with flash.plainly(self.config):
+                alone = self._model(**given, use_cache=False).logits[0, -2:]
+        except FAILURES as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UnsupportedModel(f"it does not run over slots of keys and values ({reason})") from error
         ours = torch.cat([extended, decoded])
         likeness = torch.cosine_similarity(ours - ours.mean(), alone.float() - alone.float().mean())
+        if not bool((likeness > self.least_likeness).all()):
+            raise UnsupportedModel("over slots of keys and values it does not say what it says alone")
+
+    @property
+    def least_likeness(self) -> float:
+        """The least cosine between two of its logit vectors that are the same but for rounding."""
         # Layers that are quantised may take a token otherwise among others: int8 does with outliers.
         rounds = self._dtype != torch.float32 or getattr(self._model, "hf_quantizer", None) is not None
-        least = LIKENESS if rounds else LIKENESS_FLOAT32
-        if not bool((likeness > least).all()):
-            raise UnsupportedModel("over slots of keys and values it does not say what it says alone")
+        return LIKENESS if rounds else LIKENESS_FLOAT32
+
+    @property
+    def windows(self) -> list[int]:
+        """Of each layer the keys that a token sees, with its own; 0 for all before it."""
+        layers = self.config.num_hidden_layers
+        kinds = getattr(self.config, "layer_types", None) or self.layer_types * layers
+        return [self._window if kind == "sliding_attention" else 0 for kind in kinds[:layers]]
+
+    @property
+    def reading(self) -> str:
+        """What attention is computed by: ``flash over blocks``, or what transformers calls it."""
+        flashes = isinstance(self.slots, BlockCache) and self.slots.flash is not None
+        return "flash over blocks" if flashes else str(self.config._attn_implementation)
 
     @torch.inference_mode()
     def look(self, picture: Picture) -> None:
@@ -133,7 +155,7 @@ class Runner:
             return torch.cat([self.prefill(row + index, [piece]) for index, piece in enumerate(pieces)])
         starts, counts = [piece.start for piece in pieces], [len(piece.tokens) for piece in pieces]
         widest = max(counts)
-        if self.device.type == "cpu" and self.slots.resumable:
+        if self.slots.paged and self.slots.resumable:
             widest = -(-widest // QUERIES) * QUERIES
         ids = torch.tensor([piece.tokens + [0] * (widest - len(piece.tokens)) for piece in pieces])
         last = torch.tensor([[count - 1] for count in counts])
@@ -142,9 +164,9 @@ class Runner:
         # Whole prompts need no mask, which is faster on a GPU. On a CPU prompts are always computed with one: then the
         # same prompt gives the same bits whole, in pieces, and behind a beginning that was known.
         with_pictures = any(piece.pictures for piece in pieces)
-        reach = _reach(positions, pieces) if with_pictures and self._mutual else None
-        fresh = not max(starts) and self.device.type != "cpu" and reach is None
-        self.slots.plan = plan = Prefill(row, starts, counts, None if fresh else self.slots.capacity)
+        reach = _reach(positions, pieces) if with_pictures and self.mutual else None
+        fresh = not max(starts) and not self.slots.paged and reach is None
+        self.slots.plan = plan = self.slots.prefill(row, starts, counts, fresh=fresh)
         mask = None if fresh else self._mask(positions, plan.length, reach)
         if not with_pictures:
             return self._forward({"input_ids": ids}, positions, mask, last.to(self.device))
@@ -160,19 +182,21 @@ class Runner:
         """
         if self.padded is not None and (logits := self.padded(tokens, positions, shifts)) is not None:
             return logits
-        where = torch.tensor(positions, device=self.device)
-        length = whole(max(positions) + 1, self.slots.capacity)
-        self.slots.plan = Decode(where, length)
-        places = where if shifts is None else where + torch.tensor(shifts, device=self.device)
-        return self._step(torch.tensor(tokens)[:, None], where[:, None], length, places[:, None])
+        plan = self.slots.decode(positions)
+        places = plan.positions if shifts is None else plan.positions + torch.tensor(shifts)
+        return self.step(torch.tensor(tokens)[:, None], plan, places[:, None])
 
-    def _step(self, ids: torch.Tensor, positions: torch.Tensor, length: int, places: torch.Tensor) -> torch.Tensor:
-        """A decode step behind the plan that is set, attending to ``length`` keys."""
-        return self._forward({"input_ids": ids}, places, self._mask(positions, length), 1)
+    def step(self, ids: torch.Tensor, plan: DecodePlan, places: torch.Tensor) -> torch.Tensor:
+        """A decode step of ``ids`` [rows, 1], which the model takes to be at ``places`` [rows, 1]."""
+        self.slots.plan = plan
+        positions = plan.positions[:, None].to(self.device)
+        return self._forward({"input_ids": ids}, places, self._mask(positions, plan.length), 1)
 
     def _forward(
         self, shown: dict[str, torch.Tensor], places: torch.Tensor, mask: Mask, keep: int | torch.Tensor
     ) -> torch.Tensor:
+        if isinstance(self.slots.plan, BlockPlan):
+            flash.running.plan = self.slots.plan
         output = self._model(
             **{name: value.to(self.device) for name, value in shown.items()},
             position_ids=places.to(self.device),
@@ -187,15 +211,18 @@ class Runner:
     def _mask(self, positions: torch.Tensor, length: int, reach: torch.Tensor | None = None) -> Mask:
         """What each query at ``positions`` [batch, queries] sees of ``length`` keys: [batch, 1, queries, length].
 
-        ``reach`` is the last key that a query sees in layers where pictures are seen in both directions.
+        ``reach`` is the last key that a query sees in layers where pictures are seen in both directions. None where
+        attention finds that out for itself.
         """
+        if isinstance(self.slots, BlockCache) and self.slots.flash is not None:
+            return None
         keys = torch.arange(length, device=positions.device)
         masks: dict[str, torch.Tensor | None] = {}
-        for kind in self._layer_types:
+        for kind in self.layer_types:
             if kind in RECURRENT | FORGETFUL:
                 masks[kind] = None  # without padding there is nothing to hide
                 continue
-            last = positions if reach is None or kind not in self._mutual else reach
+            last = positions if reach is None or kind not in self.mutual else reach
             seen = keys <= last[:, :, None]
             if kind == "sliding_attention":
                 seen &= keys > positions[:, :, None] - self._window

@@ -88,8 +88,8 @@ class Scheduler:
 
     @property
     def usage(self) -> float:
-        """The share of the cache's cells that hold tokens, 0 to 1."""
-        return sum(sequence.cached for sequence in self.active) / self._slots.cells
+        """The share of the cache's cells in use, 0 to 1."""
+        return self._slots.usage(sum(sequence.cached for sequence in self.active))
 
     # The model thread
 
@@ -100,7 +100,7 @@ class Scheduler:
             while not self._closed and self.step():
                 pass
             if not self._wake.wait(IDLE_SECONDS):
-                self._slots.release()
+                self._slots.rest()
                 give_back()
                 self._wake.wait()
         self._looker.close()
@@ -130,7 +130,7 @@ class Scheduler:
         if not gone:
             return
         if self._partial and self._partial.sequence.gone:
-            self._partial = None
+            self._give_up(self._partial)
         for sequence in gone:
             if sequence in self._running:
                 self._free(sequence)
@@ -142,11 +142,18 @@ class Scheduler:
         """Take a sequence out of the batch; the last slot moves into its place, so that the slots stay dense."""
         row, last = self._running.index(sequence), len(self._running) - 1
         self._prefixes.save(row, sequence.text[: sequence.cached])
+        self._slots.free(row)
         if row != last:
-            self._slots.copy(last, row, self._running[last].cached)
+            self._slots.move(last, row, self._running[last].cached)
+            self._slots.free(last)
             self._running[row] = self._running[last]
         self._running.pop()
         sequence.cached = 0
+
+    def _give_up(self, partial: Partial) -> None:
+        """Take the slot of a half-computed prompt away."""
+        self._slots.free(partial.row)
+        self._partial = None
 
     # Prefill
 
@@ -191,7 +198,7 @@ class Scheduler:
         """Move a half-computed prompt out of the slots right behind the running ones."""
         free = len(self._running) + newcomers
         if self._partial and self._partial.row < free:
-            self._slots.copy(self._partial.row, free, self._partial.done)
+            self._slots.move(self._partial.row, free, self._partial.done)
             self._partial = self._partial._replace(row=free)
 
     def _extend(self, partial: Partial) -> None:
@@ -212,7 +219,8 @@ class Scheduler:
             self._partial = Partial(sequence, row, done)
             return
         if row != len(self._running):
-            self._slots.copy(row, len(self._running), done)
+            self._slots.move(row, len(self._running), done)
+            self._slots.free(row)
         self._partial = None
         self._start([sequence], logits)
 
@@ -222,7 +230,8 @@ class Scheduler:
             self._looker.look(picture, 0 if self._running else LOOK_SECONDS)
         except RuntimeError:
             log.exception("looking at a picture failed")
-            self._partial = None
+            assert self._partial is not None
+            self._give_up(self._partial)
             sequence.request.cancelled = True
             failure = ApiError(500, "The model failed on a picture; the service's log has the details.")
             self._output.put([Ended(sequence.request, failure)])
@@ -278,7 +287,7 @@ class Scheduler:
         while self._running and not self._admission.reserve([s.cached + 1 for s in self._running], self._partial):
             youngest = max(self.active, key=lambda sequence: sequence.request.arrived)
             if self._partial and youngest is self._partial.sequence:
-                self._partial = None
+                self._give_up(self._partial)
                 youngest.cached = 0
             else:
                 self._free(youngest)

@@ -1,12 +1,11 @@
 """The KV cache: one slot (row) per sequence, under an unmodified transformers model.
 
-Each layer holds keys and values as [rows, heads, capacity, head size]. A slot's tokens lie at 0..n-1 of its row; what
-lies behind is masked. Before each forward pass the runner sets a plan, which says where the pass writes and what it
-reads: attention gets plain views, so that it needs no kernel of ours.
+Before each forward pass the runner sets a plan, which says where the pass writes and what it reads. Memory is taken by
+need, in tokens that slots hold, within a limit in cells (tokens).
 
-Memory is taken by need, in tokens that slots hold, within a limit in cells (tokens). On a CPU the slots are as long as
-the context from the beginning and the system gives them memory page by page (pages.py). Elsewhere rows and capacity
-grow by reallocation, and cells count rows times capacity.
+Here as it is on a CPU: each layer holds keys and values as [rows, heads, capacity, head size]. A slot's tokens lie at
+0..n-1 of its row; what lies behind is masked, and attention gets plain views. The slots are as long as the context from
+the beginning, and the system gives them memory page by page (pages.py). On a GPU they are made of blocks (blocks.py).
 """
 
 from __future__ import annotations
@@ -57,6 +56,13 @@ class Plan(Protocol):
         """Write ``new`` [batch, heads, queries, size] into ``store``; return what attention reads."""
 
 
+class DecodePlan(Plan, Protocol):
+    """Of one token each for the first slots."""
+
+    positions: torch.Tensor
+    """Where in their slots, [slots]."""
+
+
 class Prefill:
     """Pieces of prompts, right-padded to one length: ``counts[i]`` tokens behind the ``starts[i]`` of slot ``row + i``.
 
@@ -85,16 +91,12 @@ class Decode:
     def __init__(self, positions: torch.Tensor, length: int) -> None:
         self.start, self.length = length - 1, length
         self.rows = slice(0, len(positions))
-        self._indices = {positions.device: (torch.arange(len(positions), device=positions.device), positions)}
-        self._first = positions.device
+        self.positions = positions
+        self._numbers = torch.arange(len(positions))
 
     def put(self, store: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-        if store.device not in self._indices:
-            rows, positions = self._indices[self._first]
-            self._indices[store.device] = (rows.to(store.device), positions.to(store.device))
-        rows, positions = self._indices[store.device]
-        store[rows, :, positions] = new[:, :, 0]
-        return store[: len(rows), :, : self.length]
+        store[self._numbers, :, self.positions] = new[:, :, 0]
+        return store[: len(self.positions), :, : self.length]
 
 
 class _Kind(NamedTuple):
@@ -106,7 +108,7 @@ class _Kind(NamedTuple):
     device: torch.device
 
 
-class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
+class KeyValueLayer(CacheLayerMixin):  # type: ignore[misc]
     """One layer's keys and values; allocated at the first pass, when their shape is known."""
 
     is_sliding = False
@@ -114,31 +116,19 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
     def __init__(self, slots: SlotCache) -> None:
         super().__init__()
         self._slots = slots
-        self._kinds: list[_Kind] = []
-        self._pages: list[Pages] = []
+        self.kinds: list[_Kind] = []
+        """Of keys and of values, once they are known."""
         self.stores: list[torch.Tensor] = []
         """Keys and values, once there are any."""
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        self._kinds = [_Kind(new.shape[1], new.shape[3], new.dtype, new.device) for new in (key_states, value_states)]
-        self.resize(0, 0)
+        self.kinds = [_Kind(new.shape[1], new.shape[3], new.dtype, new.device) for new in (key_states, value_states)]
+        self.allocate()
 
-    def resize(self, rows: int, length: int) -> None:
-        """Reallocate to the cache's size and keep the first ``length`` tokens of the first ``rows`` slots."""
-        old, self.stores = self.stores, []
-        for index, kind in enumerate(self._kinds):
-            self.stores.append(self._new(kind))
-            if rows:
-                self.stores[index][:rows, :, :length] = old[index][:rows, :, :length]
-
-    def _new(self, kind: _Kind) -> torch.Tensor:
-        shape = (self._slots.rows, kind.heads, self._slots.capacity, kind.size)
-        if not self._slots.paged:
-            # Zeros: what is masked is still multiplied, and NaN times nothing is NaN.
-            return torch.zeros(shape, dtype=kind.dtype, device=kind.device)
-        self._pages.append(Pages(shape, kind.dtype))
-        return self._pages[-1].tensor
+    def allocate(self) -> None:
+        """Make the stores, as large as the cache is."""
+        raise NotImplementedError
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
@@ -148,19 +138,59 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         plan, (keys, values) = self._slots.plan, self.stores
         return plan.put(keys, key_states), plan.put(values, value_states)
 
-    def copy(self, source: int, target: int, length: int) -> None:
-        """Copy the first ``length`` tokens of one slot into another."""
-        for store in self.stores:
-            store[target, :, :length] = store[source, :, :length]
-
     def read(self, row: int, first: int, last: int) -> list[torch.Tensor]:
         """Keys and values of the tokens ``first`` to ``last - 1`` of a slot, [tokens, heads, head size] each."""
-        return [store[row, :, first:last].transpose(0, 1) for store in self.stores]
+        raise NotImplementedError
 
     def write(self, row: int, first: int, parts: list[torch.Tensor]) -> None:
         """Put what ``read`` gave into a slot, from token ``first`` on."""
+        raise NotImplementedError
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy the first ``length`` tokens of one slot into another."""
+        raise NotImplementedError
+
+    def release(self) -> None:
+        """Give the memory back."""
+        raise NotImplementedError
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Known after the first pass."""
+        return sum(kind.heads * kind.size * kind.dtype.itemsize for kind in self.kinds)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:  # noqa: ARG002
+        return self._slots.plan.length, 0
+
+    def get_seq_length(self) -> int:
+        return self._slots.plan.start
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+class SlotLayer(KeyValueLayer):
+    """Keys and values as [rows, heads, capacity, head size]."""
+
+    def __init__(self, slots: SlotCache) -> None:
+        super().__init__(slots)
+        self._pages: list[Pages] = []
+
+    def allocate(self) -> None:
+        shapes = [(self._slots.rows, kind.heads, self._slots.capacity, kind.size) for kind in self.kinds]
+        self._pages = [Pages(shape, kind.dtype) for shape, kind in zip(shapes, self.kinds, strict=True)]
+        self.stores = [pages.tensor for pages in self._pages]
+
+    def read(self, row: int, first: int, last: int) -> list[torch.Tensor]:
+        return [store[row, :, first:last].transpose(0, 1) for store in self.stores]
+
+    def write(self, row: int, first: int, parts: list[torch.Tensor]) -> None:
         for store, part in zip(self.stores, parts, strict=True):
             store[row, :, first : first + len(part)] = part.transpose(0, 1)
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        for store in self.stores:
+            store[target, :, :length] = store[source, :, :length]
 
     def discard(self, row: int, start: int) -> None:
         """Give back the memory of a slot from token ``start`` on."""
@@ -175,15 +205,6 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]
         self.stores = []
         self._pages = []
 
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:  # noqa: ARG002
-        return self._slots.plan.length, 0
-
-    def get_seq_length(self) -> int:
-        return self._slots.plan.start
-
-    def get_max_length(self) -> int:
-        return -1
-
 
 class SlotCache:
     """All layers' slots: at most ``max_rows`` of at most ``longest`` tokens, ``cells`` tokens in all.
@@ -191,25 +212,27 @@ class SlotCache:
     The layers with the numbers ``recurrent`` keep a state instead of keys and values.
     """
 
-    def __init__(
-        self, layers: int, max_rows: int, longest: int, cells: int, *, paged: bool, recurrent: Container[int] = ()
-    ) -> None:
+    paged = True
+    """Whether the system gives memory page by page."""
+
+    def __init__(self, layers: int, max_rows: int, longest: int, cells: int, *, recurrent: Container[int] = ()) -> None:
         self.max_rows = max_rows
         self.longest = longest
         self.cells = cells
-        self.paged = paged
-        """Whether the system gives memory page by page; else rows and capacity grow."""
         self.rows = 0
         self.capacity = 0
         self.generation = 0
         """Changes whenever the stores are other tensors than before."""
         self.plan: Plan = Prefill(0, [0], [0], None)
-        self.layers = [StateLayer(self) if layer in recurrent else SlotLayer(self) for layer in range(layers)]
+        self.layers = [StateLayer(self) if layer in recurrent else self._layer() for layer in range(layers)]
         self.cache = Cache(layers=self.layers)
         self._state_layers = [layer for layer in self.layers if isinstance(layer, StateLayer)]
         self._cells_per_row = 0
         self._held = [0] * max_rows
-        """Cells per slot that have memory, when paged."""
+        """Cells per slot that have memory."""
+
+    def _layer(self) -> KeyValueLayer:
+        return SlotLayer(self)
 
     def reserve(self, lengths: list[int]) -> bool:
         """Make room for ``lengths[i]`` tokens in slot i; False, and nothing changed, when that is over the limit.
@@ -218,10 +241,6 @@ class SlotCache:
         """
         if len(lengths) > self.max_rows or max(lengths) > self.longest:
             return False
-        # Where slots grow, the last cell of each is kept free for rows that only pad (padded.py).
-        return self._reserve_pages(lengths) if self.paged else self._grow(len(lengths), max(lengths) + 1)
-
-    def _reserve_pages(self, lengths: list[int]) -> bool:
         needs = [self._need(length) for length in lengths]
         needs += [0] * (self.max_rows - len(needs))
         if sum(map(max, needs, self._held)) > self.cells:
@@ -230,8 +249,23 @@ class SlotCache:
             self._trim(needs)
         self._held = list(map(max, needs, self._held))
         if not self.rows:
-            self._set_shape(self.max_rows, whole(_round_up(self.longest)), (0, 0))
+            self.rows, self.capacity = self.max_rows, whole(_round_up(self.longest))
+            self.generation += 1
+            for layer in self.layers:
+                if isinstance(layer, KeyValueLayer):
+                    layer.allocate()
         return True
+
+    def prefill(self, row: int, starts: list[int], counts: list[int], *, fresh: bool) -> Plan:
+        """The plan of a pass over pieces of prompts: ``counts[i]`` tokens behind ``starts[i]`` of slot ``row + i``.
+
+        If it is ``fresh``, all begin at 0 and attention reads what the pass itself has computed.
+        """
+        return Prefill(row, starts, counts, None if fresh else self.capacity)
+
+    def decode(self, positions: list[int]) -> DecodePlan:
+        """The plan of a decode step of the slots 0..n-1."""
+        return Decode(torch.tensor(positions), whole(max(positions) + 1, self.capacity))
 
     def _trim(self, needs: list[int]) -> None:
         """Give back what slots hold beyond ``needs``."""
@@ -245,38 +279,26 @@ class SlotCache:
         """What a slot of ``length`` tokens takes, in cells."""
         return min(_round_up(length), self.longest) + self.cells_per_row if length else 0
 
-    def _grow(self, rows: int, length: int) -> bool:
-        if rows <= self.rows and length <= self.capacity:
-            return True
-        capacity = _round_up(length)
-        generous = (min(self.max_rows, 1 << (rows - 1).bit_length()), _round_up(length + max(length // 2, 128)))
-        for new_rows, new_capacity in (
-            (max(self.rows, generous[0]), max(self.capacity, generous[1])),
-            (max(self.rows, rows), max(self.capacity, capacity)),
-            (rows, capacity),
-        ):
-            # One slot as long as the context is always allowed, whatever rounding makes of it.
-            state = self.cells_per_row
-            if new_rows * (new_capacity + state) <= max(self.cells, _round_up(self.longest + 1) + state):
-                kept = min(self.rows, rows), min(self.capacity, length)
-                self._set_shape(new_rows, new_capacity, kept)
-                return True
-        return False
-
-    def _set_shape(self, rows: int, capacity: int, kept: tuple[int, int]) -> None:
-        self.rows, self.capacity = rows, capacity
-        self.generation += 1
-        for layer in self.layers:
-            layer.resize(*kept)
-
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first ``length`` tokens of one slot into another."""
         self._held[target] = max(self._held[target], self._need(length))
         for layer in self.layers:
             layer.copy(source, target, length)
 
+    def move(self, source: int, target: int, length: int) -> None:
+        """The same, for a slot that is of no use afterwards."""
+        self.copy(source, target, length)
+
+    def free(self, row: int) -> None:
+        """Say that what a slot holds is of no use any more."""
+
+    def rest(self) -> None:
+        """Say that for a while nothing will run."""
+        self.release()
+
     def release(self) -> None:
         """Give the memory of all slots back; the next ``reserve`` starts anew."""
+        self._cells_per_row = self.cells_per_row  # while the states are there to be measured
         self.rows = self.capacity = 0
         self._held = [0] * self.max_rows
         for layer in self.layers:
@@ -297,13 +319,16 @@ class SlotCache:
     @property
     def held(self) -> int:
         """Tokens that memory is taken for."""
-        return sum(self._held) if self.paged else self.rows * self.capacity
+        return sum(self._held)
+
+    def usage(self, tokens: int) -> float:
+        """The share of the cells that is in use, 0 to 1, when sequences have so many ``tokens`` in all."""
+        return tokens / self.cells
 
     @property
     def bytes_per_token(self) -> int:
-        """Bytes of one cell over all layers. Known after the first pass."""
-        stores = [store for layer in self.layers for store in layer.stores]
-        return sum(store.element_size() * store.shape[1] * store.shape[3] for store in stores)
+        """Of one cell over all layers. Known after the first pass."""
+        return sum(layer.bytes_per_token for layer in self.layers if isinstance(layer, KeyValueLayer))
 
     @property
     def bytes_per_row(self) -> int:
