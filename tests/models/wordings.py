@@ -92,7 +92,7 @@ CHINESE = Wording(
 聊天模型的 KV 缓存（[config.md](config.md#engine_args) 中的 `kv_memory`）和图像模型的绘图空间另计。
 `quintet check` 会给出磁盘上的文件实际需要多少。[量化模型](config.md#quantised-models)只需其一半或四分之一。
 
-**获取权限。** Llama、Gemma 2 和 3、Stable Diffusion 3.5、FLUX.1 等模型，须先在模型库的页面上接受许可协议才能下载，
+**获取权限。** Llama、Gemma 2 和 3、Stable Diffusion 3.5、FLUX.1 等模型，须先在模型仓库的页面上接受许可协议才能下载，
 届时用 `HF_TOKEN` 提供你的 token。请阅读许可协议：有些模型只许非商业使用，例如 jina-embeddings-v3 和 FLUX.1 Kontext。
 
 ## 聊天
