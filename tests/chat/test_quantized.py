@@ -101,14 +101,24 @@ def test_eyes_stay_whole(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs("bitsandbytes")
-def test_the_original_glm4_is_quantised_while_it_is_converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("sees", [False, True], ids=["glm-4", "glm-4v"])
+def test_the_original_glm4_is_quantised_while_it_is_converted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sees: bool
+) -> None:
+    """But for the eyes of the one that has them."""
     monkeypatch.setattr(packing, "finish", lambda _model, _trial: None)  # a packed model does not know its size
-    chatglm_tiny.write(tmp_path, CHATGLM, chatglm_tiny.as_published(glm4v_tiny.text_model()))
+    if sees:
+        glm4v_tiny.write(tmp_path, glm4v_tiny.text_model())
+    else:
+        chatglm_tiny.write(tmp_path, CHATGLM, chatglm_tiny.as_published(glm4v_tiny.text_model()))
     spec = spec_of(tmp_path, engine_args={"quantization": "int8"})
     loaded = load(spec, 4, lambda _fraction, _note: None)
     near(spec, loaded.runner._model)
-    small = [layer for layer in loaded.runner._model.modules() if type(layer).__name__ == "Linear8bitLt"]
+    layers = dict(loaded.runner._model.named_modules())
+    small = [name for name, layer in layers.items() if type(layer).__name__ == "Linear8bitLt"]
     assert len(small) == loaded.runner._model.config.num_hidden_layers * 6
+    assert all(name.startswith("model.layers.") for name in small)
+    assert loaded.info["modalities"] == (["text", "image"] if sees else ["text"])
 
 
 @needs("bitsandbytes")
