@@ -67,15 +67,6 @@ async def test_an_error_of_the_engine_reaches_the_caller_with_its_field(start: A
     assert (caught.value.status, caught.value.param) == (400, "text")
 
 
-async def test_half_a_character_is_refused_and_leaves_nothing_behind(start: Any) -> None:
-    worker = start()
-    await until(worker, State.READY)
-    with pytest.raises(ApiError, match="surrogate") as caught:
-        await words(worker, "a \ud800 b")
-    assert caught.value.status == 400
-    assert worker.in_flight == 0
-
-
 async def test_a_number_of_more_than_64_bits_is_refused_and_leaves_nothing_behind(start: Any) -> None:
     worker = start()
     await until(worker, State.READY)

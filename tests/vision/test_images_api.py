@@ -241,6 +241,20 @@ def test_bad_edits_are_refused_by_name(
     assert answer.json()["error"]["param"] == param
 
 
+def test_of_several_pictures_the_bad_one_is_named(client: OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="image\\[1\\]") as caught:
+        client.images.edit(image=[("a.png", png()), ("b.png", b"not a picture")], prompt="x")
+    assert caught.value.param == "image[1]"
+
+
+def test_half_a_character_in_a_form_is_refused(emoji_url: str) -> None:
+    parts = [b'name="image"; filename="a.png"\r\n\r\n' + png(), b'name="prompt"\r\n\r\nx\\ud800']
+    body = b"".join(b"--b\r\nContent-Disposition: form-data; " + part + b"\r\n" for part in parts) + b"--b--\r\n"
+    headers = {"content-type": "multipart/form-data; boundary=b; charset=unicode_escape"}
+    answer = httpx2.post(f"{emoji_url}/v1/images/edits", content=body, headers=headers, timeout=30)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "prompt"), answer.text
+
+
 def test_two_pictures_are_one_too_many(client: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="takes one"):
         client.images.edit(image=[("a.png", png()), ("b.png", png())], prompt="x")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from time import monotonic
 
 import msgspec
+from quintet_common.characters import half_in
 from quintet_common.errors import ApiError, bad_request
 
 from quintet_router.affinity import Talk
@@ -79,11 +81,23 @@ def model_in_json(data: bytes, is_talk: bool = False) -> tuple[str | None, Talk 
             raise bad_request(f"Invalid value for {found[1]}.", found[1], "invalid_value") from None
         raise bad_request("The body must be a JSON object.") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if (halves := _halves(data)) is not None:
+            raise halves from None
         if (name := faulty_member(data)) is not None:
             raise bad_request(f"The body is not valid JSON: the value of {name!r} is not.", name) from None
         raise bad_request(f"The body is not valid JSON: {error}.") from None
     except RecursionError:
         raise bad_request("The body is not valid JSON: nested too deeply.") from None
+
+
+def _halves(data: bytes) -> ApiError | None:
+    """What the services say of half a character, where that is why ``data`` cannot be read."""
+    if b"\\u" not in data:
+        return None
+    try:
+        return half_in(json.loads(data))
+    except (ValueError, RecursionError):
+        return None
 
 
 def json_body(data: bytes, is_talk: bool) -> Body:

@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-import msgspec
 from fastapi import APIRouter, Request
 from fastapi.responses import Response as HttpResponse
 from openai.types.responses import Response, ResponseUsage
@@ -15,7 +14,7 @@ from openai.types.responses.response_usage import InputTokensDetails, OutputToke
 from quintet_common import sse
 from quintet_common.dialect import Dialect, RequestDialect
 from quintet_common.disconnect import or_disconnect
-from quintet_common.errors import ApiError, bad_request
+from quintet_common.errors import ApiError
 
 from quintet_chat.api.response_events import ResponseWriter, new_id
 from quintet_chat.api.response_request import ResponseRequest, as_response_error
@@ -42,21 +41,10 @@ def responses_router(service: str) -> APIRouter:
 
 async def _start(body: ResponseRequest, request: Request, dialect: Dialect, service: str) -> Turn:
     try:
-        _check_echoed(body)
         chat, paths = body.as_chat()
         return await start_turn(chat, request, dialect, service, paths)
     except ApiError as error:
         raise as_response_error(error) from None
-
-
-def _check_echoed(body: ResponseRequest) -> None:
-    """Raises ApiError 400 for text that could not be sent back, in fields that no model reads."""
-    for field in ("metadata", "user"):
-        try:
-            msgspec.json.encode(getattr(body, field))
-        except UnicodeEncodeError:
-            message = f"{field}: half a character is in it: a lone surrogate is not text."
-            raise bad_request(message, field, "invalid_value") from None
 
 
 async def _whole(turn: Turn, writer: ResponseWriter) -> None:

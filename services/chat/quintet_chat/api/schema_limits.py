@@ -66,11 +66,7 @@ def check_schema(schema: Any, param: str) -> Cost:
                 lengths.update(_long_lengths(node))
         level = [child for node in level for child in _children(node)]
     check_shape(schema, param)
-    try:
-        size = len(msgspec.json.encode(schema))
-    except UnicodeEncodeError:
-        raise bad_request(f"{param}: half a character is in it: a lone surrogate is not text.", param) from None
-    cost = Cost(size, properties, patterns, frozenset(lengths))
+    cost = Cost(len(msgspec.json.encode(schema)), properties, patterns, frozenset(lengths))
     _check_cost(cost, param)
     return cost
 

@@ -172,8 +172,6 @@ class Worker(Generic[EventT]):
             raise self.unavailable()
         try:
             body = protocol.encode_body(request)
-        except UnicodeEncodeError:
-            raise ApiError(400, "The request has half a character in it: a lone surrogate is not text.") from None
         except OverflowError:
             raise ApiError(400, "The request has a number of more than 64 bits.") from None
         self._next_id += 1

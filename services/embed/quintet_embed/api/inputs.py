@@ -68,8 +68,6 @@ def check_text(value: Any, param: str) -> str:
     if len(value) > MAX_CHARACTERS:
         message = f"{param} has {len(value)} characters; a text may have {MAX_CHARACTERS}."
         raise bad_request(message, param, "string_above_max_length")
-    if not value.isascii() and not _encodable(value):
-        raise bad_request(f"{param} is not valid Unicode: it has a lone surrogate.", param, "invalid_value")
     return value
 
 
@@ -98,11 +96,3 @@ def _json_name(value: Any) -> str:
     if isinstance(value, int | float):
         return str(value).lower()
     return "a string" if isinstance(value, str) else "a list" if isinstance(value, list) else "an object"
-
-
-def _encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 from PIL import Image
 from pydantic import BaseModel, ValidationError
+from quintet_common.characters import half_in
 from quintet_common.errors import ApiError, bad_request, validation_error
 from quintet_common.media import Picture, picture_from_bytes
 from starlette.datastructures import FormData, UploadFile
@@ -38,6 +39,8 @@ async def read_form(request: Request) -> AsyncIterator[FormData]:
 def text_fields(form: FormData, kind: type[RequestT]) -> RequestT:
     """The fields of ``form`` that are text, as ``kind``; empty ones count as absent. Raises ApiError 400."""
     fields: dict[str, Any] = {name: value for name, value in form.items() if isinstance(value, str) and value != ""}
+    if (halves := half_in(fields)) is not None:  # a form names its charset, and some of those have them
+        raise halves
     try:
         return kind.model_validate(fields)
     except ValidationError as error:
@@ -56,7 +59,8 @@ async def images(form: FormData, most: int = MAX_IMAGES) -> list[Picture]:
         raise bad_request("Missing required field: image.", "image", "missing_required_parameter")
     if len(sent) > most:
         raise bad_request(f"{len(sent)} images were sent; {most} is the most.", "image", "too_many_images")
-    return [await _picture(each, "image") for each in sent]
+    names = ["image"] if len(sent) == 1 else [f"image[{index}]" for index in range(len(sent))]
+    return [await _picture(each, name) for each, name in zip(sent, names, strict=True)]
 
 
 async def mask_of(form: FormData, image: Picture) -> Picture | None:
