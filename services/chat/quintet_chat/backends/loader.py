@@ -17,7 +17,7 @@ import transformers
 from huggingface_hub import snapshot_download
 from msgspec.structs import replace
 from quintet_common import checkpoint, folder
-from quintet_common.devices import pick_device
+from quintet_common.devices import bfloat16_pays, pick_device
 from quintet_common.engine_args import Transformers
 from quintet_common.errors import ApiError
 from quintet_common.memory import give_back
@@ -253,8 +253,7 @@ def _limits(spec: ModelSpec, device: torch.device) -> dict[int | str, str]:
 def _dtype(wanted: str, device: torch.device) -> torch.dtype:
     if wanted != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[wanted]
-    has_bfloat16 = device.type != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if has_bfloat16 else torch.float32
+    return torch.bfloat16 if bfloat16_pays(device) else torch.float32
 
 
 def _warm_up(spec: ModelSpec, model: Any, tokenizer: Any, seeing: Any, max_batch: int) -> LoadedModel:

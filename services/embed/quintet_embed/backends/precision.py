@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from quintet_common.devices import bfloat16_pays
 from quintet_common.packing import PackedLinear, pack, put_back
 from torch import Tensor, nn
 from torch.nn import functional
@@ -59,13 +60,7 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype | None:
         return _NAMED[name]
     if device.type != "cpu":
         return None
-    return torch.bfloat16 if cpu_has_bf16() else torch.float32
-
-
-def cpu_has_bf16() -> bool:
-    """Whether this CPU multiplies bf16 matrices natively: AVX512-BF16, AMX, or ARM's extensions."""
-    has = torch.cpu.get_capabilities()
-    return any(bool(has.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+    return torch.bfloat16 if bfloat16_pays(device) else torch.float32
 
 
 def load_dtype(dtype: torch.dtype | None, device: torch.device) -> torch.dtype | str:

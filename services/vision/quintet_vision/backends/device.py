@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import torch
+from quintet_common.devices import bfloat16_pays
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def bfloat16_pays(device: torch.device) -> bool:
-    """Whether matrices in bfloat16 are faster than in float32: on GPUs, and on CPUs with instructions for it."""
-    return device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
 
 
 def pick_dtype(asked: str, device: torch.device) -> torch.dtype:
