@@ -130,6 +130,7 @@ CHINESE = Wording(
         "Gemma 4, small": "Gemma 4 小型号",
         "XLM-R cross encoders": "XLM-R 交叉编码器",
         "none of its layers keeps keys and values per token": "没有一层逐个 token 保存键和值",
+        "one picture a conversation; no code from its folder is run": "每个对话一张图片；不执行模型文件夹里的代码",
         "goes to vLLM by itself, without code from its folder": "自动交给 vLLM 运行，不执行模型文件夹里的代码",
         "also CosyVoice-300M and -300M-Instruct; not CosyVoice 2 and 3": (
             "CosyVoice-300M 和 -300M-Instruct 也可以；不支持 CosyVoice 2 和 3"
