@@ -93,7 +93,7 @@ FAMILIES = (
     Family("SmolLM2", "llama", "HuggingFaceTB/SmolLM2-1.7B-Instruct", 1.71),
     Family("SmolLM3", "smollm3", "HuggingFaceTB/SmolLM3-3B", 3.08, {"pad_token_id": 0}, "<tool_call><think>", "hermes",
            "think"),
-    Family("Granite 3", "granite", "ibm-granite/granite-3.3-8b-instruct", 8.17),
+    Family("Granite 3", "granite", "ibm-granite/granite-3.3-8b-instruct", 8.17, mark="<think>", thinking="think"),
     Family("Granite 4", "granitemoehybrid", "ibm-granite/granite-4.0-h-small", 32.2, {
         "layer_types": ["mamba", "attention"], "mamba_n_heads": 4, "mamba_d_head": 32, "mamba_d_state": 8,
         "mamba_n_groups": 1, "num_local_experts": 4, "num_experts_per_tok": 2, "shared_intermediate_size": 64,
