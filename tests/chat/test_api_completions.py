@@ -118,6 +118,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"prompt": ["a", 1]}, "prompt[1]"),
     ({"prompt": {"a": 1}}, "prompt"),
     ({"suffix": "end"}, "suffix"),
+    ({"guided_json": {"type": "object"}}, "guided_json"),
     ({"echo": True, "logprobs": 1}, "logprobs"),
     ({"best_of": 1, "n": 2}, "best_of"),
     ({"best_of": 2, "stream": True}, "best_of"),
@@ -160,3 +161,13 @@ def test_one_failing_prompt_ends_the_stream_with_an_error(client: OpenAI) -> Non
     stream = client.completions.create(model="short", prompt=["a|b|c", "fail", "d"], stream=True)
     with pytest.raises(openai.APIError, match="melted"):
         list(stream)
+
+
+def test_the_limit_of_models_yml_goes_before_openai_s(smollm2_url: str) -> None:
+    """Its entry says ``sampling: {max_tokens: 200}``."""
+    body = {"model": "smollm2", "prompt": "The numbers are: one, two, three,", "temperature": 0}
+    body |= {"stop": [" twenty"], "ignore_eos": True}
+    usage = httpx2.post(f"{smollm2_url}/v1/completions", json=body, timeout=60).json()["usage"]
+    assert usage["completion_tokens"] > 16
+    limited = httpx2.post(f"{smollm2_url}/v1/completions", json=body | {"max_tokens": 3}, timeout=60).json()["usage"]
+    assert limited["completion_tokens"] == 3

@@ -303,3 +303,9 @@ def test_half_a_character_that_would_be_sent_back_is_refused(
     body = json.dumps({"model": "short", "input": "Hi", "stream": stream, field.split(".")[0]: value})
     response = httpx2.post(f"{scripted_url}/v1/responses", content=body, headers={"content-type": "application/json"})
     assert (response.status_code, response.json()["error"]["param"]) == (400, field)
+
+
+@pytest.mark.parametrize(("given", "says"), [([], "at least 1 item"), (5, "expected a string or a list of items")])
+def test_an_input_of_no_form_is_told_what_forms_there_are(scripted_url: str, given: Any, says: str) -> None:
+    answer = httpx2.post(f"{scripted_url}/v1/responses", json={"model": "short", "input": given})
+    assert says in answer.json()["error"]["message"]

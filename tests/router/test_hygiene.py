@@ -215,7 +215,7 @@ async def test_a_wrong_method_says_which_is_right() -> None:
             ("GET", "/v1/chat/completions", "POST"),
             ("DELETE", "/v1/embeddings", "POST"),
             ("OPTIONS", "/v1/chat/completions", "POST"),
-            ("POST", "/v1/audio/voices", "GET"),
+            ("POST", "/v1/audio/voices", "GET, HEAD"),
             ("POST", "/v1/models", "GET"),
         ):
             response = await door.ask(path, {} if method == "POST" else None, method=method)

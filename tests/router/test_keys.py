@@ -175,6 +175,15 @@ async def test_requests_per_minute(tmp_path: Path) -> None:
         assert (await door.get("/v1/models", bearer("a"))).status == 200
 
 
+async def test_refusals_count_and_tell_the_limits_too(tmp_path: Path) -> None:
+    async with locked_door(tmp_path, [key("a", requests_per_minute=3)], FakeUpstream()) as door:
+        missing = await door.chat(bearer("a"), model="nobody")
+        assert (missing.status, missing.get("x-ratelimit-remaining-requests")) == (404, "2")
+        wrong = await door.get("/v1/chat/completions", bearer("a"))
+        assert (wrong.status, wrong.get("x-ratelimit-remaining-requests"), wrong.get("allow")) == (405, "1", "POST")
+        assert (await door.get("/v1/chat/completions")).status == 401
+
+
 async def test_our_limits_stand_for_the_upstreams(tmp_path: Path) -> None:
     async def cloud(_: Any, __: Any, writer: asyncio.StreamWriter) -> None:
         writer.write(http(200, b"{}", "x-ratelimit-remaining-requests: 999", "x-other: 1"))

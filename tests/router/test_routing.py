@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from quintet_common.models_yml import UpstreamSpec
-from router.harness import FakeUpstream, card, http, open_door, until
+from router.harness import FakeUpstream, card, http, open_door, raw, read_head, read_response, until
 
 
 def form(*fields: tuple[str, bytes, str | None], boundary: str = "----odd'boundary_7") -> tuple[bytes, str]:
@@ -127,6 +127,12 @@ async def test_voices_and_pictures_are_found() -> None:
         assert (await door.get("/audio/voices?model=t")).json["path"] == "/audio/voices?model=t"
         for _ in range(8):
             assert (await door.get("/v1/images/files/b.png")).body == b"picture"
+        reader, writer = await door.send("/v1/images/files/b.png", method="HEAD")
+        line, headers = await read_head(reader)
+        assert (line, dict(headers)["content-length"]) == ("HTTP/1.1 200 OK", "7")
+        writer.write(raw("/v1/images/files/b.png", method="GET"))
+        assert (await read_response(reader)).body == b"picture", "the next answer follows at once"
+        writer.close()
         assert (await door.get("/v1/images/files/c.png")).status == 404
         for path in ("/v1/images/files/", "/v1/images/files/../x", "/v1/images/files/..", "/v1/images/filesx/a"):
             before = len(a.requests + b.requests)

@@ -64,9 +64,6 @@ class Router:
         path = FORWARDED.get(request.raw_path) or find_path(request.path)
         if path is None:
             return in_task(Exchanged(request, [_own_id(request)]).run(self._control))
-        if request.method != path.method:
-            error = ApiError(405, f"{request.method} is not allowed on this path.")
-            return _refuse(request, error, (b"allow", path.method.encode()))
         return self._proxy(path, request)
 
     async def _live(self, receive: Receive, send: Send) -> None:
@@ -87,8 +84,8 @@ class Router:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-async def _refuse(request: Downstream, error: ApiError, *headers: Header) -> None:
-    send_error(request, error, [*headers, _own_id(request)])
+async def _refuse(request: Downstream, error: ApiError) -> None:
+    send_error(request, error, [_own_id(request)])
 
 
 def _own_id(request: Downstream) -> Header:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from quintet_common.errors import ApiError
+
 _TEXT = ("chat", "multimodal")
 _SCORE = ("rerank", "embedding")
 
@@ -23,6 +25,23 @@ class Path:
     standard: bool = True
     ask_all: bool = False
     open: bool = False
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """What it may be asked with. HEAD is asked as GET, and the answer's body is kept back."""
+        return ("GET", "HEAD") if self.method == "GET" else (self.method,)
+
+
+class NotAllowed(ApiError):
+    """405, with what is allowed."""
+
+    def __init__(self, method: str, path: Path) -> None:
+        super().__init__(405, f"{method} is not allowed on this path.")
+        self._allowed = ", ".join(path.methods)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return super().headers | {"allow": self._allowed}
 
 
 _EXACT = {

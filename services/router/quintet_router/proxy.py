@@ -23,7 +23,7 @@ from quintet_router.intake import Intake, Job
 from quintet_router.late_usage import LateUsage
 from quintet_router.lobby import Lobby
 from quintet_router.metrics import Metrics
-from quintet_router.paths import Path
+from quintet_router.paths import NotAllowed, Path
 from quintet_router.queue import Queue
 from quintet_router.recorder import Recorder, Seen
 from quintet_router.replies import send_error, unavailable
@@ -92,13 +92,15 @@ class Proxy:
                 seen.inside = True
                 if asks:
                     exchange.added, seen.place = await self._gate.admit(seen.client)
+            if request.method not in path.methods:
+                raise NotAllowed(request.method, path)
             job = await self._intake.prepare(path, seen, request)
             seen.code = await self._forward(job, exchange)
         except ClientGone:
             pass
         except ApiError as error:
             seen.code = error.status
-            send_error(request, error, [(b"x-request-id", own_id)])
+            send_error(request, error, [(b"x-request-id", own_id), *exchange.added])
         except Exception:
             log.exception("%s failed", path.label)
             seen.code = 500

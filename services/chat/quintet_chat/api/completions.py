@@ -54,7 +54,9 @@ def completions_router(service: str) -> APIRouter:
 
 async def _start(body: CompletionRequest, request: Request, worker: Worker[Event]) -> list[Prompt]:
     """Hand over every prompt; when one is refused, those that were taken are cancelled."""
-    max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
+    max_tokens = body.max_tokens
+    if max_tokens is None:
+        max_tokens = worker.sampling.get("max_tokens", DEFAULT_MAX_TOKENS)
     logprobs = body.logprobs
     if logprobs is None and body.candidates > (body.n or 1):
         logprobs = 0  # needed to tell which candidates are the best

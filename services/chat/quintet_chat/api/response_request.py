@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from quintet_common.errors import ApiError, bad_request
 
 from quintet_chat.api.chat_request import (
@@ -85,11 +85,23 @@ class ReasoningOptions(BaseModel):
     generate_summary: Summary | None = None
 
 
+def _form_of(given: Any) -> str | None:
+    """Which of its forms the input is meant to be, so that an error is about that one alone."""
+    return "text" if isinstance(given, str) else "items" if isinstance(given, list) else None
+
+
+Items = Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_ITEMS)]
+Input = Annotated[
+    Annotated[str, Tag("text")] | Annotated[Items, Tag("items")],
+    Discriminator(_form_of, custom_error_type="input", custom_error_message="expected a string or a list of items"),
+]
+
+
 class ResponseRequest(ExtraFields):
     """What ``POST /responses`` takes. ``null`` is the same as leaving a field out."""
 
     model: str | None = None
-    input: str | Annotated[list[dict[str, Any]], Field(min_length=1, max_length=MAX_ITEMS)]
+    input: Input
     instructions: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
