@@ -241,3 +241,41 @@ async def test_waiting_for_models_can_be_switched_off() -> None:
     async with open_door(upstream, load_wait=0) as door:
         await door.chat()
         assert len(upstream.requests) == 1  # which says itself how far it is
+
+
+async def test_the_first_request_after_a_restart_waits_too() -> None:
+    """The last poll said ready; the service that has come up in place of the dead one says that it loads."""
+    service = FakeUpstream()
+    told = asyncio.Event()
+
+    async def restarted(_: Any, __: Any, writer: asyncio.StreamWriter) -> None:
+        if service.cards[0]["state"] == "ready" and told.is_set():
+            writer.write(http(200, b"{}"))
+            return
+        service.cards = [card("m", state="loading")]
+        told.set()
+        writer.write(http(503, b'{"error":{}}', "x-model-loading: true", "retry-after: 2"))
+
+    service.behave = restarted
+    async with open_door(service, poll_seconds=60, poll_waiting_seconds=0.1, load_wait=10) as door:
+        asked = asyncio.create_task(door.chat())
+        await told.wait()
+        await asyncio.sleep(0.3)
+        assert not asked.done()
+        service.cards = [card("m")]
+        response = await asked
+        assert (response.status, len(service.requests)) == (200, 2)
+
+
+async def test_a_service_that_says_again_that_it_loads_is_believed() -> None:
+    async def loading(_: Any, __: Any, writer: asyncio.StreamWriter) -> None:
+        writer.write(http(503, b'{"error":{}}', "x-model-loading: true"))
+
+    async def broken(_: Any, __: Any, writer: asyncio.StreamWriter) -> None:
+        writer.write(http(503, b'{"error":{}}'))
+
+    for behave, times, load_wait in ((loading, 2, 10), (loading, 1, 0), (broken, 1, 10)):
+        service = FakeUpstream(behave)
+        async with open_door(service, poll_waiting_seconds=0.1, load_wait=load_wait) as door:
+            assert (await door.chat()).status == 503
+            assert len(service.requests) == times

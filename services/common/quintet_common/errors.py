@@ -21,6 +21,13 @@ _TYPES = {
 }
 
 
+LOADING = "model_loading"
+"""The code of the 503 of a model that will answer in a moment."""
+
+LOADING_HEADER = "x-model-loading"
+"""A header of that answer, by which the router knows it before its body: it waits then, in place of the client."""
+
+
 class ApiError(Exception):
     """An error that the client is told about as it is.
 
@@ -56,6 +63,8 @@ class ApiError(Exception):
         headers = {}
         if self.retry_after is not None:
             headers["retry-after"] = str(self.retry_after)
+        if self.code == LOADING:
+            headers[LOADING_HEADER] = "true"
         if self.retry is not None:
             headers["x-should-retry"] = "true" if self.retry else "false"
         return headers

@@ -43,6 +43,7 @@ class Exchange:
         "_chunked", "_downstream", "_first_byte", "_kept", "_left", "_loop", "_may_move", "_other_on", "_pool",
         "_recent", "_settings", "_since", "_sse", "_suspended", "_uploading", "added", "bytes", "connection", "error",
         "events", "first_byte_at", "gone", "headers", "other", "over", "request_id", "sent_at", "status",
+        "turned_down",
     )  # fmt: skip
 
     def __init__(self, downstream: Downstream, settings: Settings, request_id: bytes) -> None:
@@ -58,6 +59,8 @@ class Exchange:
         """What the client was told; 0 while nothing was sent to it."""
         self.other = 0
         """The status that the client was not told because another upstream is asked."""
+        self.turned_down: list[Header] = []
+        """The headers that came with it."""
         self.added: list[Header] = []
         """Headers of our own for the answer; they replace the upstream's of the same name."""
         self.headers: list[Header] = []
@@ -235,6 +238,7 @@ class Exchange:
         status, headers = connection.status, connection.headers
         if status in self._other_on and self._may_move(self._since):
             self.other = status
+            self.turned_down = headers
             self._finish(Outcome.OTHER)
             return False
         for name, value in headers:

@@ -41,6 +41,8 @@ class Job:
     request: Downstream
     attempts: Attempts
     hint: Hint | None
+    waited: bool = False
+    """Whether it has come to a model that loads again, and has waited for it."""
 
 
 class Intake:
@@ -77,10 +79,7 @@ class Intake:
                     body = body.with_model(body.model)  # one that is there twice might be read otherwise elsewhere
         if body.whole:
             exchange.listen()
-        try:
-            targets, model, kind = self._find(path, body, seen.client)
-        except NotYet:
-            targets, model, kind = await self._lobby.wait(lambda: self._find(path, body, seen.client), exchange)
+        targets, model, kind = await self._wait_for(path, body, seen)
         seen.model = model
         headers = forwarded(request.headers, fields) + b"x-request-id: " + exchange.request_id + b"\r\n"
         if self._spans is not None:
@@ -92,6 +91,19 @@ class Intake:
             hint = self._balancer.hint(targets, session, body)
         attempts = Attempts(self._budgets.of(model))
         return Job(path, seen, model, kind, targets, body, headers, host, request, attempts, hint)
+
+    async def wait_again(self, job: Job) -> None:
+        """For a job that came to a model which loads again, as its upstream has just said: wait until that is known
+        here, and then as long as for any that loads. Raises NotYet, and ClientGone."""
+        await self._lobby.news(job.model, job.seen.exchange)
+        job.targets, _, _ = await self._wait_for(job.path, job.body, job.seen)
+        job.attempts.tried.clear()
+
+    async def _wait_for(self, path: Path, body: Body, seen: Seen) -> tuple[list[Target], str, str | None]:
+        try:
+            return self._find(path, body, seen.client)
+        except NotYet:
+            return await self._lobby.wait(lambda: self._find(path, body, seen.client), seen.exchange)
 
     async def _read_form(self, reader: BodyReader, path: Path, client: Client, content_type: bytes) -> Body:
         settings = self._settings

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any, TypeVar
 
-from quintet_common.errors import ApiError
+from quintet_common.errors import LOADING, ApiError
 
 from quintet_router.body import ClientGone
 from quintet_router.catalog import Catalog, Model
 from quintet_router.exchange import Exchange
 
 T = TypeVar("T")
+_NEWS_SECONDS = 3.0
 
 
 class NotYet(ApiError):
@@ -31,7 +32,7 @@ def still_loading(model: Model) -> NotYet:
     parts += [note] if note and isinstance(note, str) else []
     detail = f" ({', '.join(parts)})" if parts else ""
     message = f"The model {model.id!r} is loading{detail}. Try again in a moment."
-    return NotYet(model.id, ApiError(503, message, code="model_loading", retry_after=2))
+    return NotYet(model.id, ApiError(503, message, code=LOADING, retry_after=2))
 
 
 class Lobby:
@@ -42,6 +43,10 @@ class Lobby:
         self._seconds = seconds
         self.lengths: dict[str, int] = {}
         """Requests that wait, by model."""
+
+    async def news(self, model: str, exchange: Exchange) -> None:
+        """Until an upstream has told its models, for a moment at most. Raises ClientGone."""
+        await self._pause(model, min(_NEWS_SECONDS, self._seconds), exchange)
 
     async def wait(self, look: Callable[[], T], exchange: Exchange) -> T:
         """What ``look`` returns once it no longer raises NotYet. Raises NotYet after too long, and ClientGone."""

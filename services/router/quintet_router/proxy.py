@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from functools import partial
 from time import monotonic
 
 import msgspec
-from quintet_common.errors import CLIENT_CLOSED_REQUEST, ApiError
+from quintet_common.errors import CLIENT_CLOSED_REQUEST, LOADING_HEADER, ApiError
 
 from quintet_router.access.gate import Gate
 from quintet_router.balance import Balancer, retry_seconds
@@ -18,7 +19,7 @@ from quintet_router.downstream import Downstream
 from quintet_router.driven import in_task
 from quintet_router.exchange import Exchange, Outcome
 from quintet_router.fleet import Fleet
-from quintet_router.headers import request_id
+from quintet_router.headers import Header, request_id
 from quintet_router.intake import Intake, Job
 from quintet_router.late_usage import LateUsage
 from quintet_router.lobby import Lobby
@@ -36,6 +37,8 @@ from quintet_router.upstream.upstream import Upstream
 log = logging.getLogger("quintet.router")
 _OTHER_REPLICA = frozenset((429, 502, 503))
 _NOT_HERE = frozenset((404,))
+_LATER = frozenset((503,))
+_LOADING = LOADING_HEADER.encode()
 
 
 class Proxy:
@@ -159,7 +162,15 @@ class Proxy:
                 if exchange.other in _OTHER_REPLICA:
                     upstream.busy_until = monotonic() + self._settings.busy_seconds
                 attempts.tried.append(upstream)
-                attempts.budget.spend()
+                if _may_wait(job) and _says_loading(exchange.turned_down):
+                    job.waited = True
+                    self._fleet.ask_now(upstream)
+                    exchange.renew()
+                    began = monotonic()
+                    await self._intake.wait_again(job)
+                    job.seen.waited += monotonic() - began
+                else:
+                    attempts.budget.spend()
             else:
                 stale = outcome is Outcome.BROKEN and reused and not (attempts.resends or exchange.status)
                 error = None if stale else self._explain(upstream, exchange, outcome, ticket)
@@ -219,6 +230,8 @@ class Proxy:
             left = self._settings.max_body if body.length is None else body.length
             exchange.upload(body.length is None, left - len(body.data))
         may_move = _always if asks_all else job.attempts.budget.allows
+        if not others and self._settings.load_wait and _may_wait(job):
+            other_on, may_move = _LATER, partial(_loads, connection)
         return exchange.attempt(
             upstream.pool, connection, head, data, self._settings.first_byte(job.kind), other_on, may_move
         )
@@ -256,6 +269,20 @@ class Proxy:
 
 def _always(_: float) -> bool:
     return True
+
+
+def _may_wait(job: Job) -> bool:
+    """Whether a request may still wait for a model that loads again: its service has been restarted, say, which no
+    poll has told yet."""
+    return not job.waited and job.body.whole and bool(job.model)
+
+
+def _loads(connection: Connection, _: float) -> bool:
+    return _says_loading(connection.headers)
+
+
+def _says_loading(headers: Sequence[Header]) -> bool:
+    return any(name == _LOADING for name, _ in headers)
 
 
 def _judge(upstream: Upstream, status: int, ticket: int) -> None:

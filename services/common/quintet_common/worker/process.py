@@ -15,7 +15,7 @@ from typing import Any, Generic, Self, TypeVar, cast
 
 import msgspec
 
-from quintet_common.errors import ApiError
+from quintet_common.errors import LOADING, ApiError
 from quintet_common.models_yml import ModelSpec, idle_seconds
 from quintet_common.threads import worker_environment
 from quintet_common.worker import protocol
@@ -209,7 +209,7 @@ class Worker(Generic[EventT]):
             )
         percent = f"{self.progress:.0%}".replace("%", " %")
         message = f"The model {self.spec.id!r} is loading ({percent}, {self.note}). Try again in a moment."
-        return ApiError(503, message, code="model_loading", retry_after=2)
+        return ApiError(503, message, code=LOADING, retry_after=2)
 
     # Life
 
