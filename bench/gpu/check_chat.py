@@ -1,7 +1,8 @@
 """Chat: our engine against transformers' own continuous batching and plain batched ``generate()``.
 
 Correctness in float32, token for token against ``generate()``; speed in the device's usual type, as generated tokens
-per second at several numbers of sequences.
+per second at several numbers of sequences. And both ways of reading keys and values in blocks: gathered, and by
+FlashAttention where the trial at load allows it.
 """
 
 from __future__ import annotations
@@ -11,18 +12,28 @@ import logging
 import random
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import transformers
 from check import Setup, Table
+from quintet_chat.backends import loader
+from quintet_chat.engine import flash
+from quintet_chat.engine.blocks import BlockCache
 from quintet_chat.engine.engine import ChatEngine
+from quintet_chat.engine.padded import Graphs
+from quintet_chat.engine.paging import BLOCK, Paging
+from quintet_chat.engine.runner import Piece, Runner
 from quintet_chat.protocol import Delta, Generate, Sampling, TokenLogprob
 from quintet_common.errors import ApiError
 from quintet_common.models_yml import ModelSpec
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch.nn.attention.varlen import varlen_attn
 
 QWEN2 = {
     "0.5B": {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
@@ -48,6 +59,8 @@ def check(setup: Setup) -> Iterator[Table]:
                 yield correctness(setup, size, path)
                 setup.free()
             yield speed(setup, size, path)
+            setup.free()
+            yield readings(setup, size, path)
             setup.free()
 
 
@@ -96,12 +109,13 @@ class Ended:
 class Ours:
     """Our engine, in this process, on requests without HTTP."""
 
-    def __init__(self, setup: Setup, path: Path, dtype: torch.dtype) -> None:
+    def __init__(self, setup: Setup, path: Path, dtype: torch.dtype, paging: Paging | None = None) -> None:
         name = str(dtype).removeprefix("torch.")
         self._engine = ChatEngine(
             ModelSpec(id="m", kind="chat", path=str(path), dtype=name, device=str(setup.device), max_batch=128)
         )
-        self.info = self._engine.load(lambda _fraction, _note: None)
+        with patch.object(loader, "Runner", partial(Runner, paging=paging)):
+            self.info = self._engine.load(lambda _fraction, _note: None)
         self._ids = itertools.count(1)
 
     def __call__(self, inputs: list[list[int]], new: int, logprobs: int | None = None) -> list[Ended]:
@@ -115,6 +129,11 @@ class Ours:
             if each.error:
                 raise each.error
         return heard
+
+    @property
+    def runner(self) -> Runner:
+        """For use while no request runs."""
+        return self._engine._scheduler._runner
 
     def close(self) -> None:
         self._engine.close()
@@ -186,6 +205,73 @@ def speed(setup: Setup, size: str, path: Path) -> Table:
         ratio = f"{ours[n] / theirs[n]:.2f}" if theirs[n] else "-"
         table.add(n, f"{ours[n]:.0f}", f"{theirs[n]:.0f}" if theirs[n] else "failed", f"{plain[n]:.0f}", ratio)
     return table
+
+
+def readings(setup: Setup, size: str, path: Path) -> Table:
+    """Keys and values in blocks, gathered and read where they lie: what is said, how fast, and what memory it takes.
+
+    Many short sequences, and as many of which one is long: it must cost no more than its own tokens.
+    """
+    count, long, short, new = (4, 512, 16, 8) if setup.tiny else (32, 4096, PROMPT_TOKENS, NEW_TOKENS)
+    name = str(setup.dtype).removeprefix("torch.")
+    table = Table(
+        f"chat: Qwen2-{size}, {name}, keys and values in blocks, {count} sequences of {short} tokens, {new} out",
+        ["asked for", "used", "likeness", "tokens/s", f"tokens/s, one of {long}", "MB held then", "MB of its tokens"],
+    )
+    for asked, kernel in (("gathered", None), ("by FlashAttention", varlen_attn)):
+        record = Graphs() if setup.device.type == "cuda" else None
+        engine = Ours(setup, path, setup.dtype, Paging(BLOCK, record, kernel))
+        alike = likeness(engine.runner)
+        verdict = table.verdict(alike > engine.runner.least_likeness, f"{asked}: logits with a likeness of {alike:.4f}")
+        few = prompts(count, 256, short)
+        mixed = [prompts(1, 256, long)[0], *few[1:]]
+        fast = best(setup, count, new, partial(engine, few, new))
+        uneven = best(setup, count, new, partial(engine, mixed, new))
+        held, per_token = most_held(engine, mixed, new), engine.runner.slots.bytes_per_token / 1e6
+        tokens = sum(map(len, mixed)) + count * new
+        limit = tokens + 2 * count * BLOCK
+        table.verdict(held <= limit, f"{asked}: memory held for {held} tokens, of {tokens} that there were at most")
+        megabytes = f"{held * per_token:.1f}", f"{tokens * per_token:.1f}"
+        table.add(asked, engine.runner.reading, f"{alike:.4f} {verdict}", f"{fast:.0f}", f"{uneven:.0f}", *megabytes)
+        engine.close()
+        del engine
+        setup.free()
+    return table
+
+
+@torch.inference_mode()
+def likeness(runner: Runner) -> float:
+    """The least cosine between logits of three sequences in a batch, in pieces and steps, and of the model alone."""
+    inputs = [[1 + (7 * row + 3 * i) % 200 for i in range(length)] for row, length in enumerate((700, 250, 9))]
+    cuts = [len(each) - 8 - row for row, each in enumerate(inputs)]
+    cuts[-1] = 2
+    assert runner.slots.reserve([len(each) + 1 for each in inputs])
+    runner.prefill(0, [Piece(0, each[:cut]) for each, cut in zip(inputs, cuts, strict=True)])
+    ours = [runner.prefill(0, [Piece(cut, each[cut:-4]) for each, cut in zip(inputs, cuts, strict=True)])]
+    ours += [
+        runner.decode([each[-i] for each in inputs], [len(each) - i for each in inputs]).clone() for i in (4, 3, 2, 1)
+    ]
+    least = 1.0
+    for row, each in enumerate(inputs):
+        with flash.plainly(runner.config):
+            alone = runner._model(torch.tensor([each], device=runner.device), use_cache=False).logits[0, -5:].float()
+        mine = torch.stack([logits[row] for logits in ours])
+        least = min(least, float(torch.cosine_similarity(mine - mine.mean(), alone - alone.mean()).min()))
+    runner.slots.rest()
+    return least
+
+
+def most_held(engine: Ours, inputs: list[list[int]], new: int) -> int:
+    """The most tokens that memory was taken for at any time while ``inputs`` were answered."""
+    slots = engine.runner.slots
+    assert isinstance(slots, BlockCache)
+    run = threading.Thread(target=engine, args=(inputs, new))
+    run.start()
+    held = 0
+    while run.is_alive():
+        held = max(held, slots.held)
+        time.sleep(0.001)
+    return held
 
 
 def best(setup: Setup, count: int, new: int, do: Any) -> float:
