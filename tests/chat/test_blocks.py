@@ -13,7 +13,7 @@ from chat.blocks_kit import BLOCK, FLASHED, replayed, varlen_attn, with_paging
 from chat.engine_kit import reference, started, submit, tiny_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quintet_chat.engine import flash, trial
+from quintet_chat.engine import blocks, flash, trial
 from quintet_chat.engine.blocks import BlockCache
 from quintet_chat.engine.paging import Paging
 from quintet_chat.engine.runner import Piece, Runner
@@ -194,6 +194,28 @@ def test_attention_over_blocks_says_what_gathering_says(kind: str) -> None:
         logits += [runner.prefill(0, [Piece(len(prompt) - 2, prompt[-2:]) for prompt in prompts])]
         logits += [runner.decode([5, 6, 7], [length + step for length in lengths[:3]]).clone() for step in range(17)]
         said.append(torch.cat(logits))
+    assert torch.allclose(*said, atol=2e-4)
+
+
+@pytest.mark.parametrize("kind", ["llama", "lfm2"])
+def test_what_is_too_much_to_be_gathered_at_once_is_read_apart(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = [30, 200, 9, 60]
+    prompts = [[3 + (7 * row + i) % 250 for i in range(length)] for row, length in enumerate(lengths)]
+    said = []
+    for most in (1 << 15, 400):
+        monkeypatch.setattr(blocks, "LEAST_GATHERED", most)
+        runner = runner_of(kind, Paging(BLOCK))
+        runner.slots.cells = 400
+        assert runner.slots.reserve([length + 9 for length in lengths])
+        passes = []
+        hook = runner._model.register_forward_hook(lambda *_: passes.append(1))  # noqa: B023
+        logits = [runner.prefill(0, [Piece(0, prompt[:-3]) for prompt in prompts])]
+        logits += [runner.prefill(0, [Piece(len(prompt) - 3, prompt[-3:]) for prompt in prompts])]
+        logits += [runner.decode([5, 6, 7, 8], [length + step for length in lengths]) for step in range(3)]
+        hook.remove()
+        said.append(torch.cat(logits))
+        apart = [4, 4, 12 if most == 400 else 3] if kind == "lfm2" else [1, 4, 6] if most == 400 else [1, 1, 3]
+        assert len(passes) == sum(apart)
     assert torch.allclose(*said, atol=2e-4)
 
 

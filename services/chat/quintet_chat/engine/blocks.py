@@ -18,6 +18,9 @@ from quintet_chat.engine.table import SCRATCH, Table
 LEAST_BLOCKS = 16
 """Blocks of a pool to begin with."""
 
+LEAST_GATHERED = 1 << 15
+"""Tokens that one pass may gather in any case, padded to the longest slot's; beyond the limit in cells it may not."""
+
 
 class BlockPlan:
     """A pass over ``rows`` slots whose blocks ``table`` [rows, blocks] names; see ``slots.Plan``."""
@@ -236,21 +239,42 @@ class BlockCache(SlotCache):
         ends = [start + count for start, count in zip(starts, counts, strict=True)]
         for index, (start, end) in enumerate(zip(starts, ends, strict=True)):
             self.table.check(row + index, start, end)
-        table = self.table.rows(row, row + len(starts), self.table.blocks(max(ends)))
+        table = self.table.rows(list(range(row, row + len(starts))), self.table.blocks(max(ends)))
         plan = BlockPrefill(slice(row, row + len(starts)), starts, counts, table, self.table.block, self.flash)
         if fresh:
             plan.read_itself()
         return plan
 
-    def decode(self, positions: list[int]) -> BlockDecode:
-        table = self.tables_of(positions, self.table.blocks(max(positions) + 1))
-        return self.plan_of(torch.tensor(positions), table)
+    def decode(self, positions: list[int], rows: list[int] | None = None) -> BlockDecode:
+        """The plan of a decode step of the slots 0..n-1, or of ``rows``, which are one where there are states."""
+        table = self.tables_of(positions, self.table.blocks(max(positions) + 1), rows)
+        plan = self.plan_of(torch.tensor(positions), table)
+        if rows is not None:
+            plan.rows = slice(rows[0], rows[0] + 1)
+        return plan
 
-    def tables_of(self, positions: list[int], blocks: int) -> torch.Tensor:
-        """The first ``blocks`` blocks of the slots 0..n-1, which write at ``positions`` next: int32 [n, blocks]."""
-        for row, position in enumerate(positions):
+    def at_once(self, rows: int, length: int) -> bool:
+        """Whether a pass over ``rows`` slots may read ``length`` tokens of each: gathered they must have room."""
+        return self.flash is not None or rows * length <= max(self.cells, LEAST_GATHERED)
+
+    def apart(self, positions: list[int]) -> list[list[int]]:
+        """The slots 0..n-1, which are at ``positions``, in groups whose tokens can be read at once."""
+        left = sorted(range(len(positions)), key=positions.__getitem__, reverse=True)
+        groups = []
+        while left:
+            count = len(left) if self.resumable else 1
+            while count > 1 and not self.at_once(count, positions[left[0]] + 1):
+                count -= 1
+            groups.append(left[:count])
+            left = left[count:]
+        return groups
+
+    def tables_of(self, positions: list[int], blocks: int, rows: list[int] | None = None) -> torch.Tensor:
+        """The first ``blocks`` blocks of slots, 0..n-1 or ``rows``, which write at ``positions`` next: [n, blocks]."""
+        rows = list(range(len(positions))) if rows is None else rows
+        for row, position in zip(rows, positions, strict=True):
             self.table.check(row, position, position + 1)
-        return self.table.rows(0, len(positions), blocks)
+        return self.table.rows(rows, blocks)
 
     def plan_of(self, positions: torch.Tensor, table: torch.Tensor) -> BlockDecode:
         """A decode step over tensors, which may be given other values before it is run again."""
@@ -261,7 +285,7 @@ class BlockCache(SlotCache):
         key = (row, first, last, device)
         if self._cells_of is None or self._cells_of[0] != key:
             positions = torch.arange(first, last)
-            blocks = self.table.rows(row, row + 1, self.table.blocks(last))[0].long()[positions // self.table.block]
+            blocks = self.table.rows([row], self.table.blocks(last))[0].long()[positions // self.table.block]
             cells = blocks * self.table.block + positions % self.table.block
             self._cells_of = key, cells.to(device)
         return self._cells_of[1]

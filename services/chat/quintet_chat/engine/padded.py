@@ -77,13 +77,18 @@ class PaddedDecode:
         """Whether no recording has failed."""
 
     def __call__(self, tokens: list[int], positions: list[int], shifts: list[int] | None = None) -> torch.Tensor | None:
-        """Logits [n, vocabulary] of the slots 0..n-1, overwritten by the next call; None once recording has failed."""
+        """Logits [n, vocabulary] of the slots 0..n-1, overwritten by the next call.
+
+        None once recording has failed, and for what is too much to be read at once.
+        """
         if not self.works:
             return None
         if self._generation != self._slots.generation:  # the stores that the graphs know are gone
             self._shapes.clear()
             self._generation = self._slots.generation
         key = rows_bucket(len(tokens), self._slots.max_rows), self._blocks(max(positions) + 1)
+        if not self._slots.at_once(key[0], key[1] * self._slots.table.block):
+            return None
         table = self._slots.tables_of(positions, key[1])
         shape = self._shapes.get(key)
         if shape is None:

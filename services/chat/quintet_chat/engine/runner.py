@@ -150,8 +150,7 @@ class Runner:
 
         Returns float32 logits [len(pieces), vocabulary] of the token after each piece.
         """
-        if len(pieces) > 1 and not self.slots.resumable:
-            # What pads a shorter piece would enter its state.
+        if len(pieces) > 1 and not self._together(pieces):
             return torch.cat([self.prefill(row + index, [piece]) for index, piece in enumerate(pieces)])
         starts, counts = [piece.start for piece in pieces], [len(piece.tokens) for piece in pieces]
         widest = max(counts)
@@ -174,6 +173,14 @@ class Runner:
             self._picture_input(ids, _shown(pieces)), _places(positions, pieces), mask, last.to(self.device)
         )
 
+    def _together(self, pieces: list[Piece]) -> bool:
+        """Whether pieces can be computed in one pass."""
+        if not self.slots.resumable:
+            return False  # what pads a shorter piece would enter its state
+        longest = max(piece.start + len(piece.tokens) for piece in pieces)
+        known = any(piece.start for piece in pieces)
+        return not (known and isinstance(self.slots, BlockCache)) or self.slots.at_once(len(pieces), longest)
+
     @torch.inference_mode()
     def decode(self, tokens: list[int], positions: list[int], shifts: list[int] | None = None) -> torch.Tensor:
         """One token each for the slots 0..n-1; float32 logits [n, vocabulary].
@@ -182,9 +189,24 @@ class Runner:
         """
         if self.padded is not None and (logits := self.padded(tokens, positions, shifts)) is not None:
             return logits
+        if isinstance(self.slots, BlockCache) and not self.slots.at_once(len(positions), max(positions) + 1):
+            return self._decode_apart(self.slots, tokens, positions, shifts or [0] * len(positions))
         plan = self.slots.decode(positions)
         places = plan.positions if shifts is None else plan.positions + torch.tensor(shifts)
         return self.step(torch.tensor(tokens)[:, None], plan, places[:, None])
+
+    def _decode_apart(
+        self, slots: BlockCache, tokens: list[int], positions: list[int], shifts: list[int]
+    ) -> torch.Tensor:
+        """The same in several passes."""
+        groups = slots.apart(positions)
+        said = []
+        for rows in groups:
+            plan = slots.decode([positions[row] for row in rows], rows)
+            ids, shift = (torch.tensor([each[row] for row in rows]) for each in (tokens, shifts))
+            said.append(self.step(ids[:, None], plan, (plan.positions + shift)[:, None]))
+        order = torch.tensor([row for rows in groups for row in rows], device=self.device)
+        return torch.cat(said)[order.argsort()]
 
     def step(self, ids: torch.Tensor, plan: DecodePlan, places: torch.Tensor) -> torch.Tensor:
         """A decode step of ``ids`` [rows, 1], which the model takes to be at ``places`` [rows, 1]."""

@@ -35,10 +35,10 @@ class Table:
         """How many blocks ``length`` tokens take."""
         return -(-length // self.block)
 
-    def rows(self, first: int, last: int, blocks: int) -> torch.Tensor:
-        """The first ``blocks`` blocks of the slots ``first`` to ``last - 1``: int32 [slots, blocks], a copy."""
-        found = np.full((last - first, blocks), SCRATCH, np.int32)
-        had = self._numbers[first:last, :blocks]
+    def rows(self, rows: list[int], blocks: int) -> torch.Tensor:
+        """The first ``blocks`` blocks of the slots ``rows``: int32 [slots, blocks], a copy."""
+        found = np.full((len(rows), blocks), SCRATCH, np.int32)
+        had = self._numbers[rows, :blocks]
         found[:, : had.shape[1]] = had
         return torch.from_numpy(found)
 

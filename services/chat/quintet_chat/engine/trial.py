@@ -70,7 +70,7 @@ def _try(
         undo()
         runner.slots.release()  # what it left there may be no numbers
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        log.warning("%s: %s.", without, reason.removesuffix("."))
+        log.warning("%s: %s.", without, reason[:200].removesuffix("."))
 
 
 def _use_flash(runner: Runner) -> Callable[[], None]:
