@@ -88,11 +88,10 @@ def test_the_quantised_model_of_the_zlai_page(
     assert "GPU 0 need 31.5 GB, but it has 24 GB free" in capsys.readouterr().err
 
 
-def test_quantised_experts_are_not_for_transformers(
-    qwen2_57b: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert check(qwen2_57b, "engine: transformers, memory: {0: 20GB, 1: 20GB}", tmp_path) == 1
-    assert "vLLM loads quantised experts: engine: vllm." in capsys.readouterr().err
+def test_quantised_experts_need_no_library(qwen2_57b: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(qwen2_57b, "engine: transformers, memory: {0: 20GB, 1: 20GB}", tmp_path) == 0
+    assert check(qwen2_57b, "engine: transformers, memory: {0: 20GB}", tmp_path) == 1
+    assert "the weights of 'm' need 31.5 GB, but memory grants 20 GB." in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -61,6 +61,14 @@ def test_sigterm_while_starting_leaves_nothing_behind(serve: Serve) -> None:
     assert [pid for pid in served.everything() if alive(pid)] == []
 
 
+def test_one_ctrl_c_is_enough_for_a_service_that_has_begun_something(serve: Serve, house: Path) -> None:
+    (house / "chat.deaf").touch()
+    served = serve()
+    served.until_said("Quintet is up")
+    assert served.stop(signal.SIGINT, seconds=4) == 0
+    assert [pid for pid in served.everything() if alive(pid)] == []
+
+
 def test_a_second_ctrl_c_kills_a_service_that_does_not_stop(serve: Serve, house: Path) -> None:
     (house / "chat.deaf").touch()
     served = serve()
@@ -132,9 +140,12 @@ def test_reload_starts_and_stops_services_as_models_yml_says(serve: Serve, house
 def test_reload_refuses_a_wrong_file_whole(serve: Serve, house: Path) -> None:
     served = serve("--reload")
     served.until_said("Quintet is up")
-    (house / "models.yml").write_text("models:\n  - {id: a, kind: chta, path: p}\n")
+    wrong = "  - {id: a, kind: chta, path: p}\n  - {id: b, kind: tts, path: 'embedded:hibari', engine_args: {x: 1}}\n"
+    file = house / "models.yml"
+    file.write_text(file.read_text() + wrong)
     served.until_said("Not reloaded, what runs goes on:")
-    assert "models.yml:2: kind: 'chta' is not one of" in served.text()
+    assert "kind: 'chta' is not one of" in served.text()
+    assert "engine_args: x: unknown key; it takes none." in served.text()
     assert models_at(url_of(served)) == {"small-talk", "小向量"}
 
 
@@ -168,12 +179,15 @@ def test_a_model_directory_that_is_not_there_is_one_line(house: Path) -> None:
     (house / "models.yml").write_text("models:\n  - {id: a, kind: chat, path: ./weights}\n")
     served = Served(house, ["serve"])
     assert served.process.wait(20) == 2
-    assert served.text() == f"models.yml: the model 'a' is not there: {house}/weights does not exist.\n"
+    assert served.text() == f"models.yml:2: the model 'a' is not there: {house}/weights does not exist.\n"
 
 
 def test_zlai_models_takes_zlai_s_options_and_file(serve: Serve, house: Path) -> None:
     weights = house / "Qwen2-0.5B-Instruct"
     weights.mkdir()
+    (weights / "config.json").write_text('{"model_type": "qwen2"}')
+    (weights / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    (weights / "tokenizer.json").touch()
     (house / "models_config.yml").write_text(
         f"models_config:\n  - model_name: Qwen2-0.5B-Instruct\n    model_path: {weights}\n"
         '    model_type: completion\n    load_method: load_qwen2\n    max_memory:\n      0: "2GB"\n'

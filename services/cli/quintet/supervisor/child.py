@@ -73,12 +73,18 @@ class Child:
         else:
             self._reload_waits = True
 
-    async def stop(self, grace: float) -> None:
-        """SIGTERM, then SIGKILL after ``grace`` seconds; returns when nothing of it is left."""
+    async def stop(self, grace: float, patience: float | None = None) -> None:
+        """SIGTERM, then SIGKILL after ``grace`` seconds; returns when nothing of it is left.
+
+        After ``patience`` seconds, SIGINT: what a server of ours has begun it then breaks off.
+        """
         self._end.set()
         self._signal(signal.SIGTERM)
         if self._task is not None:
-            _, late = await asyncio.wait([self._task], timeout=grace)
+            if patience is not None:
+                await asyncio.wait([self._task], timeout=patience)
+                self._signal(signal.SIGINT)
+            _, late = await asyncio.wait([self._task], timeout=grace - (patience or 0))
             if late:
                 self.kill()
                 await asyncio.wait([self._task])

@@ -25,7 +25,11 @@ from quintet.supervisor.watch import changes
 from quintet.terminal.screen import Progress, Screen
 
 GRACE = 6.0
-"""Seconds that requests in flight have after Ctrl-C or SIGTERM."""
+"""Seconds that requests in flight have after SIGTERM."""
+
+HURRY, ROUTER_HURRY, HURRIED = 0.8, 1.2, 2.0
+"""Seconds after Ctrl-C, when somebody looks on: until services break off what they have begun; until the router does,
+which tells clients of it in between; and until what is left is killed."""
 
 FAST, SLOW = 0.2, 2.0
 """Seconds between two looks at the models' states: while they load, and afterwards."""
@@ -75,6 +79,7 @@ class Supervisor:
         self._retired: set[asyncio.Task[None]] = set()
         self._states: dict[str, ModelState] = {}
         self._loading = True
+        self._hurried = False
         self._stop = asyncio.Event()
         self._lifeline, self._our_end = os.pipe()
         self._logs = self._make_log_folder()
@@ -86,7 +91,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:  # nohup: the terminal may go, we stay
-                loop.add_signal_handler(number, self._on_signal)
+                loop.add_signal_handler(number, self._on_signal, number)
         for service in needed_services(self._config, self._options.kinds):
             self._start_service(service)
         self._start_router()
@@ -107,7 +112,8 @@ class Supervisor:
         for task in done:
             task.result()  # an error of our own must not be swallowed
 
-    def _on_signal(self) -> None:
+    def _on_signal(self, number: signal.Signals) -> None:
+        self._hurried = number is signal.SIGINT
         if self._stop.is_set():
             for child in self._children():
                 child.kill()
@@ -147,8 +153,14 @@ class Supervisor:
     async def _stop_all(self) -> None:
         self._screen.end_progress()
         self._screen.say("", "Stopping (once more to stop at once) …")
-        await asyncio.gather(*(child.stop(GRACE) for child in self._children()), *self._retired)
+        await asyncio.gather(*(self._end(child) for child in self._children()), *self._retired)
         self._screen.say("Stopped.")
+
+    async def _end(self, child: Child) -> None:
+        if self._hurried:
+            await child.stop(HURRIED, ROUTER_HURRY if child is self._router else HURRY)
+        else:
+            await child.stop(GRACE)
 
     def _make_log_folder(self) -> Path | None:
         folder = self._options.logs or default_log_folder(self._port)
