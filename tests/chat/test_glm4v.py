@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from chat import chatglm_tiny, glm4v_tiny
+from chat.blocks_kit import PAGINGS, with_paging
 from chat.engine_kit import Heard, ask, started, submit
 from chat.glm4v_tiny import BEGIN_IMAGE, CONFIG, MARKS, PLACES, SIZE, VISION, greedy, picture, png, positions
 from PIL import Image
@@ -19,11 +20,8 @@ from quintet_chat.backends import glm4v
 from quintet_chat.backends.chatglm_tokenizer import load_tokenizer
 from quintet_chat.backends.glm4v_pictures import Glm4vProcessor
 from quintet_chat.backends.loader import load
-from quintet_chat.engine import runner
 from quintet_chat.engine.engine import ChatEngine
-from quintet_chat.engine.padded import PaddedDecode
 from quintet_chat.engine.runner import UnsupportedModel
-from quintet_chat.engine.slots import SlotCache
 from quintet_chat.protocol import Accepted, Delta, Started
 from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import LoadError
@@ -182,19 +180,15 @@ def test_another_picture_behind_the_same_words_is_another_prompt(engine: ChatEng
     assert found != pytest.approx(expected[1][1][:4], abs=1e-3)
 
 
-@pytest.mark.parametrize("on_gpu", [False, True], ids=["pages", "growing slots, padded steps"])
+@pytest.mark.parametrize("paging", PAGINGS)
 def test_answers_go_on_after_an_eviction(
-    folder: Path, expected: list[Any], on_gpu: bool, monkeypatch: pytest.MonkeyPatch
+    folder: Path, expected: list[Any], paging: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With slots as on a CPU, and as on a GPU but for the recording of steps; choices share what was seen."""
     per_token = 2 * 2 * 2 * 32 * 4  # keys and values, layers, heads, head size, bytes
     small = {"kv_memory": str(576 * per_token), "prefix_cache": "off", "prefill_chunk": 16}
-    if on_gpu:
-        monkeypatch.setattr(runner, "SlotCache", lambda *args, paged, **more: SlotCache(*args, paged=not paged, **more))
+    with_paging(monkeypatch, PAGINGS[paging])
     made = started(spec_of(folder, max_batch=8, engine_args=small))
-    if on_gpu:
-        steps = made._scheduler._runner
-        steps.padded = PaddedDecode(steps._step, steps.slots, steps.device, lambda step: step)
     together = [begin(made, number, n=2, max_tokens=80) for number in (1, 2, 3, 0) * 2]
     for number, heard in zip((1, 2, 3, 0) * 2, together, strict=True):
         for index in range(2):
