@@ -11,6 +11,7 @@ import pytest
 from chat.engine_kit import Heard, tiny_spec
 from quintet_chat.backends.loader import LoadedModel, load
 from quintet_chat.engine.output import Output
+from quintet_chat.engine.prefix import Room
 from quintet_chat.engine.prepare import Preparer
 from quintet_chat.engine.request import Request
 from quintet_chat.engine.scheduler import Scheduler, sequences_of
@@ -28,7 +29,7 @@ class Bench:
             self.model.runner.slots.cells = cells
         self.output = Output(self.model.tokenizer, lambda _request: None)
         threading.Thread(target=self.output.run, daemon=True).start()
-        self.scheduler = Scheduler(self.model.runner, self.output, max_batch, CHUNK, prefixes)
+        self.scheduler = Scheduler(self.model.runner, self.output, max_batch, CHUNK, Room(prefixes))
         self._ids = itertools.count()
 
     def add(self, length: int, max_tokens: int = 8, n: int = 1, **sampling: Any) -> tuple[Request, Heard]:

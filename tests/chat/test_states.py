@@ -1,4 +1,4 @@
-"""States of layers with a recurrence: one per slot, counted as memory, never begun with but by their own sequence."""
+"""States of layers with a recurrence: one per slot, counted as memory, gone on with by their own sequence."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from chat.blocks_kit import CACHES
 from chat.engine_kit import Heard, started, submit, tiny_spec
 from quintet_chat.engine.slots import Decode, Prefill, SlotCache
 from quintet_chat.engine.states import StateLayer
-from quintet_common.worker.host import LoadError
 
 CHANNELS, KERNEL = 4, 3
 
@@ -95,10 +94,3 @@ def test_a_model_whose_state_leaves_little_room_says_the_context_that_it_has() -
     assert heard.tokens() == 2
     assert runner.slots.reserve([context])
     engine.close()
-
-
-def test_no_memory_is_granted_to_a_prefix_cache_that_could_keep_nothing() -> None:
-    with pytest.raises(LoadError, match="prefix_cache: it has layers of which no beginnings can be kept"):
-        started(tiny_spec("lfm2", engine_args={"prefix_cache": "1MB"}))
-    made = started(tiny_spec("lfm2", engine_args={"prefix_cache": "off"}))
-    made.close()

@@ -31,7 +31,7 @@ from quintet_chat.backends import chatglm, embedded, families, layers, memory, p
 from quintet_chat.backends.glm4v_pictures import Glm4vProcessor, Glm4vReader
 from quintet_chat.engine import trial
 from quintet_chat.engine.pictures import PictureReader
-from quintet_chat.engine.prefix import BLOCK
+from quintet_chat.engine.prefix import BLOCK, SPAN, Room, room_in
 from quintet_chat.engine.runner import Runner, UnsupportedModel
 
 log = logging.getLogger("quintet.chat")
@@ -53,8 +53,8 @@ class LoadedModel:
     """The width of the logits; at least the tokenizer's size."""
     eos: frozenset[int]
     chunk: int
-    prefix_blocks: int
-    """Blocks of 16 tokens for the prefix cache."""
+    prefixes: Room
+    """What the prefix cache keeps."""
     reader: PictureReader | None
     """For a model that takes pictures."""
     info: dict[str, Any]
@@ -267,11 +267,11 @@ def _warm_up(spec: ModelSpec, model: Any, tokenizer: Any, seeing: Any, max_batch
         raise LoadError(refusal.reason(spec, model, error)) from None
     reader = _reader(spec, runner, model, seeing)
     trial.settle(runner)
-    weights, resumable = model.get_memory_footprint(), runner.slots.resumable
+    weights = model.get_memory_footprint()
     per_row, per_token = runner.slots.bytes_per_row, runner.slots.bytes_per_token
     runner.slots.release()
     give_back()  # on a GPU what is free is measured
-    room, prefixes = memory.shares(spec, runner.device, weights, resumable=resumable)
+    room, prefixes = memory.shares(spec, runner.device, weights)
     context = _context(spec, longest, room - per_row, per_token)
     runner.slots.cells = room // per_token
     runner.slots.longest = context
@@ -283,11 +283,20 @@ def _warm_up(spec: ModelSpec, model: Any, tokenizer: Any, seeing: Any, max_batch
         vocabulary=config.vocab_size,
         eos=eos,
         chunk=spec.engine_args.get("prefill_chunk") or PREFILL_CHUNK.get(runner.device.type, 1024),
-        prefix_blocks=prefixes // (BLOCK * per_token),
+        prefixes=_prefix_room(spec, prefixes, per_token, per_row),
         reader=reader,
         info=_info(spec, model, tokenizer, context)
         | {"modalities": ["text", "image"] if reader else ["text"], "attention": runner.reading},
     )
+
+
+def _prefix_room(spec: ModelSpec, size: int, per_token: int, per_row: int) -> Room:
+    """What the prefix cache keeps in ``size`` bytes; LoadError where models.yml grants so few that it is nothing."""
+    room = room_in(size, per_token, per_row)
+    if spec.engine_args.get("prefix_cache") and size and per_row and not room.snapshots:
+        need = (per_row + (SPAN + BLOCK) * per_token) / 1e6
+        raise LoadError(f"{spec.id}: engine_args: prefix_cache: {need:.1f}MB is the least that its states can use.")
+    return room
 
 
 def _context(spec: ModelSpec, longest: int, room: int, bytes_per_token: int) -> int:

@@ -8,7 +8,7 @@ import torch
 from quintet_common.engine_args import OFF, Transformers
 from quintet_common.models_yml import ModelSpec
 from quintet_common.sizes import parse_bytes
-from quintet_common.worker.host import LoadError, settings
+from quintet_common.worker.host import settings
 
 LEAST = 192 << 20
 """Bytes for keys and values that even a tiny model gets on a CPU."""
@@ -17,20 +17,12 @@ CPU_SHARE, CUDA_SHARE = 0.5, 0.9
 """Of what is free after loading, the most that keys and values take."""
 
 
-def shares(spec: ModelSpec, device: torch.device, weights: int, *, resumable: bool = True) -> tuple[int, int]:
-    """Bytes for the keys and values of what runs, and for those that the prefix cache keeps.
-
-    The latter are none for a model that is not ``resumable``, with layers that keep the state behind the last token
-    alone; LoadError when its entry grants it some.
-    """
+def shares(spec: ModelSpec, device: torch.device, weights: int) -> tuple[int, int]:
+    """Bytes for the keys and values of what runs, and for those that the prefix cache keeps."""
     granted = settings(spec, Transformers)
     room = for_cache(device, weights) if granted.kv_memory is None else parse_bytes(granted.kv_memory)
     for_prefixes = granted.prefix_cache
     if str(for_prefixes).lower() in OFF:
-        return room, 0
-    if not resumable:
-        if for_prefixes is not None:
-            raise LoadError(f"{spec.id}: engine_args: prefix_cache: it has layers of which no beginnings can be kept.")
         return room, 0
     kept = room // 3 if for_prefixes is None else parse_bytes(for_prefixes)
     # On a GPU what was found free is all there is; what was granted in words is granted.

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from quintet_chat.engine.pictures import Text
-from quintet_chat.engine.prefix import BLOCK, PrefixCache
+from quintet_chat.engine.prefix import BLOCK, Beginning, PrefixCache
 from quintet_chat.engine.request import Sequence
 from quintet_chat.engine.slots import SlotCache
 
@@ -25,11 +25,11 @@ class Newcomer(NamedTuple):
     """A sequence to be prefilled behind what the prefix cache knows of it."""
 
     sequence: Sequence
-    places: list[int]
+    beginning: Beginning
 
     @property
     def known(self) -> int:
-        return len(self.places) * BLOCK
+        return self.beginning.tokens
 
     def is_long(self, chunk: int) -> bool:
         """Whether it takes more than one step: for its length, or to look at pictures."""
@@ -63,17 +63,22 @@ class Admission:
             newcomer = Newcomer(sequence, self._prefixes.match(sequence.text))
             new = sequence.length - newcomer.known
             is_long = newcomer.is_long(self._chunk)
-            if (is_long and partial) or _follows(newcomer, batch, partial):
+            if (is_long and partial) or self._follows(newcomer, batch, partial):
                 continue
             if batch and (is_long or (len(batch) + 1) * max(widest, new) > self._chunk):
                 break
             if not self.fits([*(member.sequence for member in batch), sequence], running, partial):
                 break
+            sequence.cuts = self._prefixes.cuts(sequence.length, newcomer.beginning)
             batch.append(newcomer)
             waiting.remove(sequence)
             widest = max(widest, new)
             if is_long:
                 break
+        if batch and not self._slots.resumable:
+            # Those that wait tell where they part from what is about to be computed.
+            for sequence in islice(waiting, LOOKAHEAD):
+                self._follows(Newcomer(sequence, self._prefixes.match(sequence.text)), batch, partial)
         return batch
 
     def fits(self, newcomers: list[Sequence], running: list[Sequence], partial: Partial | None) -> bool:
@@ -88,6 +93,17 @@ class Admission:
         """Reserve slots of ``lengths`` from the first on, and one for a half-computed prompt, which is to be whole."""
         return self._slots.reserve(_with_partial(lengths, partial))
 
+    def _follows(self, newcomer: Newcomer, batch: list[Newcomer], partial: Partial | None) -> bool:
+        """Whether a prompt that is about to be computed will leave at least half of what this one would compute."""
+        text, known = newcomer.sequence.text, newcomer.known
+        leaders = [(member.sequence, member.known) for member in batch]
+        leaders += [(partial.sequence, partial.done)] if partial else []
+        for leader, done in leaders:
+            shared = _shared(text, leader.text, known)
+            if 2 * (shared - known) >= len(text) - known and self._prefixes.will_leave(leader.cuts, done, shared):
+                return True
+        return False
+
 
 def _with_partial(lengths: list[int], partial: Partial | None) -> list[int]:
     """``lengths`` with that of the half-computed prompt."""
@@ -100,13 +116,6 @@ def _with_partial(lengths: list[int], partial: Partial | None) -> list[int]:
         else:
             lengths[partial.row] = partial.sequence.length
     return lengths
-
-
-def _follows(newcomer: Newcomer, batch: list[Newcomer], partial: Partial | None) -> bool:
-    """Whether a prompt that is about to be computed will leave at least half of what this one would compute."""
-    text, known = newcomer.sequence.text, newcomer.known
-    leaders = [member.sequence for member in batch] + ([partial.sequence] if partial else [])
-    return any(2 * (_shared(text, leader.text, known) - known) >= len(text) - known for leader in leaders)
 
 
 def _shared(text: Text, other: Text, known: int) -> int:

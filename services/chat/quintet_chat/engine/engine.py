@@ -60,7 +60,7 @@ class ChatEngine:
         self._grammars = Grammars(model.tokenizer, model.vocabulary, model.eos)
         self._output = Output(model.tokenizer, self._on_end)
         batch = self._spec.max_batch or DEFAULT_MAX_BATCH
-        self._scheduler = Scheduler(model.runner, self._output, batch, model.chunk, model.prefix_blocks)
+        self._scheduler = Scheduler(model.runner, self._output, batch, model.chunk, model.prefixes)
         self._prepare_thread = ThreadPoolExecutor(1, "prepare")
         self._picture_thread = ThreadPoolExecutor(1, "pictures")
         self._grammar_threads = ThreadPoolExecutor(GRAMMAR_THREADS, "grammar")

@@ -20,6 +20,40 @@ from quintet_chat.engine.slots import SlotCache
 BLOCK = 16
 """Tokens per block."""
 
+SPAN = 512
+"""Where states are kept, too, there is room for so many tokens for each time."""
+
+
+class Room(NamedTuple):
+    """How much a prefix cache keeps."""
+
+    blocks: int
+    snapshots: int = 0
+    """Of the states of models that have some (snapshots.py)."""
+
+
+def room_in(size: int, per_token: int, per_row: int) -> Room:
+    """What ``size`` bytes hold, of a model with so many bytes of keys and values a token, and of states a slot."""
+    block = BLOCK * per_token
+    if not per_row:
+        return Room(size // block)
+    snapshot = per_row + block
+    count = size // (snapshot + SPAN * per_token)
+    return Room((size - count * snapshot) // block if count else 0, count)
+
+
+class Beginning(NamedTuple):
+    """What is known of a text."""
+
+    places: list[int]
+    """Of its blocks."""
+    tokens: int
+    """How many that are, with those of the snapshot."""
+    snapshot: int | None = None
+    """The place of the states behind them, in models that have some."""
+    seen: int = 0
+    """How many tokens it has in common with a text that was seen, whether there is a snapshot or not."""
+
 
 class _Key(NamedTuple):
     before: int
@@ -57,21 +91,33 @@ class PrefixCache:
         """The share of the blocks that hold something, 0 to 1."""
         return len(self._known) / self._blocks if self._blocks else 0.0
 
-    def match(self, text: Sequence[Hashable]) -> list[int]:
-        """The places of the blocks that ``text`` begins with. At least its last token is left to compute."""
-        found = list(self._chain(text[: len(text) - 1]))
-        for key, _ in reversed(found):
-            self._known.move_to_end(key)
-        return [block.place for _, block in found]
+    def match(self, text: Sequence[Hashable]) -> Beginning:
+        """What ``text`` begins with. At least its last token is left to compute."""
+        found = self._touched(text[: len(text) - 1])
+        tokens = len(found) * BLOCK
+        return Beginning([block.place for block in found], tokens, seen=tokens)
 
-    def load(self, row: int, places: list[int]) -> int:
-        """Copy blocks into the beginning of a slot; the number of tokens copied."""
-        if not places:
-            return 0
-        count = len(places) * BLOCK
-        for layer, stores in zip(self._slots.layers, self._stores, strict=True):
-            layer.write(row, 0, [kept[places].flatten(0, 1) for kept in stores])
-        return count
+    def load(self, row: int, beginning: Beginning) -> int:
+        """Copy what is known into the beginning of a slot; the number of tokens copied."""
+        if beginning.places:
+            for layer, stores in zip(self._slots.layers, self._stores, strict=True):
+                layer.write(row, 0, [kept[beginning.places].flatten(0, 1) for kept in stores])
+        return beginning.tokens
+
+    def cuts(self, length: int, beginning: Beginning) -> list[int]:  # noqa: ARG002
+        """Behind which tokens of a text of this ``length`` a prefill stops for a ``snapshot``, in order."""
+        return []
+
+    def will_leave(self, cuts: list[int], done: int, shared: int) -> bool:  # noqa: ARG002
+        """Whether a prompt of which ``done`` tokens are computed will leave its first ``shared`` ones to others.
+
+        ``cuts`` are where it stops for a ``snapshot``; that others wait for it may add one.
+        """
+        return self._blocks > 0
+
+    def snapshot(self, row: int, text: Sequence[Hashable]) -> None:
+        """``save``, when slot ``row`` holds ``text`` and no more: whatever can go on behind its last token is kept."""
+        self.save(row, text)
 
     def save(self, row: int, text: Sequence[Hashable]) -> None:
         """Keep the whole blocks of ``text``, whose keys and values slot ``row`` holds from its beginning on."""
@@ -83,7 +129,9 @@ class PrefixCache:
         first = len(known) * BLOCK
         parts = [layer.read(row, first, first + len(new) * BLOCK) for layer in self._slots.layers]
         if not self._stores:
-            self._stores = [[self._new(part) for part in layer] for layer in parts]
+            self._stores = [
+                [storage(self._blocks, BLOCK, *part.shape[1:], like=part) for part in layer] for layer in parts
+            ]
         for layer, stores in zip(parts, self._stores, strict=True):
             for part, kept in zip(layer, stores, strict=True):
                 kept[places] = part.reshape(len(new), BLOCK, *part.shape[1:])
@@ -93,6 +141,13 @@ class PrefixCache:
         self._known.clear()
         self._free = list(range(self._blocks - 1, -1, -1))
         self._stores = []
+
+    def _touched(self, text: Sequence[Hashable]) -> list[_Block]:
+        """The known blocks that ``text`` begins with, now used last, the first of them at last."""
+        found = list(self._chain(text))
+        for key, _ in reversed(found):
+            self._known.move_to_end(key)
+        return [block for _, block in found]
 
     def _chain(self, text: Sequence[Hashable]) -> Iterator[tuple[_Key, _Block]]:
         """The known blocks that ``text`` begins with."""
@@ -128,11 +183,15 @@ class PrefixCache:
         if self._free:
             return self._free.pop()
         _, forgotten = self._known.popitem(last=False)
+        self._forgotten(forgotten.serial)
         return forgotten.place
 
-    def _new(self, part: torch.Tensor) -> torch.Tensor:
-        """Where blocks of what is like ``part`` [tokens, heads, head size] are kept."""
-        shape = (self._blocks, BLOCK, *part.shape[1:])
-        if part.device.type == "cpu":
-            return Pages(shape, part.dtype).tensor
-        return torch.empty(shape, dtype=part.dtype, device=part.device)
+    def _forgotten(self, serial: int) -> None:
+        """Nothing: for those who keep something with a block."""
+
+
+def storage(count: int, *shape: int, like: torch.Tensor) -> torch.Tensor:
+    """Where ``count`` times something of this ``shape`` is kept, of the type of ``like`` and beside it."""
+    if like.device.type == "cpu":
+        return Pages((count, *shape), like.dtype).tensor
+    return torch.empty((count, *shape), dtype=like.dtype, device=like.device)

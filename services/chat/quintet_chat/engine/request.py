@@ -75,6 +75,8 @@ class Sequence:
         """How often each generated token occurs; kept for penalties."""
         self.cached = 0
         """How many tokens of prompt + answer have their keys and values in the cache."""
+        self.cuts: list[int] = []
+        """Behind which of its tokens a prefill stops, for what is known then to be kept."""
         self.stopped = False
         """Set by any thread: the sequence takes no further step."""
         self.stream = Stream(seed, index) if seed is not None else None

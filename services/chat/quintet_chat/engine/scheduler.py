@@ -24,10 +24,11 @@ from quintet_chat.engine.admission import Admission, Newcomer, Partial
 from quintet_chat.engine.looker import Looker
 from quintet_chat.engine.output import Ended, Item, Output, Reason, Sampled
 from quintet_chat.engine.pictures import Picture
-from quintet_chat.engine.prefix import PrefixCache
+from quintet_chat.engine.prefix import Room
 from quintet_chat.engine.request import Request, Sequence
 from quintet_chat.engine.runner import Piece, Runner
 from quintet_chat.engine.sampler import Choice, sample
+from quintet_chat.engine.snapshots import prefix_cache
 
 log = logging.getLogger("quintet.chat")
 
@@ -43,15 +44,15 @@ IDLE_SECONDS = 5.0
 
 
 class Scheduler:
-    """``chunk`` is how many prompt tokens one step may compute, ``prefixes`` how many blocks are kept of texts seen."""
+    """``chunk`` is how many prompt tokens one step may compute, ``prefixes`` how much is kept of texts seen."""
 
-    def __init__(self, runner: Runner, output: Output, max_batch: int, chunk: int, prefixes: int) -> None:
+    def __init__(self, runner: Runner, output: Output, max_batch: int, chunk: int, prefixes: Room) -> None:
         self.max_batch = max_batch
         self.counters: Counter[str] = Counter(dict.fromkeys(COUNTERS, 0))
         """Steps and tokens since the start, by metric name."""
         self._runner = runner
         self._slots = runner.slots
-        self._prefixes = PrefixCache(runner.slots, prefixes)
+        self._prefixes = prefix_cache(runner.slots, prefixes)
         self._admission = Admission(runner.slots, self._prefixes, max_batch, chunk)
         self._looker = Looker(runner)
         self._output = output
@@ -141,7 +142,7 @@ class Scheduler:
     def _free(self, sequence: Sequence) -> None:
         """Take a sequence out of the batch; the last slot moves into its place, so that the slots stay dense."""
         row, last = self._running.index(sequence), len(self._running) - 1
-        self._prefixes.save(row, sequence.text[: sequence.cached])
+        self._prefixes.snapshot(row, sequence.text[: sequence.cached])
         self._slots.free(row)
         if row != last:
             self._slots.move(last, row, self._running[last].cached)
@@ -172,19 +173,38 @@ class Scheduler:
             return
         if batch[0].is_long(self._chunk):
             row = len(self._running)
-            self._partial = Partial(batch[0].sequence, row, self._prefixes.load(row, batch[0].places))
+            self._partial = Partial(batch[0].sequence, row, self._prefixes.load(row, batch[0].beginning))
             self._newcomers_turn = True
             self._extend(self._partial)
             return
         self._clear_way(len(batch))
         first = len(self._running)
-        pieces = []
-        for row, newcomer in enumerate(batch, first):
-            known = self._prefixes.load(row, newcomer.places)
-            pieces.append(Piece(known, newcomer.sequence.context[known:], newcomer.sequence.request.pictures))
-        logits = self._runner.prefill(first, pieces)
+        known = [self._prefixes.load(row, newcomer.beginning) for row, newcomer in enumerate(batch, first)]
+        logits = self._compute(first, [newcomer.sequence for newcomer in batch], known)
         self.counters["prefill_steps"] += 1
         self._start([newcomer.sequence for newcomer in batch], logits)
+
+    def _compute(self, first: int, batch: list[Sequence], starts: list[int], end: int | None = None) -> torch.Tensor:
+        """Prefill the tokens from ``starts`` on of the slots from ``first`` on, all or those before ``end``."""
+        if any(sequence.cuts for sequence in batch):
+            rows = enumerate(zip(batch, starts, strict=True), first)
+            return torch.cat([self._compute_in_parts(row, each, start, end) for row, (each, start) in rows])
+        starting = zip(batch, starts, strict=True)
+        pieces = [Piece(start, each.context[start:end], each.request.pictures) for each, start in starting]
+        return self._runner.prefill(first, pieces)
+
+    def _compute_in_parts(self, row: int, sequence: Sequence, start: int, end: int | None) -> torch.Tensor:
+        """The same for one, keeping what there is at its cuts on the way."""
+        end = min(end or sequence.length, sequence.length)
+        pictures = sequence.request.pictures
+        for cut in [cut for cut in sequence.cuts if start < cut <= end]:
+            if pictures is None or pictures.end_of_piece(start, cut) == cut:
+                logits = self._runner.prefill(row, [Piece(start, sequence.context[start:cut], pictures)])
+                self._prefixes.snapshot(row, sequence.text[:cut])
+                start = cut
+        if start < end:
+            logits = self._runner.prefill(row, [Piece(start, sequence.context[start:end], pictures)])
+        return logits
 
     def _count_start(self, newcomer: Newcomer) -> None:
         sequence = newcomer.sequence
@@ -208,10 +228,9 @@ class Scheduler:
         if pictures is not None and (picture := pictures.unseen(done, end)):
             self._look(sequence, picture)
             return
-        tokens = sequence.context[done:end]
-        logits = self._runner.prefill(row, [Piece(done, tokens, pictures)])
+        logits = self._compute(row, [sequence], [done], end)
         self.counters["prefill_steps"] += 1
-        done += len(tokens)
+        done = min(end, sequence.length)
         sequence.cached = done
         if pictures is not None:
             pictures.forget(done)

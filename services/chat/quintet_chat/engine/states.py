@@ -1,7 +1,8 @@
 """What layers with a recurrence remember of each sequence: a state per slot, beside the keys and values of the others.
 
 A state stands for all tokens so far. Unlike keys and values it is there behind the last token alone: a sequence can go
-on from it and be copied with it, but nothing else can begin with a part of its text.
+on from it and be copied with it, but another can begin with a part of its text only where a copy was kept in time
+(snapshots.py).
 """
 
 from __future__ import annotations
@@ -86,6 +87,24 @@ class StateLayer(LinearAttentionCacheLayerMixin):  # type: ignore[misc]
             return torch.zeros(shape, dtype=like.dtype, device=like.device)
         self._pages[key] = Pages(shape, like.dtype)
         return self._pages[key].tensor
+
+    def read(self, _row: int, _first: int, _last: int) -> list[torch.Tensor]:
+        """Keys and values of some tokens: none."""
+        return []
+
+    def write(self, _row: int, _first: int, _parts: list[torch.Tensor]) -> None:
+        """Nothing, likewise."""
+
+    def take(self, row: int) -> dict[Key, torch.Tensor]:
+        """The states of one slot; views."""
+        return {key: state[row] for key, state in self._states.items()}
+
+    def put_back(self, row: int, states: dict[Key, torch.Tensor]) -> None:
+        """Let a slot have the states that ``take`` gave."""
+        for key, state in states.items():
+            if key not in self._states:  # all slots have been released in between
+                self._states[key] = self._new(key, state[None])
+            self._states[key][row] = state
 
     def resize(self, rows: int, _length: int) -> None:
         """Reallocate to the cache's rows and keep the first ``rows``."""
