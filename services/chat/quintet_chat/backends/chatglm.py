@@ -55,7 +55,8 @@ class ChatGlm:
         self._published = published
 
     def config(self) -> GlmConfig:
-        published, seeing = self._published, {}
+        published = self._published
+        seeing: dict[str, Any] = {}
         if self._eyes() is not None:
             seeing = {"vision_config": published["vision_config"], "image_token_id": published.get("boi_token_id")}
         for name, wanted in _AS_IN_GLM.items():

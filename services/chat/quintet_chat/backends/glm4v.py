@@ -95,7 +95,7 @@ class _Mlp(nn.Module):
         return out
 
 
-class VisionBlock(nn.Module):
+class _Block(nn.Module):
     """The norms' released names say something else than where they are: behind attention and behind the MLP."""
 
     def __init__(self, eyes: Eyes) -> None:
@@ -114,7 +114,7 @@ class VisionBlock(nn.Module):
 class _Blocks(nn.Module):
     def __init__(self, eyes: Eyes) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(VisionBlock(eyes) for _ in range(eyes.num_hidden_layers))
+        self.layers = nn.ModuleList(_Block(eyes) for _ in range(eyes.num_hidden_layers))
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         for block in self.layers:
@@ -122,7 +122,7 @@ class _Blocks(nn.Module):
         return hidden
 
 
-class Adapter(nn.Module):
+class _Adapter(nn.Module):
     """What was seen, in the width of the text: a projection, then a gated network as wide as the text's."""
 
     def __init__(self, width: int, inner: int) -> None:
@@ -150,7 +150,7 @@ class VisionTower(nn.Module):
         self.patch_embedding = _Patches(eyes)
         self.transformer = _Blocks(eyes)
         self.conv = nn.Conv2d(eyes.hidden_size, width, _MERGED, _MERGED)
-        self.linear_proj = Adapter(width, inner)
+        self.linear_proj = _Adapter(width, inner)
         self.boi = nn.Parameter(torch.zeros(1, 1, width))
         self.eoi = nn.Parameter(torch.zeros(1, 1, width))
         self._side, self._scale = eyes.image_size // eyes.patch_size, eyes.scaling_factor
@@ -174,12 +174,14 @@ def numbers(ids: torch.Tensor, begin: int, places: int) -> torch.Tensor:
 
 
 class SeeingGlm(GlmForCausalLM):  # type: ignore[misc]
-    """GLM-4 with a tower; ``vision_config`` and ``image_token_id``, which begins a picture, are in its configuration.
+    """GLM-4 with a tower. Its configuration has ``vision_config``, and ``image_token_id`` for the token that begins a
+    picture.
 
-    With ``pixel_values`` [1, channels, size, size] the one row of ``input_ids`` has a picture, place by place.
+    By itself it takes one row of ``input_ids`` with a picture's tokens, place by place, and its ``pixel_values``
+    [1, channels, size, size].
     """
 
-    _no_split_modules = (*GlmForCausalLM._no_split_modules, _Patches.__name__, VisionBlock.__name__, Adapter.__name__)
+    _no_split_modules = (*GlmForCausalLM._no_split_modules, _Patches.__name__, _Block.__name__, _Adapter.__name__)
 
     def __init__(self, config: GlmConfig) -> None:
         super().__init__(config)
