@@ -164,6 +164,7 @@ def test_pools_that_the_device_has_no_memory_for_are_not_grown(monkeypatch: pyte
     assert not story.slots.reserve([10, 60])
     story.agree()
     assert sizes == [35, 19]
+    assert story.slots.cells == 64
     assert story.reserve([10, 40])
     story.agree()
 

@@ -7,6 +7,7 @@ a new table. What attention reads is either gathered, in the shape of plain slot
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Container
 
 import torch
@@ -14,6 +15,8 @@ import torch
 from quintet_chat.engine.flash import Flash, Packed
 from quintet_chat.engine.slots import KeyValueLayer, SlotCache
 from quintet_chat.engine.table import SCRATCH, Table
+
+log = logging.getLogger("quintet.chat")
 
 LEAST_BLOCKS = 16
 """Blocks of a pool to begin with."""
@@ -217,10 +220,15 @@ class BlockCache(SlotCache):
                 self._allocate()
             except torch.OutOfMemoryError:
                 self.table.shrink(held)
-                if not self.table.used and blocks == wanted:
-                    raise
             else:
                 return True
+        if not self.table.used:
+            raise torch.OutOfMemoryError(f"the device has no memory for {wanted * self.table.block} tokens")
+        # Not to be tried again at every step.
+        self.cells = min(self.cells, (held - 1) * self.table.block + self.rows * self.cells_per_row)
+        log.warning(
+            "the device has no memory for %d tokens: %d are all that run at once", wanted * self.table.block, self.cells
+        )
         return False
 
     def _allocate(self) -> None:

@@ -43,6 +43,10 @@ def settle(runner: Runner) -> None:
     cells, slots.cells = slots.cells, max(slots.cells, 2 * WINDOW)
     try:
         expected = _say(runner)
+    except (_Refused, *FAILURES) as error:
+        slots.release()
+        log.warning("nothing is tried that would be faster: %s.", _reason(error))
+    else:
         if runner.paging.kernel is not None:
             _try("attention does not read blocks by FlashAttention", runner, _use_flash, expected)
         # What only pads a step would change the states of the slots that it stands for.
@@ -69,8 +73,11 @@ def _try(
     except (_Refused, *FAILURES) as error:
         undo()
         runner.slots.release()  # what it left there may be no numbers
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        log.warning("%s: %s.", without, reason[:200].removesuffix("."))
+        log.warning("%s: %s.", without, _reason(error))
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200].removesuffix(".")
 
 
 def _use_flash(runner: Runner) -> Callable[[], None]:
