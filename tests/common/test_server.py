@@ -44,14 +44,38 @@ def service(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], httpx2.Clie
         process.wait()
 
 
-def test_after_sigterm_it_answers_on_and_says_that_it_leaves(
-    service: tuple[subprocess.Popen[bytes], httpx2.Client],
-) -> None:
-    process, client = service
+def until_ready(client: httpx2.Client) -> None:
     deadline = time.monotonic() + 60
     while client.get("/ready").status_code != 200:
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_a_wrong_file_takes_down_nothing_that_runs(
+    service: tuple[subprocess.Popen[bytes], httpx2.Client], folder: Path
+) -> None:
+    process, client = service
+    until_ready(client)
+    created = client.get("/v1/models").json()["data"][0]["created"]
+    (folder / "empty").mkdir()
+    for path, args in (("'embedded:echo'", "{kv_memry: 2GB}"), ("./empty", "{}")):
+        entry = f"{{id: echo, kind: chat, path: {path}, engine_args: {args}}}"
+        (folder / "models.yml").write_text(f"models: [{entry}]\n")
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.5)
+        (card,) = client.get("/v1/models").json()["data"]
+        assert (card["state"], card["created"]) == ("ready", created)
+    (folder / "models.yml").write_text("models: [{id: other, kind: chat, path: 'embedded:echo'}]\n")
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    assert [card["id"] for card in client.get("/v1/models").json()["data"]] == ["other"]
+
+
+def test_after_sigterm_it_answers_on_and_says_that_it_leaves(
+    service: tuple[subprocess.Popen[bytes], httpx2.Client],
+) -> None:
+    process, client = service
+    until_ready(client)
     process.send_signal(signal.SIGTERM)
     while client.get("/ready").status_code == 200:
         time.sleep(0.05)

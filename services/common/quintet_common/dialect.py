@@ -35,7 +35,11 @@ async def refuse_halves(request: Request) -> None:
     # What is ASCII throughout, without escapes, needs no second look; NUL is in the ASCII of UTF-16 and UTF-32.
     if body.isascii() and b"\\u" not in body and b"\0" not in body:
         return
-    if (error := half_in(await request.json())) is not None:
+    try:
+        parsed = await request.json()
+    except (ValueError, RecursionError):  # of another type than that of JSON; the route says what it thinks of it
+        return
+    if (error := half_in(parsed)) is not None:
         raise error
 
 

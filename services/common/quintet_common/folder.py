@@ -62,7 +62,7 @@ def _of_another_kind(spec: ModelSpec, folder: Path, config: dict[str, Any]) -> s
         return f"{named} a pipeline of diffusers ({PIPELINE}): kind: image."
     if spec.kind != "tts" and any((folder / name).is_file() for name in _SPEECH):
         return f"{named} a CosyVoice: kind: tts."
-    if spec.kind in ("image", "tts") and classes:
+    if (spec.kind == "tts" or (spec.kind == "image" and not (folder / PIPELINE).is_file())) and classes:
         return f"{named} a {classes[0]} (config.json), which is not of kind {spec.kind!r}."
     if spec.kind in checkpoint.KINDS:
         return _no_language_model(spec, folder, config, classes)

@@ -18,6 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
+from quintet_common import folder
 from quintet_common.models_yml import ConfigError, ModelSpec, load_config
 from quintet_common.pool import ModelPool
 
@@ -76,13 +77,22 @@ def main(service: str, kinds: set[str], create: Callable[[list[ModelSpec]], Fast
 
     async def reload() -> None:
         try:
-            config = load_config(options.config)
+            specs = load_config(options.config).of_kinds(kinds)
+            _check_changed(specs, pool)
         except ConfigError as error:
             log.error("%s not reloaded, what runs goes on: %s", options.config, error)
         else:
-            await pool.apply(config.of_kinds(kinds))
+            await pool.apply(specs)
 
     run(app, options, reload, drain=Drain(options.drain_delay, options.grace, pool.leave))
+
+
+def _check_changed(specs: list[ModelSpec], pool: ModelPool[object]) -> None:
+    """Raises ConfigError for models that would be loaded in place of what runs, and cannot be."""
+    running = {worker.spec.id: worker.spec.for_worker for worker in pool}
+    changed = [spec for spec in specs if running.get(spec.id) != spec.for_worker]
+    if wrong := [text for spec in changed if (text := folder.problem(spec)) is not None]:
+        raise ConfigError("\n".join(wrong))
 
 
 def run(
