@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from chat.quantized_tiny import (
     write_fp8,
     write_mxfp4,
 )
-from quintet_chat.backends import packing
+from quintet_chat.backends import gptq, packing
 from quintet_chat.backends.loader import load
 from quintet_common import checkpoint, install
 from quintet_common.footprint import needed
@@ -169,6 +170,70 @@ def test_a_checkpoint_of_gptq_or_awq(method: str, tmp_path: Path) -> None:
     assert says_the_same(spec, reference)["quantization"] == method
 
 
+def test_experts_of_gptq(tmp_path: Path) -> None:
+    """As Qwen2-57B-A14B-Instruct-GPTQ-Int4 is published; the reference never was quantised."""
+    meant = gptq_tiny.write(tmp_path, experts=True)
+    spec = spec_of(tmp_path, engine="transformers")
+    loaded = load(spec, 4, lambda _fraction, _note: None)
+    model = loaded.runner._model
+    small = {name for name, layer in model.named_modules() if isinstance(layer, gptq.GptqLinear)}
+    assert len(small) == 2 * (4 + 3 + 4 * 3)
+    assert not any(name.endswith("gate") for name in small)
+    with torch.inference_mode():
+        ids = torch.tensor([PROMPT])
+        assert torch.allclose(model(ids).logits, meant(ids).logits, atol=1e-4)
+    assert says_the_same(spec, meant)["quantization"] == "gptq"
+
+
+def test_experts_of_gptq_in_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "finish", lambda _model, _trial: None)  # a packed model does not know its size
+    meant = gptq_tiny.write(tmp_path, experts=True)
+    spec = spec_of(tmp_path, engine="transformers", dtype="bfloat16")
+    loaded = load(spec, 4, lambda _fraction, _note: None)
+    assert loaded.info["dtype"] == "bfloat16"
+    near(spec, loaded.runner._model, slack=0.001)
+    with torch.inference_mode():
+        ids = torch.tensor([PROMPT])
+        said = loaded.runner._model(ids).logits[0].float()
+        assert torch.cosine_similarity(said, meant(ids).logits[0]).min() > 0.99
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_a_layer_of_gptq_in_any_order_of_its_groups(bits: int, version: int) -> None:
+    torch.manual_seed(5)
+    inputs, outputs, group = 64, 32, 16
+    layer = gptq.GptqLinear(inputs, outputs, bits, group, bias=False, stored_less=2 - version)
+    numbers = torch.randint(0, 2**bits, (inputs, outputs))
+    zeros = torch.randint(1, 2**bits, (inputs // group, outputs))
+    of_row = torch.randperm(inputs) // group
+    layer.scales.copy_(torch.rand(inputs // group, outputs))
+    layer.g_idx.copy_(of_row)
+    layer.qweight.copy_(_packed(numbers.T, bits).T)
+    layer.qzeros.copy_(_packed(zeros - (2 - version), bits))
+    meant = torch.stack([(numbers[i] - zeros[g]) * layer.scales[g].float() for i, g in enumerate(of_row)])
+    given = torch.rand(3, inputs)
+    assert torch.allclose(layer(given), given @ meant, atol=1e-4)
+
+
+def _packed(rows: torch.Tensor, bits: int) -> torch.Tensor:
+    """Numbers [.., n] as int32 [.., n * bits / 32], the lowest bits first."""
+    words = [
+        [sum(int(each) << bits * i for i, each in enumerate(row[at : at + 32 // bits]))
+         for at in range(0, len(row), 32 // bits)]
+        for row in rows
+    ]  # fmt: skip
+    return torch.tensor(words, dtype=torch.int64).to(torch.int32)
+
+
+def test_a_width_of_experts_that_is_not_supported_is_told(tmp_path: Path) -> None:
+    gptq_tiny.write(tmp_path, experts=True)
+    settings = json.loads((tmp_path / "config.json").read_text())["quantization_config"]
+    say(tmp_path, quantization_config=settings | {"bits": 3})
+    with pytest.raises(LoadError, match="GPTQ with 3 bits is not supported for experts"):
+        attempt(spec_of(tmp_path, engine="transformers"))
+
+
 def test_a_checkpoint_in_mxfp4(tmp_path: Path) -> None:
     """As gpt-oss is published: experts in four bits, pairs of them in a byte."""
     spec = spec_of(write_mxfp4(tmp_path))
@@ -224,7 +289,7 @@ def test_a_library_that_is_missing_is_named_with_its_extra(
         ({"quantization": "int3"}, {}, r"'int3' is not one of int8, int4"),
         ({"quantization": "int4"}, {"quantization_config": {"quant_method": "gptq"}}, "already, by gptq"),
         ({"quantization": "int4"}, {"num_experts": 8}, "experts with .*int4.*engine: vllm"),
-        ({}, {"quantization_config": {"quant_method": "gptq"}, "num_experts": 8}, "experts .*gptq.*engine: vllm"),
+        ({}, {"quantization_config": {"quant_method": "awq"}, "num_experts": 8}, "experts .*awq.*engine: vllm"),
         ({}, {"quantization_config": {"quant_method": "magic"}}, "by magic, which transformers does not know"),
     ],
 )

@@ -130,6 +130,8 @@ def _for_vllm(spec: ModelSpec, config: dict[str, Any]) -> str | None:
         return None
     why = "" if spec.engine == "vllm" else f"{_why_vllm(config)} is for vLLM; "
     other = " Or install what transformers needs for it, with engine: transformers." if method(config) else ""
+    if method(config) == "gptq" and has_experts(config):
+        other = " Or engine: transformers, which needs nothing and is slower."
     return f"{why}{vllm_program.ABSENT}{other}"
 
 
@@ -142,7 +144,9 @@ def _for_transformers(spec: ModelSpec, config: dict[str, Any]) -> str | None:
     stored, asked = method(config), spec.engine_args.get("quantization")
     if asked is not None and stored is not None:
         return f"its weights are quantised already, by {stored}; leave out engine_args: quantization."
-    if _has_experts(config) and (asked is not None or stored in _FOR_VLLM):
+    if has_experts(config) and stored == "gptq":
+        return None  # which the chat service reads itself
+    if has_experts(config) and (asked is not None or stored in _FOR_VLLM):
         what = f"with engine_args: quantization: {asked}" if asked else f"that were quantised by {stored}"
         return f"transformers cannot load experts {what}. vLLM loads quantised experts: engine: vllm."
     needed = BITSANDBYTES if asked is not None else LIBRARIES.get(stored or "")
@@ -157,7 +161,8 @@ def _for_transformers(spec: ModelSpec, config: dict[str, Any]) -> str | None:
     return f"{why} needs the Python {packages}{other}: {install.command('quintet-chat', needed.extra)}"
 
 
-def _has_experts(config: dict[str, Any]) -> bool:
+def has_experts(config: dict[str, Any]) -> bool:
+    """Whether a model has layers of which each token takes a few."""
     parts = [part for part in (config, config.get("text_config")) if isinstance(part, dict)]
     counts = [part.get(name) for part in parts for name in _EXPERTS]
     return any(isinstance(count, int) and count > 1 for count in counts)

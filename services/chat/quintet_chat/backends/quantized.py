@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from typing import Any
@@ -12,6 +13,8 @@ from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import LoadError
 from transformers import BitsAndBytesConfig, CompressedTensorsConfig, FineGrainedFP8Config, Mxfp4Config
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
+
+from quintet_chat.backends import gptq
 
 _EXPANDED = {"compressed-tensors": CompressedTensorsConfig, "fp8": FineGrainedFP8Config, "mxfp4": Mxfp4Config}
 assert _EXPANDED.keys() == checkpoint.EXPANDED
@@ -36,6 +39,8 @@ def arguments(spec: ModelSpec, config: Any, dtype: torch.dtype) -> dict[str, Any
     if asked == "int4":
         settings = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype, "llm_int8_skip_modules": whole}
         return {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, **settings)}
+    if stored == "gptq" and checkpoint.has_experts(config.to_dict()):
+        return {"config": _named(config)}
     if stored in _EXPANDED:
         warnings.filterwarnings("ignore", "You passed `quantization_config`")  # to say how the file's own is read
         return {"quantization_config": _EXPANDED[stored](dequantize=True)}
@@ -45,6 +50,13 @@ def arguments(spec: ModelSpec, config: Any, dtype: torch.dtype) -> dict[str, Any
             "vLLM may: engine: vllm."
         )
     return {}
+
+
+def _named(config: Any) -> Any:
+    """``config`` with the name by which transformers finds our reading of its weights."""
+    ours = copy.deepcopy(config)
+    ours.quantization_config = dict(ours.quantization_config) | {"quant_method": gptq.METHOD}
+    return ours
 
 
 def finish(model: Any, config: Any, dtype: torch.dtype) -> None:
