@@ -72,7 +72,7 @@ from quintet_common.models_yml import ConfigError, ModelSpec, parse_config
             "placement: ful",
             "placement: 'ful' is not one of auto, full, int8, offload, layers; did",
         ),
-        ("kind: image\n  path: a/b", "vae_tiling: often", "vae_tiling: 'often' is not one of auto"),
+        ("kind: image\n  path: a/b", "vae_tiling: often", "vae_tiling: 'often' is not one of true, false, auto"),
         ("kind: image\n  path: a/b", "prompt_cache: big", "prompt_cache: 'big' is no amount of memory"),
         (
             "kind: image\n  path: embedded:emoji-64",

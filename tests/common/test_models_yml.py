@@ -114,9 +114,16 @@ def test_embedded_and_hub_paths_stay_as_they_are() -> None:
             "memory: {0: 20GB, cpu: 8GB}.",
         ),
         (
-            "models:\n- {id: a, knd: chat, path: x}\n- {id: b, kind: chat, path: x, device: gpu}\nrouter: {key: x}",
+            "models:\n- {id: a, knd: chat, path: x}\n"
+            "- {id: b, kind: tts, path: x, device: gpu, defalt: true, dtype: int8, engine_args: {x: 1, first_chunk: 1}}"
+            "\n"
+            "router: {key: x}",
             "models.yml:2: unknown key 'knd'; did you mean 'kind'?\n"
             "models.yml:3: device: 'gpu' is not auto, cpu, cuda or like cuda:1.\n"
+            "models.yml:3: dtype: 'int8' is not one of auto, float32, bfloat16, float16.\n"
+            "models.yml:3: engine_args: first_chunk: expected a whole number >= 30.\n"
+            "models.yml:3: engine_args: x: unknown key; known: first_chunk, instruct, voices.\n"
+            "models.yml:3: unknown key 'defalt'; did you mean 'default'?\n"
             "models.yml:4: unknown key 'key'; did you mean 'keys'?",
         ),
         (

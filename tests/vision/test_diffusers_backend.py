@@ -248,8 +248,8 @@ def test_what_it_cannot_do_is_refused_by_name(backend: DiffusersBackend, request
         ({"path": "/nowhere/kolors"}, "no such folder"),
         ({"engine": "vllm"}, "engine 'vllm'"),
         ({"device": "cuda:9"}, "there is no CUDA device here"),
-        ({"engine_args": {"vae_tiling": "yes"}}, "vae_tiling is auto, true or false"),
-        ({"engine_args": {"pickled_weights": "yes"}}, "pickled_weights is true or false"),
+        ({"engine_args": {"vae_tiling": "yes"}}, "vae_tiling: 'yes' is not one of true, false, auto"),
+        ({"engine_args": {"pickled_weights": "yes"}}, "pickled_weights: expected true or false, got text"),
     ],
 )
 def test_a_model_that_cannot_load_says_why(kolors_folder: Path, change: dict[str, Any], reason: str) -> None:

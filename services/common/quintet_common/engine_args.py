@@ -164,12 +164,14 @@ def tables_for(spec: ModelSpec, *, on_vllm: bool | None) -> tuple[type[Table], .
     return (SentenceTransformers,)
 
 
-def mistake(args: dict[str, Any], *tables: type[Table]) -> tuple[str, str] | None:
-    """The first key of ``args`` that cannot be right in any of ``tables``, and why."""
-    if len(tables) == 1:
-        return _mistake(args, tables[0])
-    found = [_mistake(args, table) for table in tables]
-    return None if None in found else found[0]
+def mistakes(args: dict[str, Any], *tables: type[Table]) -> list[tuple[str, str]]:
+    """Each key of ``args`` that cannot be right in any of ``tables``, and why."""
+    found = []
+    for key, value in args.items():
+        each = [_mistake({key: value}, table) for table in tables]
+        if each[0] is not None and None not in each:
+            found.append(each[0])
+    return found
 
 
 def read(spec: ModelSpec, table: type[TableT]) -> TableT:
@@ -220,6 +222,6 @@ def _choices(table: type[Table], key: str) -> list[str]:
     todo, words = [get_type_hints(table)[key]], []
     while todo:
         hint = todo.pop()
-        words += [hint] if isinstance(hint, str) else []
+        words += [hint] if isinstance(hint, str) else ["true", "false"] if hint is bool else []
         todo += reversed(get_args(hint))
     return words

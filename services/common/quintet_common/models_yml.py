@@ -242,6 +242,7 @@ _TABLES: dict[str, type[msgspec.Struct]] = {
     "sampling": SamplingDefaults,
     "router": RouterSpec,
 }
+_NEEDED = ("id", "kind", "path")
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 
@@ -315,7 +316,7 @@ class _Reading:
         for index, entry in enumerate(entries):
             if isinstance(entry, dict) and entry.get("auto_tools") is False:
                 entry = {**entry, "auto_tools": "off"}  # which YAML reads as false
-            if (spec := self._convert(entry, ModelSpec, ["models", index], "models")) is None:
+            if (spec := self._model(entry, ["models", index])) is None:
                 continue
             spec = _absolute(spec, self._folder)
             self._check_names(spec, index, seen, defaults)
@@ -323,6 +324,21 @@ class _Reading:
                 self._fault(["models", index, *place], f"{': '.join(place)}: {text}")
             found.append(spec)
         return found
+
+    def _model(self, entry: Any, place: Place) -> ModelSpec | None:
+        """An entry, less the keys that are wrong; None where it is none without them."""
+        whole = entry
+        while True:
+            try:
+                return msgspec.convert(entry, ModelSpec)
+            except msgspec.ValidationError as error:
+                complaint = wording.read(str(error))
+                if complaint.missing is None or entry is whole:  # else it is most likely there, under a wrong name
+                    self.complain(error, place, "models")
+            key = complaint.path[0] if complaint.path else complaint.unknown
+            if not isinstance(entry, dict) or key not in entry or key in _NEEDED:
+                return None
+            entry = {name: value for name, value in entry.items() if name != key}
 
     def _check_names(self, spec: ModelSpec, index: int, seen: dict[str, int], defaults: dict[str, int]) -> None:
         """No name, and no default of a kind, twice. ``seen`` and ``defaults`` have the lines of those before."""

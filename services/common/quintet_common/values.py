@@ -55,8 +55,8 @@ def mistakes_in(spec: ModelSpec) -> Iterator[tuple[list[str], str]]:
             parse_bytes(limit)
         except ValueError as error:
             yield ["memory"], str(error)
-    if wrong := engine_args.mistake(spec.engine_args, *_tables(spec)):
-        yield ["engine_args", wrong[0]], wrong[1]
+    for key, text in engine_args.mistakes(spec.engine_args, *_tables(spec)):
+        yield ["engine_args", key], text
 
 
 def _tables(spec: ModelSpec) -> tuple[type[engine_args.Table], ...]:
