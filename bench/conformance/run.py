@@ -1,10 +1,10 @@
-"""Other projects' suites and clients against our chat service with the embedded model.
+"""Other projects' suites and clients against the services of models.yml and the router before them.
 
     python bench/conformance/run.py [--url http://127.0.0.1:8000] [--only langchain] [--write]
 
-Without ``--url`` the chat service of models.yml is started. The clients are installed apart from the project at first
-use, the AI SDK where there is npm. The model is small, so what is judged is the protocol. ``--write`` puts the table
-into docs/chat.md.
+Without ``--url`` they are started. The clients are installed apart from the project at first use, those of npm where it
+is, and the tests of openai-python and vLLM fetched; what of these fails here for a reason is listed in ``suites``. The
+models are small, so what is judged is the protocol. ``--write`` puts the table into docs/chat.md.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ import sys
 import time
 import urllib.request
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.append(str(HERE.parent))
+import borrowed  # noqa: E402
 from processes import environment_with, free_port, serving  # noqa: E402
 
 CACHE = ROOT / "build" / "conformance"
@@ -44,13 +45,15 @@ READY_SECONDS = 240
 
 class Count(NamedTuple):
     passed: int
+    expected: int
+    """Failures that are listed, with their reasons."""
     skipped: int
     failed: int
 
 
 @contextlib.contextmanager
 def service() -> Iterator[str]:
-    """The URL of the chat service of models.yml."""
+    """The URL of the router of models.yml, whose models answer to the names that others ask for."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
 
@@ -65,29 +68,50 @@ def service() -> Iterator[str]:
             time.sleep(1)
         raise RuntimeError("the service is not ready")
 
-    command = [sys.executable, "-m", "quintet_chat", str(ROOT / "models.yml"), "--port", str(port)]
+    models_yml = CACHE / "models.yml"
+    models_yml.write_text(borrowed.with_aliases((ROOT / "models.yml").read_text()))
+    quintet = Path(sys.executable).with_name("quintet")
+    command = [str(quintet), "serve", str(models_yml), "--port", str(port), "--logs", str(CACHE / "logs")]
     with serving(command, {}, wait):
         yield url
 
 
-def run_pytest(python: Path, name: str, environment: Mapping[str, str]) -> Count:
+def run_pytest(
+    python: Path, name: str, environment: Mapping[str, str], folder: Path, arguments: Sequence[str]
+) -> Count:
     report = CACHE / f"{name}.xml"
-    command = [str(python), "-m", "pytest", "-q", "--tb=short", f"--junit-xml={report}", f"test_{name}.py"]
+    command = [str(python), "-m", "pytest", "-q", "--tb=short", f"--junit-xml={report}"]
     report.unlink(missing_ok=True)
-    subprocess.run(command, cwd=HERE / "suites", env=environment, check=False)
+    ended = subprocess.run([*command, *arguments], cwd=folder, env=environment, check=False)
     found = ElementTree.parse(report).getroot().find("testsuite")
     assert found is not None
     failed = int(found.get("failures", 0)) + int(found.get("errors", 0))
-    skipped = int(found.get("skipped", 0))
-    return Count(int(found.get("tests", 0)) - failed - skipped, skipped, failed)
+    expected = len(found.findall("testcase/skipped[@type='pytest.xfail']"))
+    skipped = int(found.get("skipped", 0)) - expected
+    passed = int(found.get("tests", 0)) - failed - expected - skipped
+    return Count(passed, expected, skipped, failed or int(ended.returncode != 0))
 
 
-def run_vercel(environment: Mapping[str, str]) -> Count | None:
-    """None where there is no npm."""
+def run_borrowed(name: str, environment: Mapping[str, str]) -> Count | None:
+    """None where its source distribution cannot be had."""
+    python = environment_with(CACHE / "borrowed", ["-r", str(HERE / "requirements-borrowed.txt")])
+    folder = borrowed.fetch(name, CACHE)
+    if folder is None or python is None:
+        return None
+    ours = {
+        "CONFORMANCE_EXPECTED": str(HERE / "suites" / f"{name}_expected.toml"),
+        "PYTHONPATH": str(HERE / "suites"),
+        "TEST_API_BASE_URL": f"{environment['QUINTET_URL']}/v1",
+    }
+    return run_pytest(python, name, {**environment, **ours}, folder, borrowed.arguments(name, folder))
+
+
+def npm_packages(environment: Mapping[str, str]) -> dict[str, Count]:
+    """The suites of npm's packages; none where there is no npm."""
     npm, node = shutil.which("npm"), shutil.which("node")
     if npm is None or node is None:
-        return None
-    folder = CACHE / "vercel"
+        return {}
+    folder = CACHE / "npm"
     folder.mkdir(parents=True, exist_ok=True)
     for file in (HERE / "package.json", HERE / "suites" / "vercel.mjs"):
         shutil.copy(file, folder)
@@ -96,7 +120,15 @@ def run_vercel(environment: Mapping[str, str]) -> Count | None:
     said = subprocess.run(command, cwd=folder, env=environment, check=False, capture_output=True, text=True).stdout
     print(said)
     passed, total = map(int, said.split()[-2:])
-    return Count(passed, 0, total - passed)
+    return {"vercel": Count(passed, 0, 0, total - passed), "compatcanary": _canary(folder, environment["QUINTET_URL"])}
+
+
+def _canary(folder: Path, url: str) -> Count:
+    report = folder / "compatcanary.json"
+    asked = ["--base-url", f"{url}/v1", "--model", "smollm2-135m-instruct", "--format", "json", "--output", str(report)]
+    subprocess.run([str(folder / "node_modules" / ".bin" / "compatcanary"), "scan", *asked], check=False)
+    found = json.loads(report.read_text())["summary"]
+    return Count(found["passes"], 0, 0, found["warnings"] + found["failures"])
 
 
 def versions() -> dict[str, str]:
@@ -111,7 +143,11 @@ def table(found: Mapping[str, Count]) -> str:
         f"Vercel's ai {version['ai']}",
         "text, objects, tools and their streams; chat, Responses, compatible",
     )
-    lines = ["| suite | what | passed | skipped | failed |", "|---|---|---|---|---|"]
+    what = "a scan: models, chat, streams, a forced call, strict structured output, Responses and their events"
+    rows["compatcanary"] = (f"CompatCanary {version['compatcanary']}", what)
+    for name, each in borrowed.SUITES.items():
+        rows[name] = (f"{each.package.replace('==', ' ')}: its own tests", each.what)
+    lines = ["| suite | what | passed | failed as listed | skipped | failed |", "|---|---|---|---|---|---|"]
     lines += [f"| {' | '.join(rows[name])} | {' | '.join(map(str, count))} |" for name, count in found.items()]
     return "\n".join(lines)
 
@@ -119,7 +155,7 @@ def table(found: Mapping[str, Count]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--url", help="of a service that runs already")
-    parser.add_argument("--only", choices=[*SUITES, "vercel"])
+    parser.add_argument("--only", choices=[*SUITES, *borrowed.SUITES, "npm"])
     parser.add_argument("--write", action="store_true", help="put the whole table into docs/chat.md")
     options = parser.parse_args()
     CACHE.mkdir(parents=True, exist_ok=True)
@@ -130,9 +166,12 @@ def main() -> None:
     with contextlib.nullcontext(options.url) if options.url else service() as url:
         environment = {**os.environ, "QUINTET_URL": url, "OPENAI_API_KEY": "none", "LANGSMITH_TRACING": "false"}
         for name in SUITES if options.only is None else {options.only} & SUITES.keys():
-            found[name] = run_pytest(python, name, environment)
-        if options.only in (None, "vercel") and (count := run_vercel(environment)) is not None:
-            found["vercel"] = count
+            found[name] = run_pytest(python, name, environment, HERE / "suites", [f"test_{name}.py"])
+        for name in borrowed.SUITES if options.only is None else {options.only} & borrowed.SUITES.keys():
+            if (count := run_borrowed(name, environment)) is not None:
+                found[name] = count
+        if options.only in (None, "npm"):
+            found |= npm_packages(environment)
     print(table(found))
     if options.write and options.only is None:
         text = DOCS.read_text(encoding="utf-8")

@@ -238,6 +238,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"function_call": "auto"}, "function_call"),
     ({"store": True}, "store"),
     ({"web_search_options": {}}, "web_search_options"),
+    ({"guided_regex": "a+"}, "guided_regex"),
+    ({"structured_outputs": {"choice": ["a", "b"]}}, "structured_outputs"),
     ({"moderation": {"model": "x"}}, "moderation"),
     ({"verbosity": "low"}, "verbosity"),
     ({"chat_template_kwargs": {"chat_template": "{{ 1 }}"}}, "chat_template_kwargs"),

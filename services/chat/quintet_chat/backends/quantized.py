@@ -55,7 +55,7 @@ def arguments(spec: ModelSpec, config: Any, dtype: torch.dtype) -> dict[str, Any
 def _named(config: Any) -> Any:
     """``config`` with the name by which transformers finds our reading of its weights."""
     ours = copy.deepcopy(config)
-    ours.quantization_config = dict(ours.quantization_config) | {"quant_method": gptq.METHOD}
+    ours.quantization_config = checkpoint.settings(config.to_dict()) | {"quant_method": gptq.METHOD}
     return ours
 
 
