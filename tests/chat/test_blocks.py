@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from chat.blocks_kit import BLOCK, FLASHED, replayed, varlen_attn, with_paging
 from chat.engine_kit import reference, started, submit, tiny_spec
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quintet_chat.engine import blocks, flash, trial
+from quintet_chat.engine import blocks, flash, scheduler, trial
 from quintet_chat.engine.blocks import BlockCache
 from quintet_chat.engine.paging import Paging
 from quintet_chat.engine.runner import Piece, Runner
@@ -309,3 +310,17 @@ def test_choices_share_blocks_and_say_what_they_say_on_pages(monkeypatch: pytest
         said.append([heard.text(index) for index in range(3)])
     assert said[0] == said[1]
     assert len(set(said[0])) == 3
+
+
+def test_an_engine_that_had_nothing_to_do_goes_on_with_its_pools(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler, "IDLE_SECONDS", 0.05)
+    with_paging(monkeypatch, FLASHED)
+    engine = started(tiny_spec(max_batch=2))
+    asked: dict[str, Any] = {"temperature": 0, "max_tokens": 20, "ignore_eos": True}
+    said = [submit(engine, [5] * 40, **asked)[1].wait().text()]
+    slots = engine._scheduler._runner.slots
+    generation = slots.generation
+    time.sleep(0.3)
+    said.append(submit(engine, [5] * 40, **asked)[1].wait().text())
+    assert said[0] == said[1]
+    assert slots.generation == generation

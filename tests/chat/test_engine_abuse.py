@@ -7,7 +7,10 @@ import threading
 import time
 from typing import Any
 
+import pytest
+from chat.blocks_kit import PAGINGS, with_paging
 from chat.engine_kit import Heard, started, submit, tiny_spec
+from quintet_chat.engine.blocks import BlockCache
 from quintet_chat.engine.engine import ChatEngine
 from quintet_chat.protocol import Grammar
 
@@ -59,7 +62,9 @@ def answers(heard: Heard) -> list[str]:
     return [heard.text(index) for index in sorted(heard.reasons)]
 
 
-def test_200_clients_of_which_a_third_leave() -> None:
+@pytest.mark.parametrize("paging", ["pages", "blocks, gathered"])
+def test_200_clients_of_which_a_third_leave(paging: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_paging(monkeypatch, PAGINGS[paging])
     chooser = random.Random(4)
     small = {"kv_memory": "1MB", "prefix_cache": "256KB", "prefill_chunk": CHUNK}
     engine = started(tiny_spec(max_batch=12, max_waiting=CLIENTS, engine_args=small))
@@ -91,3 +96,5 @@ def test_200_clients_of_which_a_third_leave() -> None:
     assert again
     for number in again:
         assert answers(client(engine, requests[number], None)) == answers(heard[number])
+    slots = engine._scheduler._runner.slots
+    assert not isinstance(slots, BlockCache) or slots.table.used == 0
