@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from openai import OpenAI
 from PIL import Image
 from quintet.main import main
 from quintet_chat.worker import create_engine
+from quintet_common import vllm_program
 from quintet_common.models_yml import ModelSpec, load_config
 
 QUESTION: Any = [{"role": "user", "content": "the cat"}]
@@ -36,8 +38,10 @@ def specs(file: Path) -> dict[str, ModelSpec]:
 
 
 @pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUINTET_THREADS", "1")
+    # The check looks whether there is a vLLM for the models that need it, and not whether it works.
+    monkeypatch.setenv(vllm_program.PYTHON, sys.executable)
 
 
 @contextmanager
