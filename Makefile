@@ -62,7 +62,7 @@ bench-affinity: install ## Simulate how conversations keep to their replicas; wr
 bench-chat: install ## Compare the chat service with transformers serve, vLLM and llama.cpp; writes docs/benchmarks.md
 	@$(BIN)/python bench/chat/run.py --write
 
-conformance: install ## Other projects' suites and clients against the chat service; writes docs/chat.md
+conformance: install ## Other projects' suites and clients against the services; writes docs/chat.md
 	@$(BIN)/python bench/conformance/run.py --write $(ARGS)
 
 gpu-check: install ## Correctness and speed on this machine's GPU: make gpu-check [ARGS='--only chat']
