@@ -280,7 +280,7 @@ def test_pickles_are_not_read_unless_the_entry_says_so(
 
 def test_unknown_engine_args_are_refused(kolors_folder: Path) -> None:
     spec = ModelSpec(id="k", kind="image", path=str(kolors_folder), engine_args={"stepz": 3})
-    with pytest.raises(ValueError, match="stepz"):
+    with pytest.raises(LoadError, match="unknown key"):
         DiffusersBackend(spec, lambda *_: None)
 
 
