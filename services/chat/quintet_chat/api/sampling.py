@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 from quintet_common.errors import bad_request
@@ -14,6 +14,8 @@ MAX_CHOICES = 128
 """OpenAI's limit of ``n``."""
 
 INT64 = 2**63 - 1
+
+_FORMS = ("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
 
 StopString = Annotated[str, Field(min_length=1)]
 
@@ -57,8 +59,19 @@ class SamplingFields(ExtraFields):
     logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
     user: str | None = None
 
+    # Refused: vLLM's ways to ask for an answer's form. Without them it would have any.
+    structured_outputs: Any = None
+    guided_json: Any = None
+    guided_regex: Any = None
+    guided_choice: Any = None
+    guided_grammar: Any = None
+
     def refuse_unsupported(self) -> None:
         """Raise ApiError 400 that names the first field which asks for what cannot be had."""
+        for field in _FORMS:
+            if getattr(self, field) is not None:
+                message = f"{field}: the form of an answer is asked for with response_format, in chat completions."
+                raise bad_request(message, field, "unsupported_parameter")
         if self.stream_options is not None and not self.stream:
             raise bad_request("stream_options is only allowed when stream is true.", "stream_options", "invalid_value")
 
