@@ -25,7 +25,7 @@ def write(folder: Path, experts: bool = False, method: str = "gptq") -> Any:
     words = tokenizer()
     shape: dict[str, Any] = {
         "vocab_size": len(words), "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.2, "max_position_embeddings": 512,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "initializer_range": 0.2, "max_position_embeddings": 1024,
         "tie_word_embeddings": False, "eos_token_id": words.eos_token_id, "bos_token_id": None,
     }  # fmt: skip
     if experts:
