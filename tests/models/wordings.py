@@ -89,8 +89,8 @@ CHINESE = Wording(
 测试时没有已发布的权重可用，因此这里不评价回答的质量。
 
 **内存** 只估算权重：厂商公布的参数量乘以两个字节（bfloat16），`.onnx` 文件则乘以四个字节。
-对话模型的 KV 缓存（[config.md](config.md#engine_args) 中的 `kv_memory`）和图像模型的绘图空间另计。
-`quintet check` 会给出磁盘上的文件实际需要多少。[量化模型](config.md#quantised-models)只需其一半或四分之一。
+对话模型的 KV 缓存（[config.zh-CN.md](config.zh-CN.md#engine_args) 中的 `kv_memory`）和图像模型的绘图空间另计。
+`quintet check` 会给出磁盘上的文件实际需要多少。[量化模型](config.zh-CN.md#量化模型)只需其一半或四分之一。
 
 **获取权限。** Llama、Gemma 2 和 3、Stable Diffusion 3.5、FLUX.1 等模型，须先在模型仓库的页面上接受许可协议才能下载，
 届时用 `HF_TOKEN` 提供你的 token。请阅读许可协议：有些模型只许非商业使用，例如 jina-embeddings-v3 和 FLUX.1 Kontext。
