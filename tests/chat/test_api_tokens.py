@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import httpx2
+import openai
 import pytest
+from openai import OpenAI
 
 HELLO = [{"role": "user", "content": "Hello"}]
 
@@ -35,6 +37,27 @@ def test_a_conversation_is_counted_as_it_is_sent(smollm2_url: str) -> None:
     shorter = post(smollm2_url, "/tokenize", messages=HELLO, add_generation_prompt=False)
     assert found["tokens"][: shorter["count"]] == shorter["tokens"]
     assert shorter["count"] < found["count"]
+
+
+def test_the_input_of_a_response_is_counted_as_it_is_sent(smollm2_url: str) -> None:
+    client = OpenAI(base_url=f"{smollm2_url}/v1", api_key="none", max_retries=0)
+    weather: Any = {"type": "function", "name": "weather", "parameters": {"type": "object", "properties": {}}}
+    asked: Any = {"model": "smollm2", "input": HELLO, "instructions": "Be brief.", "tools": [weather]}
+    counted = client.responses.input_tokens.count(**asked)
+    assert counted.object == "response.input_tokens"
+    answer = client.responses.create(**asked, tool_choice="auto", max_output_tokens=16)
+    assert answer.usage is not None
+    assert counted.input_tokens == answer.usage.input_tokens
+    assert client.responses.input_tokens.count(model="smollm2", input="Hello").input_tokens < counted.input_tokens
+
+
+def test_the_input_of_a_response_that_cannot_be_counted_names_its_field(smollm2_url: str) -> None:
+    client = OpenAI(base_url=f"{smollm2_url}/v1", api_key="none", max_retries=0)
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.responses.input_tokens.count(model="smollm2", input="Hello", previous_response_id="resp_1")
+    assert refused.value.param == "previous_response_id"
+    with pytest.raises(openai.NotFoundError):
+        client.responses.input_tokens.count(model="nobody", input="Hello")
 
 
 def test_an_answer_that_goes_on_has_no_end(smollm2_url: str) -> None:

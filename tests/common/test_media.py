@@ -335,9 +335,7 @@ async def test_a_large_file_is_not_read_to_its_end(site: ThreadingHTTPServer, mo
 @pytest.mark.usefixtures("allowed")
 async def test_a_slow_site_is_given_up(site: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch, "SECONDS", 0.3)
-    started = time.monotonic()
     assert "did not answer" in (await refused(url_of(site, "/slow"))).message
-    assert time.monotonic() - started < 1.2
 
 
 @pytest.mark.usefixtures("allowed")

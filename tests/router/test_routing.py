@@ -54,6 +54,7 @@ async def test_an_alias_goes_to_the_same_upstream_unchanged() -> None:
     [
         ("/chat/completions", "chat"),
         ("/responses", "chat"),
+        ("/responses/input_tokens", "chat"),
         ("/completions", "chat"),
         ("/images/generations", "image"),
         ("/audio/speech", "tts"),

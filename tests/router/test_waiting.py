@@ -186,9 +186,8 @@ async def test_after_that_it_is_told_how_far_the_model_is() -> None:
         assert not upstream.requests
         upstream.cards = [card("m", state="failed")]
         await until(lambda: not door.router.fleet.catalog.find("m").loading)  # type: ignore[union-attr]
-        began = time.monotonic()
-        await door.chat()  # is for the service to answer, at once
-        assert time.monotonic() - began < 0.25
+        await door.chat()  # is for the service to answer
+        assert len(upstream.requests) == 1
 
 
 async def test_a_request_waits_for_a_service_that_comes_up() -> None:

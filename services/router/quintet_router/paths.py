@@ -50,6 +50,7 @@ _EXACT = {
         Path("/chat/completions", kinds=_TEXT),
         Path("/completions", kinds=_TEXT),
         Path("/responses", kinds=_TEXT),
+        Path("/responses/input_tokens", kinds=_TEXT),
         Path("/messages", kinds=_TEXT),
         Path("/embeddings", kinds=("embedding",)),
         Path("/moderations", ask_all=True),

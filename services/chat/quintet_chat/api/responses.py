@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response as HttpResponse
-from openai.types.responses import Response, ResponseUsage
+from openai.types.responses import InputTokenCountResponse, Response, ResponseUsage
 from openai.types.responses.response_usage import InputTokensDetails, OutputTokensDetails
 from quintet_common import sse
 from quintet_common.dialect import Dialect, RequestDialect
@@ -18,12 +18,13 @@ from quintet_common.errors import ApiError
 
 from quintet_chat.api.response_events import ResponseWriter, new_id
 from quintet_chat.api.response_request import ResponseRequest, as_response_error
-from quintet_chat.api.turn import Turn, start_turn
+from quintet_chat.api.tokens import tokens_of, worker_of
+from quintet_chat.api.turn import Turn, as_prompt, start_turn
 from quintet_chat.protocol import Delta, Finished
 
 
 def responses_router(service: str) -> APIRouter:
-    """The route of the models of kind ``service``: ``chat`` or ``multimodal``."""
+    """The routes of the models of kind ``service``: ``chat`` or ``multimodal``."""
     router = APIRouter(tags=["responses"])
 
     @router.post("/responses", response_model=Response)
@@ -36,6 +37,14 @@ def responses_router(service: str) -> APIRouter:
         await or_disconnect(request, _whole(turn, writer))
         return HttpResponse(writer.response.model_dump_json(exclude_unset=True), media_type="application/json")
 
+    @router.post("/responses/input_tokens")
+    async def count_input_tokens(
+        body: ResponseRequest, request: Request, dialect: RequestDialect
+    ) -> InputTokenCountResponse:
+        """How many tokens the model would read of such a request, tools and pictures included; it answers nothing."""
+        count = await or_disconnect(request, _count(body, request, dialect, service))
+        return InputTokenCountResponse(input_tokens=count, object="response.input_tokens")
+
     return router
 
 
@@ -43,6 +52,17 @@ async def _start(body: ResponseRequest, request: Request, dialect: Dialect, serv
     try:
         chat, paths = body.as_chat()
         return await start_turn(chat, request, dialect, service, paths)
+    except ApiError as error:
+        raise as_response_error(error) from None
+
+
+async def _count(body: ResponseRequest, request: Request, dialect: Dialect, service: str) -> int:
+    worker = worker_of(request, body.model, service)
+    try:
+        chat, paths = body.as_chat()
+        chat.refuse_unsupported()
+        generation, _ = await as_prompt(chat, dialect, worker, paths)
+        return len((await tokens_of(worker, generation)).tokens or [])
     except ApiError as error:
         raise as_response_error(error) from None
 

@@ -71,8 +71,8 @@ def tokens_router(service: str) -> APIRouter:
     @router.post("/tokenize", response_model_exclude_none=True)
     async def tokenize(body: TokenizeRequest, request: Request, dialect: RequestDialect) -> TokenizeResponse:
         """The tokens of a text, or of a conversation as the model is given it, to count them before sending."""
-        worker = _worker(request, body.model, service)
-        found = await or_disconnect(request, _ask(worker, await _as_generate(body, dialect, worker)))
+        worker = worker_of(request, body.model, service)
+        found = await or_disconnect(request, tokens_of(worker, await _as_generate(body, dialect, worker)))
         assert found.tokens is not None
         return TokenizeResponse(
             count=len(found.tokens),
@@ -85,11 +85,11 @@ def tokens_router(service: str) -> APIRouter:
     async def detokenize(body: DetokenizeRequest, request: Request, dialect: RequestDialect) -> DetokenizeResponse:
         """The text of tokens, special ones included."""
         del dialect  # the two do not differ here
-        worker = _worker(request, body.model, service)
+        worker = worker_of(request, body.model, service)
         if not body.tokens:
             return DetokenizeResponse(prompt="")
         try:
-            found = await or_disconnect(request, _ask(worker, Generate(prompt=body.tokens, echo=True)))
+            found = await or_disconnect(request, tokens_of(worker, Generate(prompt=body.tokens, echo=True)))
         except ApiError as error:
             if error.param == "prompt":
                 error.param, error.message = "tokens", error.message.replace("prompt", "tokens")
@@ -99,7 +99,8 @@ def tokens_router(service: str) -> APIRouter:
     return router
 
 
-def _worker(request: Request, model: str | None, service: str) -> Worker[Event]:
+def worker_of(request: Request, model: str | None, service: str) -> Worker[Event]:
+    """The model that a request is for, which its observation then knows."""
     pool: ModelPool[Event] = request.app.state.pool
     worker = pool.find(model or None, service)
     observation_of(request).model = worker.spec.id
@@ -139,7 +140,8 @@ def _continue_last(generation: Generate, body: TokenizeRequest) -> None:
     generation.messages, generation.assistant_prefix = before, last["content"]
 
 
-async def _ask(worker: Worker[Event], generation: Generate) -> Accepted:
+async def tokens_of(worker: Worker[Event], generation: Generate) -> Accepted:
+    """What the model would read, and nothing generated. Raises ApiError 400 for a model that cannot tell."""
     generation.only_tokens = True
     async with await worker.submit(generation) as job:
         event = await anext(job)
