@@ -206,7 +206,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "messages[0].content[0].type"),
     ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id"),
     ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "no"}]}, "messages[0].tool_call_id"),
-    ({"messages": [{"role": "user", "content": "\ud800"}]}, "None"),
+    ({"messages": [{"role": "user", "content": "\ud800"}]}, "messages[0].content"),
     ({"model": 5}, "model"),
     ({"temperature": 2.1}, "temperature"),
     ({"temperature": "hot"}, "temperature"),

@@ -21,7 +21,7 @@ models:
     aliases: [Qwen2-7B-Instruct]
     kind: chat
     path: ./weights
-    memory: {0: 20GB, cpu: 8GB}
+    memory: {0: 20GB, "1": 8GB, cpu: 8GB}
     keep: 10m idle
     default: true
 """
@@ -29,7 +29,7 @@ models:
     (spec,) = load_config(file).models
     assert spec.names == ["qwen2-7b", "Qwen2-7B-Instruct"]
     assert spec.path == str(tmp_path / "weights")
-    assert spec.memory == {0: "20GB", "cpu": "8GB"}
+    assert spec.memory == {0: "20GB", 1: "8GB", "cpu": "8GB"}
     assert idle_seconds(spec.keep) == 600
     assert spec.default
 

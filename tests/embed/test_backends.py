@@ -317,7 +317,7 @@ def test_each_kind_refuses_the_work_of_the_other(minilm: Model, tmp_path: Path) 
         ({"path": "./missing"}, "there is no such directory"),
         ({"path": "embedded:nope"}, "There is no embedded model 'nope'; there is all-minilm-l6-v2"),
         ({"engine": "vllm"}, "engine 'vllm' is not known"),
-        ({"engine_args": {"batch_token": 3}}, "unknown field `batch_token`"),
+        ({"engine_args": {"batch_token": 3}}, "batch_token: unknown key; did you mean 'batch_tokens'"),
         ({"device": "abacus"}, "device 'abacus' is not known"),
         ({"device": "cuda:0"}, "there is no CUDA device here"),
     ],

@@ -193,5 +193,5 @@ def test_what_is_not_installed_is_named(folder: Path, monkeypatch: pytest.Monkey
     for name in ("quintet_tts.backends.cosyvoice", "quintet_tts.cosyvoice.tokenizer"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.delattr("quintet_tts.backends.cosyvoice", raising=False)
-    with pytest.raises(LoadError, match=r"'tiktoken'.*quintet-tts\[cosyvoice\]"):
+    with pytest.raises(LoadError, match=r"'tiktoken'.*services/tts\[cosyvoice\]"):
         load(folder)

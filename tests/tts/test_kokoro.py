@@ -116,7 +116,7 @@ def test_damaged_files_are_said_in_one_line(tmp_path: Path) -> None:
 
 def test_without_the_wheels_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kokoro, "in_wheels", lambda: False)
-    with pytest.raises(LoadError, match=r"quintet-tts\[kokoro\]"):
+    with pytest.raises(LoadError, match=r"services/tts\[kokoro\]"):
         loading.load(ModelSpec(id="x", kind="tts", path="embedded:kokoro"), lambda _fraction, _note: None)
 
 

@@ -88,6 +88,9 @@ class ModelSpec(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only
         if any(limit is not None and limit < 1 for limit in (self.context, self.max_batch, self.max_waiting)):
             raise ValueError("context, max_batch and max_waiting must be at least 1")
         idle_seconds(self.keep)
+        # JSON, and so a Helm chart's values, can only say "0".
+        numbered = {int(key) if str(key).isdecimal() else key: limit for key, limit in self.memory.items()}
+        msgspec.structs.force_setattr(self, "memory", numbered)
 
     @property
     def names(self) -> list[str]:
