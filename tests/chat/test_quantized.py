@@ -226,11 +226,20 @@ def _packed(rows: torch.Tensor, bits: int) -> torch.Tensor:
     return torch.tensor(words, dtype=torch.int64).to(torch.int32)
 
 
-def test_a_width_of_experts_that_is_not_supported_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"bits": 3}, "GPTQ with 3 bits is not supported for experts"),
+        ({"bits": None}, "GPTQ with None bits is not supported for experts"),
+        ({"group_size": 0}, "GPTQ in groups of 0 is not supported for experts"),
+        ({"group_size": "32"}, "GPTQ in groups of 32 is not supported for experts"),
+    ],
+)
+def test_a_width_of_experts_that_is_not_supported_is_told(wrong: dict[str, Any], says: str, tmp_path: Path) -> None:
     gptq_tiny.write(tmp_path, experts=True)
     settings = json.loads((tmp_path / "config.json").read_text())["quantization_config"]
-    say(tmp_path, quantization_config=settings | {"bits": 3})
-    with pytest.raises(LoadError, match="GPTQ with 3 bits is not supported for experts"):
+    say(tmp_path, quantization_config=settings | wrong)
+    with pytest.raises(LoadError, match=says):
         attempt(spec_of(tmp_path, engine="transformers"))
 
 

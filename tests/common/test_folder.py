@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from quintet_common import headers
 from quintet_common.folder import problem
+from quintet_common.footprint import needed
 from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import LoadError, _may_pass
 from safetensors.torch import save_file
@@ -96,6 +98,33 @@ def test_the_index_of_a_variant_that_was_not_fetched_is_passed_over(model: Path)
 def test_what_is_no_safetensors_file_is_named(content: bytes, says: str, model: Path) -> None:
     (model / "model-00002-of-00002.safetensors").write_bytes(content)
     assert (of(model) or "").startswith(f"F/model-00002-of-00002.safetensors {says}")
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    ['{"dtype":"F32","shape":[1],"data_offsets":[0,Infinity]}', '{"dtype":[],"shape":[1],"data_offsets":[0,4]}'],
+)
+def test_a_header_may_hold_anything(tensor: str, model: Path) -> None:
+    header = f'{{"a":{tensor}}}'.encode()
+    file = model / "model-00002-of-00002.safetensors"
+    file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    read = headers.tensors if "[]" in tensor else headers.check_whole
+    with pytest.raises(OSError, match="is no safetensors file"):
+        read(file)
+
+
+def test_a_config_may_hold_anything(model: Path) -> None:
+    write(model / "config.json", architectures=5, model_type=["qwen2"], quantization_config={"config_groups": 5})
+    assert of(model) is None
+    (model / "config.json").write_text("[" * 100_000)
+    assert of(model) == "F/config.json is not valid JSON."
+    write(model / "config.json", model_type="qwen2", quantization_config={"quant_method": "fp8", "config_groups": 5})
+    assert needed(ModelSpec(id="m", kind="chat", path=str(model)))
+
+
+def test_a_folder_that_cannot_be_read_says_so(tmp_path: Path) -> None:
+    write(tmp_path / "model_index.json", **{"a" * 300: ["diffusers", "UNet"]})
+    assert (of(tmp_path, "image") or "").endswith("cannot be read: File name too long.")
 
 
 def test_a_file_that_is_cut_short_is_named(model: Path) -> None:

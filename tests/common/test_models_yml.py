@@ -153,6 +153,48 @@ def test_each_mistake_is_one_line(text: str, message: str) -> None:
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("2024-13-45", "not valid YAML: '2024-13-45' is no timestamp."),
+        ("!!bool x", "not valid YAML: 'x' is no bool."),
+        ("!!timestamp abc", "not valid YAML: 'abc' is no timestamp."),
+        (r'"\ud800"', "not valid YAML: half a character, or one of the number 0."),
+        (r'"/\0"', "not valid YAML: half a character, or one of the number 0."),
+        ("~nobody-of-this-name/x", "path: ~nobody-of-this-name/x is in the home of nobody here."),
+        ("/" + "a" * 300, f"path: /{'a' * 79} cannot be looked at: File name too long."),
+    ],
+)
+def test_a_value_that_is_none_has_its_line(value: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(f"models:\n- id: a\n  kind: chat\n  path: {value}", FILE)
+    assert str(caught.value) == f"models.yml:4: {says}"
+
+
+def test_paths_of_other_keys_are_followed_with_the_same_care() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(
+            "models:\n- {id: a, kind: tts, path: x, engine_args: {voices: ~nobody-of-this-name/x}}\n"
+            f"router:\n  keys: /{'a' * 300}",
+            FILE,
+        )
+    assert [line[:40] for line in str(caught.value).splitlines()] == [
+        "models.yml:2: engine_args: voices: ~nobo",
+        f"models.yml:4: keys: /{'a' * 19}",
+    ]
+
+
+@pytest.mark.parametrize("name", [r"a\nb", r"\e[31ma", r"\u202ea"])
+def test_a_name_is_one_line_that_can_be_seen(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"models.yml:2: .*one line each, of characters that can be seen"):
+        parse_config(f'models:\n- {{id: "{name}", kind: chat, path: x}}', FILE)
+
+
+def test_what_is_nested_too_deeply_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"models.yml: not usable: it is nested too deeply"):
+        parse_config(f"models: {'[' * 5000}{']' * 5000}", FILE)
+
+
 @pytest.mark.parametrize("url", ["foo", "host:8000", "http://", "ftp://a", "http://a:b", "http://a:99999", "dns+a:1"])
 def test_the_url_of_an_upstream_has_a_scheme_and_a_host(url: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"models.yml:1: url: .* is not an address"):

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from quintet_common import install, vllm_program
+from quintet_common import headers, install, vllm_program
 from quintet_common.engine_args import Quantization
 
 if TYPE_CHECKING:
@@ -46,18 +46,23 @@ KINDS = ("chat", "multimodal")
 VOICES = "spk2info.pt"
 """The file with the voices of a release of CosyVoice."""
 
+_TYPES: dict[str, type] = {"architectures": list, "model_type": str}
+"""Of what is looked at in a config.json."""
+
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _FOR_VLLM = frozenset({"gptq", "awq"})
 _PICKLES = ("pytorch_model*.bin", "model*.bin", "consolidated*.pth")
 
 
 def config_of(spec: ModelSpec) -> dict[str, Any]:
-    """The config.json in the model's folder; empty where there is none."""
+    """The config.json in the model's folder; empty where there is none, and without what is of no use to anybody."""
     try:
         found = json.loads(Path(spec.path).expanduser().joinpath("config.json").read_text())
-    except (OSError, ValueError):
+    except (OSError, *headers.NO_JSON):
         return {}
-    return found if isinstance(found, dict) else {}
+    if not isinstance(found, dict):
+        return {}
+    return {name: value for name, value in found.items() if isinstance(value, _TYPES.get(name, object))}
 
 
 def settings(config: dict[str, Any]) -> dict[str, Any]:

@@ -90,6 +90,11 @@ def expanded(tensors: Iterable[Tensor], dtype: str, config: dict[str, Any]) -> i
 
 def _packed_bits(config: dict[str, Any]) -> int:
     """Of a weight that shares its number with others; of several sorts the smallest, which comes to most."""
-    groups = checkpoint.settings(config).get("config_groups") or {}
-    found = [(group.get("weights") or {}).get("num_bits") for group in groups.values() if isinstance(group, dict)]
+    groups = checkpoint.settings(config).get("config_groups")
+    weights = [group.get("weights") for group in _values(groups) if isinstance(group, dict)]
+    found = [each.get("num_bits") for each in weights if isinstance(each, dict)]
     return min((bits for bits in found if isinstance(bits, int) and bits > 0), default=4)
+
+
+def _values(found: Any) -> list[Any]:
+    return list(found.values()) if isinstance(found, dict) else []

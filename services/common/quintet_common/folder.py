@@ -49,7 +49,10 @@ def problem(spec: ModelSpec) -> str | None:
     text = None
     if path.is_dir():
         config = checkpoint.config_of(spec)
-        text = _of_another_kind(spec, path, config) or _incomplete(spec, path, config) or _damaged(path)
+        try:
+            text = _of_another_kind(spec, path, config) or _incomplete(spec, path, config) or _damaged(path)
+        except OSError as error:
+            text = f"{error.filename or path} cannot be read: {error.strerror or error}."
     elif path.suffix == ".gguf" and spec.kind in checkpoint.KINDS:
         text = "a GGUF file cannot be loaded; give a folder in the layout of transformers."
     return None if text is None else f"{spec.id}: {text}"
@@ -132,7 +135,7 @@ def _incomplete_pipeline(folder: Path) -> str | None:
     try:
         index = json.loads((folder / PIPELINE).read_text())
         parts = {name: value for name, value in index.items() if isinstance(value, list) and len(value) == 2}
-    except (OSError, ValueError, AttributeError):
+    except (OSError, *headers.NO_JSON, AttributeError):
         return f"{folder / PIPELINE} is not valid JSON."
     for name in (name for name, value in parts.items() if None not in value):
         part = folder / name
@@ -156,7 +159,7 @@ def _missing_shards(folder: Path) -> Iterator[str]:
         try:
             named = sorted(set(json.loads(index.read_text())["weight_map"].values()))
             missing = [name for name in named if not (folder / name).is_file()]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, *headers.NO_JSON, KeyError, TypeError, AttributeError):
             yield f"{index} is no index of weights."
             continue
         if missing and (len(missing) < len(named) or not _has(folder, *_WEIGHTS)):
@@ -178,7 +181,7 @@ def _unreadable(file: Path) -> str | None:
         return None if isinstance(json.loads(file.read_text()), dict) else f"{file} holds no JSON object."
     except FileNotFoundError:
         return None
-    except (OSError, ValueError):
+    except (OSError, *headers.NO_JSON):
         return f"{file} is not valid JSON."
 
 

@@ -16,6 +16,9 @@ from quintet_common.expansion import Tensor
 _MAX_HEADER = 100 << 20
 """Bytes; what safetensors itself allows."""
 
+NO_JSON = (ValueError, RecursionError)
+"""What Python raises for text that is no JSON, or that is nested deeper than it reads."""
+
 _POINTER = b"version https://git-lfs"
 """How the stand-in begins that git leaves for a large file without LFS."""
 
@@ -25,7 +28,7 @@ def tensors(file: Path) -> list[Tensor]:
     _, header = _read(file)
     try:
         found = [Tensor(name, each["dtype"], each["shape"]) for name, each in header.items()]
-        if all(isinstance(tensor.elements, int) for tensor in found):
+        if all(isinstance(tensor.dtype, str) and isinstance(tensor.elements, int) for tensor in found):
             return found
     except (KeyError, TypeError, AttributeError):
         pass
@@ -37,7 +40,7 @@ def check_whole(file: Path) -> None:
     start, header = _read(file)
     try:
         end = start + max((int(each["data_offsets"][1]) for each in header.values()), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+    except (ValueError, OverflowError, KeyError, TypeError, AttributeError, IndexError):
         raise _no_such_file(file) from None
     size = file.stat().st_size
     if end > size:
@@ -73,7 +76,7 @@ def _read(file: Path) -> tuple[int, dict[str, Any]]:
         try:
             header = json.loads(text)
             header.pop("__metadata__", None)
-        except (ValueError, TypeError, AttributeError):
+        except (*NO_JSON, TypeError, AttributeError):
             raise _no_such_file(file) from None
         return 8 + length, header
 

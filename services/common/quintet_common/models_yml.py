@@ -85,6 +85,8 @@ class ModelSpec(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only
     def __post_init__(self) -> None:
         if not self.id:
             raise ValueError("id is empty")
+        if not all(name.isprintable() for name in self.names):
+            raise ValueError("id and aliases are one line each, of characters that can be seen")
         if any(limit is not None and limit < 1 for limit in (self.context, self.max_batch, self.max_waiting)):
             raise ValueError("context, max_batch and max_waiting must be at least 1")
         idle_seconds(self.keep)
@@ -246,6 +248,9 @@ _TABLES: dict[str, type[msgspec.Struct]] = {
     "router": RouterSpec,
 }
 _NEEDED = ("id", "kind", "path")
+_FOLDERS = ("loras", "voices")
+"""Settings of engines that are paths."""
+
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 
@@ -269,7 +274,10 @@ class _Reading:
         upstreams = self.upstreams(lists.get("upstreams", []), ["upstreams"])
         router = rest.router
         if router.keys is not None:
-            router = msgspec.structs.replace(router, keys=_resolved(self._folder, router.keys))
+            if text := values.path_mistake(self._folder, router.keys):
+                self._fault(["router", "keys"], f"keys: {text}")
+            else:
+                router = msgspec.structs.replace(router, keys=_resolved(self._folder, router.keys))
         return Config(models=models, upstreams=upstreams, router=router)
 
     def upstreams(self, entries: list[Any], at: Place) -> list[UpstreamSpec]:
@@ -321,6 +329,9 @@ class _Reading:
                 entry = {**entry, "auto_tools": "off"}  # which YAML reads as false
             if (spec := self._model(entry, ["models", index])) is None:
                 continue
+            if (wrong := _unusable(spec, self._folder)) is not None:
+                self._fault(["models", index, *wrong[0]], f"{': '.join(wrong[0])}: {wrong[1]}")
+                continue
             spec = _absolute(spec, self._folder)
             self._check_names(spec, index, seen, defaults)
             for place, text in values.mistakes_in(spec):
@@ -357,9 +368,18 @@ class _Reading:
             defaults.setdefault(spec.kind, line)
 
 
+def _unusable(spec: ModelSpec, folder: Path) -> tuple[list[str], str] | None:
+    """The keys of a path that the system cannot follow, and why."""
+    given = [(["path"], spec.path), *((["engine_args", name], spec.engine_args.get(name)) for name in _FOLDERS)]
+    for place, path in given:
+        if isinstance(path, str) and (text := values.path_mistake(folder, path)):
+            return place, text
+    return None
+
+
 def _absolute(spec: ModelSpec, folder: Path) -> ModelSpec:
     """Resolve paths that are written as a relative directory; hub ids and embedded names stay as they are."""
-    for name in ("loras", "voices"):
+    for name in _FOLDERS:
         if isinstance(given := spec.engine_args.get(name), str):
             spec = msgspec.structs.replace(spec, engine_args={**spec.engine_args, name: _resolved(folder, given)})
     local = spec.path.startswith((".", "~")) or (folder / spec.path).is_dir()

@@ -88,6 +88,17 @@ def url_mistake(url: str) -> str | None:
     return None if right else f"{url!r} is not an address like http://host:8000 or dns+http://name:8000."
 
 
+def path_mistake(folder: Path, path: str) -> str | None:
+    """Why the system cannot even look whether ``path`` is there; None where it can."""
+    try:
+        (folder / Path(path).expanduser()).exists()
+    except OSError as error:
+        return f"{path[:80]} cannot be looked at: {error.strerror}."
+    except RuntimeError:
+        return f"{path[:80]} is in the home of nobody here."
+    return None
+
+
 def _one_of(word: str, choices: Iterable[str]) -> str:
     names = list(choices)
     return f"it is one of {', '.join(names)}{wording.meant(word, names)}"

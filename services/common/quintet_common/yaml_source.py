@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.constructor import ConstructorError
+
+from quintet_common.characters import is_text
 
 Place = Sequence[str | int]
 """Keys and indices that lead from the top of the data to a value."""
@@ -28,6 +31,19 @@ def read_text(file: Path) -> str:
         raise ConfigError(f"{file}: cannot be read: {reason}.") from None
 
 
+class _Loader(yaml.SafeLoader):
+    """Has a line for what YAML's own leaves to Python to complain of: the 45th of a month, half a character."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        if isinstance(node, yaml.ScalarNode) and ("\0" in node.value or not is_text(node.value)):
+            raise ConstructorError(None, None, "half a character, or one of the number 0", node.start_mark)
+        try:
+            return super().construct_object(node, deep=deep)
+        except (ValueError, LookupError, TypeError, AttributeError):
+            kind = node.tag.rpartition(":")[2]
+            raise ConstructorError(None, None, f"{node.value!r} is no {kind}", node.start_mark) from None
+
+
 class Source:
     """``text`` of ``file``, parsed. ``rename`` is the key that the file may write for one of ours.
 
@@ -39,11 +55,13 @@ class Source:
         self._text = text
         self._rename = rename
         try:
-            self._node, self.data = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
+            self._node, self.data = yaml.compose(text, _Loader), yaml.load(text, _Loader)
+        except RecursionError:
+            self.refuse([f"{file}: not usable: it is nested too deeply."])
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             where = f"{file}:{mark.line + 1}" if mark else str(file)
-            self.refuse([f"{where}: not valid YAML: {getattr(error, 'problem', error)}."])
+            self.refuse([f"{where}: not valid YAML: {getattr(error, 'problem', None) or _first_line(error)}."])
         self._check_keys()
 
     def refuse(self, lines: Sequence[str]) -> None:
@@ -95,3 +113,7 @@ class Source:
             if isinstance(key, yaml.ScalarNode) and name in lines:
                 self.refuse([f"{self.file}:{line}: the key {name!r} is on line {lines[name]} already."])
             lines[name] = line
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]

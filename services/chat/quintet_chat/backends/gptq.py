@@ -81,9 +81,11 @@ class GptqExperts(nn.ModuleList):
 class GptqExpertsConfig(QuantizationConfigMixin):  # type: ignore[misc]
     """The ``quantization_config`` of config.json."""
 
-    def __init__(self, bits: int, group_size: int, **others: Any) -> None:
+    def __init__(self, bits: Any = None, group_size: Any = None, **others: Any) -> None:
         if bits not in _BITS:
             raise LoadError(f"GPTQ with {bits} bits is not supported for experts; 2, 4 and 8 are.")
+        if not isinstance(group_size, int) or (group_size < 1 and group_size != -1):
+            raise LoadError(f"GPTQ in groups of {group_size} is not supported for experts; -1 is one group.")
         self.quant_method = METHOD
         self.bits, self.group_size = bits, group_size
         self.stored_less = 0 if others.get("checkpoint_format") == "gptq_v2" else 1

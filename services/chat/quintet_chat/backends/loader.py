@@ -29,6 +29,7 @@ from transformers.utils.hub import cached_file
 
 from quintet_chat.backends import chatglm, embedded, families, layers, memory, packing, quantized, refusal, templates
 from quintet_chat.backends.glm4v_pictures import Glm4vProcessor, Glm4vReader
+from quintet_chat.backends.positions import settle_factors
 from quintet_chat.engine import trial
 from quintet_chat.engine.pictures import PictureReader
 from quintet_chat.engine.prefix import BLOCK, SPAN, Room, room_in
@@ -275,6 +276,7 @@ def _warm_up(spec: ModelSpec, model: Any, tokenizer: Any, seeing: Any, max_batch
     context = _context(spec, longest, room - per_row, per_token)
     runner.slots.cells = room // per_token
     runner.slots.longest = context
+    settle_factors(model, context)
     eos = _eos(model, tokenizer)
     return LoadedModel(
         runner=runner,

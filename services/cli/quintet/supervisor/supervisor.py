@@ -273,7 +273,7 @@ class Supervisor:
         async for _ in changes(self._options.config):
             try:
                 config = load_checked(self._options.config)
-            except ConfigError as error:
+            except (ConfigError, OSError) as error:  # folders may go while they are looked at
                 self._screen.say(f"Not reloaded, what runs goes on: {error}")
             else:
                 await self._apply(config)
