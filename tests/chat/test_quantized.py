@@ -23,8 +23,9 @@ from chat.quantized_tiny import (
     write_fp8,
     write_mxfp4,
 )
-from quintet_chat.backends import gptq, packing
+from quintet_chat.backends import gptq, packing, refusal
 from quintet_chat.backends.loader import load
+from quintet_chat.engine.runner import UnsupportedModel
 from quintet_common import checkpoint, install
 from quintet_common.footprint import needed
 from quintet_common.models_yml import ModelSpec
@@ -429,3 +430,9 @@ def test_a_layer_that_is_too_narrow_for_int4_is_named(tmp_path: Path) -> None:
     folder = write(tmp_path, transformers.LlamaForCausalLM(narrow))
     with pytest.raises(LoadError, match=r"int4: .*\. int4 needs .* of 32; model\..*_proj has 72 and 72\."):
         attempt(spec_of(folder, engine_args={"quantization": "int4"}))
+
+
+def test_one_that_says_something_else_when_it_is_quantised_is_told_so() -> None:
+    spec = ModelSpec(id="m", kind="chat", path="x", engine_args={"quantization": "int8"})
+    said = refusal.reason(spec, None, UnsupportedModel("it says something else"))
+    assert said == "m: engine_args: quantization: int8 changes too much: it says something else. Try int4, or none."

@@ -237,3 +237,15 @@ async def test_models_are_listed_with_what_their_upstreams_say() -> None:
         assert (await door.get("/models/b/c")).json["id"] == "b/c"
         missing = await door.get("/v1/models/nope")
     assert (missing.status, missing.error["code"], missing.error["param"]) == (404, "model_not_found", "model")
+
+
+async def test_a_name_that_is_nearly_one_is_told_which() -> None:
+    """ZLAI's page lists ``Kolors-diffusers``, its scripts ask for ``kolors_diffusers``."""
+    upstream = FakeUpstream(cards=[card("Kolors-diffusers", kind="image"), card("qwen2-7b")])
+    async with open_door(upstream) as door:
+        response = await door.ask("/images/generations", {"model": "kolors_diffusers", "prompt": "x"})
+        assert response.status == 404
+        wanted = "The model 'kolors_diffusers' does not exist; did you mean 'Kolors-diffusers'?"
+        assert response.error["message"] == wanted
+        response = await door.ask("/chat/completions", {"model": "gpt-4o"})
+        assert response.error["message"] == "The model 'gpt-4o' does not exist."

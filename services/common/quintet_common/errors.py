@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+_LIKENESS, _LONGEST = 0.8, 200
+"""How alike two names of models must be for one to be meant by the other, and the longest that is looked at."""
 
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a client that left before the answer; seen only in metrics and logs."""
@@ -80,8 +84,16 @@ def bad_request(message: str, param: str | None = None, code: str | None = None)
     return ApiError(400, message, param=param, code=code)
 
 
-def model_not_found(model: str) -> ApiError:
-    return ApiError(404, f"The model {model!r} does not exist.", param="model", code="model_not_found")
+def model_not_found(model: str, names: Iterable[str] = ()) -> ApiError:
+    """404; with the one of ``names`` that may have been meant."""
+    folded = {_folded(name): name for name in names}
+    near = difflib.get_close_matches(_folded(model), list(folded), 1, _LIKENESS) if len(model) <= _LONGEST else []
+    end = f"; did you mean {folded[near[0]]!r}?" if near else "."
+    return ApiError(404, f"The model {model!r} does not exist{end}", param="model", code="model_not_found")
+
+
+def _folded(name: str) -> str:
+    return name.casefold().replace("_", "-")
 
 
 def param_path(location: Sequence[str | int]) -> str:

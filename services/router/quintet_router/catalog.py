@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,6 +76,11 @@ class Catalog:
         if self._news is None:
             self._news = asyncio.get_running_loop().create_future()
         return self._news
+
+    @property
+    def names(self) -> Iterable[str]:
+        """All ids and aliases."""
+        return self._names.keys()
 
     def find(self, name: str) -> Model | None:
         """By id or alias."""

@@ -52,7 +52,9 @@ def _add_models(app: FastAPI, fleet: Fleet, gate: Gate) -> None:
         client = _client(gate, request)
         found = fleet.catalog.find(model)
         if found is None:
-            raise (fleet.may_come(model) if client.may_use(model) else None) or no_model(client, model)
+            raise (fleet.may_come(model) if client.may_use(model) else None) or no_model(
+                client, model, fleet.catalog.names
+            )
         check_model(client, found.id, found.aliases, model)
         return found.card
 

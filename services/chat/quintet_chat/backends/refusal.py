@@ -21,6 +21,9 @@ def reason(spec: ModelSpec, model: Any, error: Exception) -> str:
             f"{spec.id}: its layers cannot be computed with engine_args: quantization: {asked}: {said}."
             f"{_odd(model) if asked == 'int4' else ''} Leave quantization out."
         )
+    if asked is not None:
+        advice = "Try int4, or none" if asked == "int8" else "Leave it out"
+        return f"{spec.id}: engine_args: quantization: {asked} changes too much: {error}. {advice}."
     if isinstance(error, AssertionError):
         return f"{spec.id}: its layers cannot be computed: {error}."
     kind = model.config.get_text_config().model_type

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from quintet_common.addresses import is_loopback
 from quintet_common.errors import ApiError, model_not_found
@@ -115,9 +115,10 @@ def check_model(client: Client, model: str, aliases: Sequence[str], asked: str |
         raise no_model(client, asked or model)
 
 
-def no_model(client: Client, asked: str) -> ApiError:
+def no_model(client: Client, asked: str, names: Iterable[str] = ()) -> ApiError:
+    """404; who may use all models is told which of their ``names`` may have been meant."""
     if not client.restricted:
-        return model_not_found(asked)
+        return model_not_found(asked, names)
     message = f"The model {asked!r} does not exist, or this key may not use it."
     return ApiError(404, message, param="model", code="model_not_found")
 
