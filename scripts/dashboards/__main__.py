@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import chat
@@ -18,7 +18,17 @@ FOLDER = Path(__file__).resolve().parents[2] / "helm" / "quintet" / "files" / "d
 
 BOARDS = [each.BOARD for each in (overview, router, chat, images, speech, embeddings, gpu)]
 
-if __name__ == "__main__":
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python scripts/dashboards", description="Write Quintet's dashboards.")
+    where = "where they go (default: helm/quintet/files/dashboards, where chart and compose take them)"
+    parser.add_argument("folder", nargs="?", type=Path, default=FOLDER, metavar="FOLDER", help=where)
+    folder = parser.parse_args().folder
+    if not folder.is_dir():
+        parser.error(f"{folder} is not a folder")
     for board in BOARDS:
         (folder / f"{board.name}.json").write_text(json.dumps(board.json(), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -9,12 +9,11 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import yaml
-from quintet_common.models_yml import ModelSpec
-from quintet_common.worker.process import Worker
+from dashboards.exported import SUFFIXES, of_services, of_the_router
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = ROOT / "helm" / "quintet" / "files"
@@ -33,45 +32,10 @@ def panels(file: Path) -> list[dict[str, Any]]:
 @cache
 def exported() -> frozenset[str]:
     """Every name that a service or the router has on ``/metrics``, and those that the rules record."""
-    import quintet_chat.metrics
-    import quintet_embed.metrics
-    import quintet_tts.metrics
-    import quintet_vision.api.results
-    from quintet_common import metrics
-    from quintet_router.configuration import Reloads
-    from quintet_router.metrics import Metrics
-
-    assert all((quintet_chat.metrics, quintet_embed.metrics, quintet_tts.metrics, quintet_vision.api.results))
-    worker: Worker[Any] = Worker(ModelSpec(id="m", kind="chat", path="p"), "none:none", dict)
-    worker.stats = dict.fromkeys(_engine_stats(), 0.0)
-    router = Metrics(list)
-    router.cell("m", "/e", "u").codes[200] = 1
-    router.use("key", "m", {"requests": 1})
-    families = [
-        *metrics.registry.collect(),
-        *metrics.WorkerCollector("test", [worker]).collect(),
-        *router.collect(),
-        *Reloads.metrics(cast(Reloads, _Reloaded())),
-    ]
-    suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"], "gauge": [""]}
-    names = {family.name + suffix for family in families for suffix in suffixes.get(family.type, [""])}
+    families = (*of_services(), *of_the_router())
+    names = {family.name + suffix for family in families for suffix in SUFFIXES.get(family.type, [""])}
     recorded = {rule["record"] for rule in _rules() if "record" in rule}
     return frozenset(names | recorded | {"up", "ALERTS"})
-
-
-class _Reloaded:
-    successful, succeeded_at = True, 0.0
-
-
-def _engine_stats() -> set[str]:
-    """What engines report beside the metrics that are declared: read in their source, for to run them needs models."""
-    found: set[str] = set()
-    for file in ROOT.glob("services/*/quintet_*/**/*.py"):
-        text = file.read_text()
-        found |= {f"{name}_total" for name in re.findall(r'counters\["(\w+)"\]', text)}
-        if stats := re.search(r"def stats\(self\).*?(?=\n    def |\n    # |\Z)", text, re.DOTALL):
-            found |= set(re.findall(r'"(\w+)":', stats[0]))
-    return found
 
 
 def _rules() -> list[dict[str, Any]]:
@@ -89,6 +53,15 @@ def test_the_dashboards_are_what_their_source_makes(tmp_path: Path) -> None:
     subprocess.run([sys.executable, str(ROOT / "scripts" / "dashboards"), str(tmp_path)], check=True)
     made = {file.name: file.read_text() for file in tmp_path.iterdir()}
     assert made == {file.name: file.read_text() for file in DASHBOARDS}, "run python scripts/dashboards"
+
+
+def test_the_command_tells_its_usage_and_where_it_cannot_write(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "dashboards")]
+    told = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True)
+    assert "FOLDER" in told.stdout
+    missing = subprocess.run([*command, str(tmp_path / "no")], capture_output=True, text=True, check=False)
+    assert missing.returncode == 2
+    assert missing.stderr.endswith(f"{tmp_path / 'no'} is not a folder\n")
 
 
 def test_there_is_one_for_each_kind_and_one_for_all() -> None:

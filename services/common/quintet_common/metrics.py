@@ -50,6 +50,25 @@ PROMPT_TOKENS = Counter(
     "quintet_prompt_tokens", "Tokens of accepted prompts and texts", ["service", "model"], registry=registry
 )
 
+ENGINE_HELP = {
+    "num_requests_running": "Requests that the engine works on",
+    "num_requests_waiting": "Requests that wait in the engine",
+    "kv_cache_usage_perc": "Share of the memory for keys and values that is in use, 0 to 1",
+    "prefix_cache_queries_total": "Tokens of prompts that were looked up in the prefix cache",
+    "prefix_cache_hits_total": "Tokens of prompts that the prefix cache had",
+    "prefill_steps_total": "Steps that computed prompts, or a piece of one",
+    "prefill_tokens_total": "Tokens of prompts that the prefix cache did not have",
+    "decode_steps_total": "Steps that computed the next token of all running answers",
+    "decode_tokens_total": "Tokens chosen, the first of an answer too",
+    "preemptions_total": "Answers that gave up their place when memory was full, to be computed again",
+    "prompt_cache_hits_total": "Prompts that were encoded before",
+    "prompt_cache_misses_total": "Prompts that had to be encoded",
+    "prompt_cache_bytes": "Memory that encoded prompts take",
+    "batches_total": "Batches computed, also those for clients that left",
+    "batch_texts_total": "Texts in the batches computed",
+}
+"""What engines report, by the names that they use. Others may be reported, too."""
+
 
 def record(seen: Observation, seconds: float) -> None:
     """Count one finished request. A request that was never answered is a client that left."""
@@ -89,7 +108,8 @@ class WorkerCollector(Collector):
             memory.add_metric(who, _resident_bytes(worker.pid))
             for name, value in worker.stats.items():
                 kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
-                family = stats.setdefault(name, kind(f"quintet_{name}", f"{name} of the engine", labels=labels))
+                told = ENGINE_HELP.get(name, f"{name} of the engine")
+                family = stats.setdefault(name, kind(f"quintet_{name}", told, labels=labels))
                 family.add_metric(who, value)
         yield from (state, progress, restarts, memory, *stats.values())
 
