@@ -7,6 +7,7 @@ import importlib
 import io
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 from quintet import __version__
 
@@ -20,6 +21,9 @@ COMMANDS = {
     "router": "the router alone, in front of anything that speaks OpenAI",
 }
 
+NESTED = ("keys",)
+"""Commands with commands of their own."""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. Ends the process with the command's exit status."""
@@ -30,20 +34,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="quintet", description="Five kinds of open models behind one OpenAI-compatible endpoint."
     )
     parser.add_argument("--version", action="version", version=f"quintet {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, help_text in COMMANDS.items():
-        command = commands.add_parser(name, help=help_text, description=help_text[0].upper() + help_text[1:] + ".")
-        if name == "router" or (arguments and arguments[0] != name):
-            continue
-        importlib.import_module(f"quintet.commands.{name}").add_arguments(command)
-    options = parser.parse_args(arguments)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parsers = {
+        name: commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        for name, text in COMMANDS.items()
+    }
+    if not arguments or arguments[0] not in COMMANDS:
+        parser.parse_args(arguments)  # which ends here but for a command behind a bare --
+        parser.error("COMMAND comes first")
+    name = arguments[0]
+    command = importlib.import_module(f"quintet.commands.{name}")
+    options = _parsed(name, command, parsers[name], arguments[1:])
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that has not all characters still gets its lines
     try:
-        status = importlib.import_module(f"quintet.commands.{options.command}").run(options)
+        status = command.run(options)
     except KeyboardInterrupt:
         status = 130
     except BrokenPipeError:  # the reader of our output has seen enough
         sys.stderr.close()
         status = 141
     sys.exit(status)
+
+
+def _parsed(
+    name: str, command: ModuleType, parser: argparse.ArgumentParser, arguments: Sequence[str]
+) -> argparse.Namespace:
+    """The command's own parser reads, so that its errors show its usage, and what has no ``--`` may stand anywhere."""
+    command.add_arguments(parser)
+    return parser.parse_args(arguments) if name in NESTED else parser.parse_intermixed_args(arguments)

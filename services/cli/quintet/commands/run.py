@@ -26,29 +26,39 @@ PICTURE_FORMATS: dict[str, Literal["png", "jpeg", "webp"]] = {
 HEAD = 8
 """How many numbers of a vector are printed."""
 
+ONLY = {"image": ("chat", "multimodal", "image"), "document": ("rerank",), "voice": ("tts",)}
+"""The kinds that have a use for an option; a chat model that sees nothing says so itself."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", help="id or alias, as `quintet models` lists them")
     parser.add_argument(
-        "text", nargs="?", default="-", help="what to say, draw, read out or embed; - reads standard input"
+        "text", nargs="?", help="what to say, draw, read out or embed; without it, or for -, standard input is read"
     )
     parser.add_argument(
-        "--image", action="append", default=[], metavar="FILE", help="a picture to look at (multimodal)"
+        "--image",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a picture to look at (multimodal) or to change (image)",
     )
     parser.add_argument("--out", metavar="FILE", help="where a picture or speech goes (default: MODEL.png, MODEL.wav)")
     parser.add_argument("--size", default="512x512", help="size of a picture (default: 512x512)")
     parser.add_argument("--voice", help="voice of speech (default: chosen by the text's writing)")
     parser.add_argument("--document", action="append", default=[], metavar="TEXT", help="a text to rank (rerank)")
     add_url(parser)
+    parser.set_defaults(refuse=parser.error)
 
 
 def run(options: argparse.Namespace) -> int:
     """Print or save the answer. 1 when there is none."""
+    if options.text is None and not options.image and sys.stdin.isatty():
+        options.refuse("there is no text: it is given behind the model's name, or on standard input")
     client = connect(options.url)
     try:
         card = _find(cards(client), options.model)
-        text = sys.stdin.read() if options.text == "-" else options.text
-        WAYS[card.kind](client, text, options)
+        _check(card, options)
+        WAYS[card.kind](client, _text(options), options)
     except openai.OpenAIError as error:
         print(explain(error, options.url), file=sys.stderr)
         return 1
@@ -72,11 +82,24 @@ def _find(found: list[Card], name: str) -> Card:
     return card
 
 
+def _check(card: Card, options: argparse.Namespace) -> None:
+    for name, kinds in ONLY.items():
+        if getattr(options, name) and card.kind not in kinds:
+            raise ClientError(f"--{name}: {card.id!r} is of kind {card.kind!r}, which takes none.")
+
+
+def _text(options: argparse.Namespace) -> str:
+    """A picture may go without; nobody who gave one is waited for at a terminal."""
+    if options.text is None and options.image and sys.stdin.isatty():
+        return ""
+    return sys.stdin.read() if options.text in (None, "-") else str(options.text)
+
+
 def _chat(client: openai.OpenAI, text: str, options: argparse.Namespace) -> None:
     content: Any = text
     if options.image:
         pictures = [{"type": "image_url", "image_url": {"url": _data_url(Path(file))}} for file in options.image]
-        content = [*pictures, {"type": "text", "text": text}]
+        content = [*pictures, {"type": "text", "text": text}] if text else pictures
     messages: Any = [{"role": "user", "content": content}]
     for chunk in client.chat.completions.create(model=options.model, messages=messages, stream=True):
         if chunk.choices:
@@ -89,13 +112,12 @@ def _image(client: openai.OpenAI, text: str, options: argparse.Namespace) -> Non
     if suffix.lower() not in PICTURE_FORMATS:
         raise ClientError(f"--out: a picture is written as {', '.join(PICTURE_FORMATS)}, not {suffix!r}.")
     form = PICTURE_FORMATS[suffix.lower()]
-    answer = client.images.generate(
-        model=options.model,
-        prompt=text,
-        size=options.size,
-        response_format="b64_json",
-        output_format=openai.omit if form == "png" else form,  # it is the default, also of those who know no other
-    )
+    asked: Any = {"model": options.model, "prompt": text, "size": options.size, "response_format": "b64_json"}
+    asked["output_format"] = openai.omit if form == "png" else form  # the default, also of those who know no other
+    if options.image:
+        answer = client.images.edit(image=[Path(file) for file in options.image], **asked)
+    else:
+        answer = client.images.generate(**asked)
     if not answer.data or not answer.data[0].b64_json:
         raise ClientError("The answer has no picture.")
     _save(options, ".png", base64.b64decode(answer.data[0].b64_json))
