@@ -78,5 +78,5 @@ lock: install ## Write requirements.lock anew (network): make lock [UPGRADE=1]
 	@UPGRADE=$(UPGRADE) $(BIN)/python scripts/lock.py
 
 clean: ## Remove .venv and everything that tools have left
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .schemathesis
 	find services tests scripts -name __pycache__ -type d -exec rm -rf {} +

@@ -381,6 +381,15 @@ def test_the_document_describes_every_form_of_input(service: Service) -> None:
     assert [form["type"] for form in forms] == ["string", "array", "array", "array"]
 
 
+def test_the_document_says_that_a_vector_may_be_base64(service: Service) -> None:
+    document = httpx2.get(service.url + "/openapi.json").json()
+    entry = document["components"]["schemas"]["ExtendedEmbedding"]["properties"]
+    assert [form["type"] for form in entry["embedding"]["anyOf"]] == ["array", "string"]
+    for form, kind in (("base64", str), ("float", list)):
+        body = {"input": "hello", "model": "minilm", "encoding_format": form}
+        assert isinstance(post(service, "/v1/embeddings", body)[1]["data"][0]["embedding"], kind)
+
+
 def test_the_api_side_never_imports_torch() -> None:
     code = (
         "import quintet_embed.app, sys;"

@@ -50,6 +50,9 @@ class SparseEmbedding(BaseModel):
 
 
 class ExtendedEmbedding(Embedding):
+    embedding: list[float] | str = Field(  # type: ignore[assignment]  # OpenAI's own has the floats alone
+        description="With encoding_format base64, that of the little-endian float32 numbers."
+    )
     sparse_embedding: SparseEmbedding | None = Field(None, description="Only with return_sparse.")
     colbert_embedding: list[list[float]] | list[str] | None = Field(
         None, description="Only with return_colbert: a vector per token, in base64 like the embedding if that is."
