@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from quintet import __version__
+from quintet.checks import load_checked
 from quintet.commands.serve import chosen_kinds, port
 from quintet.main import main
 from quintet.supervisor.plan import ENDPOINTS, KINDS
 from quintet.supervisor.sockets import listen, listen_near, port_of
 from quintet.zlai import _flag
+from quintet_common import wheels, yaml_source
 from quintet_common.models_yml import ConfigError
 from quintet_common.values import EMBEDDED_KINDS
 
@@ -79,6 +82,42 @@ def test_check_names_embedded_models_and_key_files_that_cannot_be(
     ]
     assert status_of("serve", str(file)) == 2
     assert capsys.readouterr().err.splitlines() == found
+
+
+def test_check_names_the_command_for_an_embedded_model_whose_wheels_are_not_installed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert set(wheels.EMBEDDED) == set(EMBEDDED_KINDS)
+    file = tmp_path / "models.yml"
+    rows = [f"  - {{id: {name}, kind: {kind}, path: 'embedded:{name}'}}" for name, kind in EMBEDDED_KINDS.items()]
+    file.write_text("\n".join(["models:", *rows]))
+    gone = {module for needed in wheels.EMBEDDED.values() for module in needed.modules}
+    monkeypatch.setattr(wheels, "find_spec", lambda name: None if name in gone else find_spec(name))
+    assert status_of("check", str(file)) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == len(rows)
+    for number, ((name, needed), line) in enumerate(zip(wheels.EMBEDDED.items(), lines, strict=True), 2):
+        assert line.startswith(f"{file}:{number}: path: embedded:{name} needs the Python package")
+        assert all(module in line for module in needed.modules)
+        assert line.endswith(f"services/{needed.service.removeprefix('quintet-')}[{needed.extra}]'")
+    with pytest.raises(ConfigError, match="needs the Python package"):
+        load_checked(file)  # which is what --reload does
+    monkeypatch.setattr(wheels, "find_spec", lambda _name: None)  # the services are elsewhere
+    assert status_of("check", str(file)) == 0
+
+
+def test_check_parses_the_file_no_oftener_for_more_mistakes(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[str] = []
+    load = yaml_source.yaml.load
+    monkeypatch.setattr(yaml_source.yaml, "load", lambda text, loader: parsed.append(text) or load(text, loader))
+    file = tmp_path / "models.yml"
+    file.write_text("models:\n" + "".join(f"  - {{id: m{n}, kind: chat, path: ./m{n}}}\n" for n in range(50)))
+    assert status_of("check", str(file)) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[0] for line in lines] == [f"{file}:{number}" for number in range(2, 52)]
+    assert len(parsed) == 2
 
 
 def test_check_says_what_is_wrong_with_the_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

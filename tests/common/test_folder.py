@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 import torch
 from quintet_common import headers
 from quintet_common.folder import problem
-from quintet_common.footprint import needed
+from quintet_common.footprint import needed, weights_in
+from quintet_common.layout import places
 from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import LoadError, _may_pass
 from safetensors.torch import save_file
@@ -203,3 +205,29 @@ def test_what_stays_wrong_is_not_tried_again(tmp_path: Path) -> None:
     for error in (OSError("x"), MemoryError(), RuntimeError("CUDA out of memory")):
         assert _may_pass(error, local)
     assert _may_pass(RuntimeError("the hub is down"), hub)
+
+
+def test_only_the_top_and_the_parts_that_are_named_are_looked_at(tmp_path: Path, model: Path) -> None:
+    """The folder may be anybody's home."""
+    save_file({"a": torch.zeros(10)}, model.parent / "top.safetensors")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "cut.safetensors").write_bytes(b"junk")
+    assert of(tmp_path, "tts") is None
+    found = weights_in(tmp_path)
+    assert found is not None
+    assert [tensor.name for tensor in found.tensors] == ["a"]
+    write(tmp_path / "model_index.json", unet=["diffusers", "UNet"], deep=[None, None], _class_name="X", up=["a", "b"])
+    (tmp_path / "modules.json").write_text('[{"path": ""}, {"path": ".."}, {"path": "/"}, {"path": "model"}, 7]')
+    assert places(tmp_path) == [tmp_path, tmp_path / "deep", model]
+    assert of(tmp_path, "image") == "F has no unet, which its model_index.json names."
+
+
+@pytest.mark.parametrize("name", ["config.json", "model_index.json", "modules.json", "model.safetensors.index.json"])
+@pytest.mark.parametrize("kind", ["chat", "image", "tts", "embedding"])
+def test_a_pipe_is_not_waited_for(model: Path, name: str, kind: str) -> None:
+    (model / name).unlink(missing_ok=True)
+    os.mkfifo(model / name)
+    os.mkfifo(model / "extra.safetensors")
+    spec = ModelSpec(id="m", kind=kind, path=str(model))  # type: ignore[arg-type]
+    assert isinstance(problem(spec), str) or kind in ("tts", "chat")
+    assert needed(spec) is not None

@@ -28,9 +28,14 @@ def save(folder: Path, name: str, **tensors: torch.Tensor) -> None:
     save_file(tensors, folder / name)
 
 
+def pipeline(folder: Path, *parts: str) -> None:
+    (folder / "model_index.json").write_text(json.dumps({part: ["library", "Class"] for part in parts}))
+
+
 def test_floats_are_counted_as_they_are_loaded(tmp_path: Path) -> None:
     half = torch.zeros(7, dtype=torch.bfloat16)
     save(tmp_path, "model-1.safetensors", a=torch.zeros(10, 10), b=half)
+    pipeline(tmp_path, "text_encoder")
     save(tmp_path / "text_encoder", "model.safetensors", c=torch.zeros(3, dtype=torch.int32))
     weights = weights_in(tmp_path)
     assert weights is not None
@@ -39,6 +44,7 @@ def test_floats_are_counted_as_they_are_loaded(tmp_path: Path) -> None:
 
 
 def test_what_is_there_twice_counts_once(tmp_path: Path) -> None:
+    pipeline(tmp_path, "unet", "vae")
     save(tmp_path / "unet", "model.safetensors", a=torch.zeros(10))
     save(tmp_path / "unet", "model.fp16.safetensors", a=torch.zeros(10).half())
     save(tmp_path / "vae", "model.fp16.safetensors", a=torch.zeros(5).half())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from quintet_common import checkpoint, folder
 from quintet_common.footprint import too_large
-from quintet_common.models_yml import Config, ConfigError, ModelSpec, line_in, load_config
+from quintet_common.models_yml import Config, ConfigError, ModelSpec, load_config, read_source
 from quintet_common.values import embedded_mistake
 
 
@@ -24,16 +24,18 @@ def load_checked(file: Path) -> Config:
 def problems(config: Config, file: Path) -> list[str]:
     """One line for each model that cannot be loaded from where it is said to be, or not into what it is granted, and
     for a file of keys that is not there. ``file`` is where ``config`` is from."""
-    found = []
+    found: list[tuple[list[str | int], str]] = []
     for index, spec in enumerate(config.models):
         if (mistake := _mistake(spec)) is not None:
             key, text = mistake
-            found.append(f"{file}:{line_in(file, ['models', index, key])}: {text}")
+            found.append((["models", index, key], text))
     keys = config.router.keys
     if keys is not None and not Path(keys).is_file():
-        line = line_in(file, ["router", "keys"])
-        found.append(f"{file}:{line}: keys: {keys} does not exist; `quintet keys add` makes it.")
-    return found
+        found.append((["router", "keys"], f"keys: {keys} does not exist; `quintet keys add` makes it."))
+    if not found:
+        return []
+    source = read_source(file)
+    return [f"{file}:{source.line(place)}: {text}" for place, text in found]
 
 
 def _mistake(spec: ModelSpec) -> tuple[str, str] | None:

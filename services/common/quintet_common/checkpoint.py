@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from quintet_common import headers, install, vllm_program
+from quintet_common import headers, install, layout, vllm_program
 from quintet_common.engine_args import Quantization
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ _PICKLES = ("pytorch_model*.bin", "model*.bin", "consolidated*.pth")
 def config_of(spec: ModelSpec) -> dict[str, Any]:
     """The config.json in the model's folder; empty where there is none, and without what is of no use to anybody."""
     try:
-        found = json.loads(Path(spec.path).expanduser().joinpath("config.json").read_text())
+        found = json.loads(layout.text_of(Path(spec.path).expanduser() / "config.json"))
     except (OSError, *headers.NO_JSON):
         return {}
     if not isinstance(found, dict):

@@ -7,15 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from quintet_common import checkpoint, headers
+from quintet_common import checkpoint, headers, layout
+from quintet_common.layout import PIPELINE, SENTENCES
 from quintet_common.models_yml import ModelSpec
 
-PIPELINE = "model_index.json"
-"""What makes a folder a pipeline of diffusers."""
-
 _VECTORS = ("embedding", "rerank")
-_SENTENCES = "modules.json"
-"""What sentence-transformers writes beside a model."""
 
 _ENCODERS = frozenset(
     {
@@ -69,8 +65,8 @@ def _of_another_kind(spec: ModelSpec, folder: Path, config: dict[str, Any]) -> s
         return f"{named} a {classes[0]} (config.json), which is not of kind {spec.kind!r}."
     if spec.kind in checkpoint.KINDS:
         return _no_language_model(spec, folder, config, classes)
-    if spec.kind == "embedding" and not (folder / _SENTENCES).is_file() and _writes(classes):
-        return f"{named} a {classes[0]}, which writes texts, and no {_SENTENCES} that makes vectors of it: kind: chat."
+    if spec.kind == "embedding" and not (folder / SENTENCES).is_file() and _writes(classes):
+        return f"{named} a {classes[0]}, which writes texts, and no {SENTENCES} that makes vectors of it: kind: chat."
     return None
 
 
@@ -78,8 +74,8 @@ def _no_language_model(spec: ModelSpec, folder: Path, config: dict[str, Any], cl
     named = f"{folder} holds"
     if any(name.endswith("ForSequenceClassification") for name in classes):
         return f"{named} a {classes[0]}, which gives scores: kind: rerank."
-    if (folder / _SENTENCES).is_file():
-        return f"{named} a model of sentence-transformers ({_SENTENCES}): kind: embedding."
+    if (folder / SENTENCES).is_file():
+        return f"{named} a model of sentence-transformers ({SENTENCES}): kind: embedding."
     if config.get("model_type") in _ENCODERS and not _writes(classes):
         return f"{named} an encoder ({config['model_type']}), which writes no texts: kind: embedding, or rerank."
     if spec.kind == "multimodal" and config.get("model_type") and not _sees(folder, config):
@@ -111,10 +107,10 @@ def _incomplete(spec: ModelSpec, folder: Path, config: dict[str, Any]) -> str | 
         return None  # its engines say what they miss, by name
     on_vllm = checkpoint.on_vllm(spec, config)
     names = ("config.json", "params.json") if on_vllm else ("config.json",)
-    names = (*names, _SENTENCES) if spec.kind in _VECTORS else names
+    names = (*names, SENTENCES) if spec.kind in _VECTORS else names
     if not any((folder / name).is_file() for name in names):
         return f"{folder} has no config.json, so it is no folder of a model, or not all of one."
-    if not (folder / _SENTENCES).is_file() and (unread := _unreadable(folder / "config.json")):
+    if not (folder / SENTENCES).is_file() and (unread := _unreadable(folder / "config.json")):
         return unread
     if spec.kind in checkpoint.KINDS and not _has(folder, *_WEIGHTS):
         gguf = " GGUF files are not read." if _has(folder, "*.gguf") else ""
@@ -133,7 +129,7 @@ def _incomplete_pipeline(folder: Path) -> str | None:
         part = " It has a part of one; name the folder above." if (folder.parent / PIPELINE).is_file() else ""
         return f"{folder} has no {PIPELINE}, so it is no pipeline of diffusers, or not all of one.{part}"
     try:
-        index = json.loads((folder / PIPELINE).read_text())
+        index = json.loads(layout.text_of(folder / PIPELINE))
         parts = {name: value for name, value in index.items() if isinstance(value, list) and len(value) == 2}
     except (OSError, *headers.NO_JSON, AttributeError):
         return f"{folder / PIPELINE} is not valid JSON."
@@ -157,7 +153,7 @@ def _missing_shards(folder: Path) -> Iterator[str]:
         if (folder / stem).is_file() or (stem.endswith(".bin") and _has(folder, "*.safetensors")):
             continue
         try:
-            named = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            named = sorted(set(json.loads(layout.text_of(index))["weight_map"].values()))
             missing = [name for name in named if not (folder / name).is_file()]
         except (OSError, *headers.NO_JSON, KeyError, TypeError, AttributeError):
             yield f"{index} is no index of weights."
@@ -168,7 +164,7 @@ def _missing_shards(folder: Path) -> Iterator[str]:
 
 
 def _damaged(folder: Path) -> str | None:
-    for file in headers.once(file for file in folder.rglob("*.safetensors") if file.is_file()):
+    for file in headers.once(layout.files(folder, "*.safetensors")):
         try:
             headers.check_whole(file)
         except OSError as error:
@@ -178,7 +174,7 @@ def _damaged(folder: Path) -> str | None:
 
 def _unreadable(file: Path) -> str | None:
     try:
-        return None if isinstance(json.loads(file.read_text()), dict) else f"{file} holds no JSON object."
+        return None if isinstance(json.loads(layout.text_of(file)), dict) else f"{file} holds no JSON object."
     except FileNotFoundError:
         return None
     except (OSError, *headers.NO_JSON):

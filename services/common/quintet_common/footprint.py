@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from quintet_common import checkpoint, expansion, headers
+from quintet_common import checkpoint, expansion, headers, layout
 from quintet_common.expansion import Tensor
 from quintet_common.models_yml import ModelSpec
 from quintet_common.sizes import parse_bytes
@@ -30,12 +30,12 @@ class Weights:
 
 
 def weights_in(folder: Path) -> Weights | None:
-    """The weights in ``folder`` and the folders in it; None where there are none to be seen. Raises OSError."""
-    files = headers.once(path for path in folder.rglob("*.safetensors") if path.is_file())
+    """The weights in ``folder`` and the parts of it; None where there are none to be seen. Raises OSError."""
+    files = headers.once(layout.files(folder, "*.safetensors"))
     if files:
         tensors = [tensor for file in files for tensor in headers.tensors(file)]
         return Weights(tensors) if any(tensor.elements for tensor in tensors) else None
-    found = next((files for glob in _OTHER_FORMATS if (files := list(folder.rglob(glob)))), [])
+    found = next((files for glob in _OTHER_FORMATS if (files := list(layout.files(folder, glob)))), [])
     others = sum(file.stat().st_size for file in found)
     return Weights([], others) if others else None
 

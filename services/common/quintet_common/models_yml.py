@@ -24,10 +24,10 @@ __all__ = [
     "SamplingDefaults",
     "UpstreamSpec",
     "idle_seconds",
-    "line_in",
     "load_config",
     "load_upstreams",
     "parse_config",
+    "read_source",
 ]
 
 Kind = Literal["chat", "multimodal", "image", "tts", "embedding", "rerank"]
@@ -227,9 +227,9 @@ def load_upstreams(path: str | Path) -> list[UpstreamSpec]:
     return found
 
 
-def line_in(file: Path, path: Place) -> int:
-    """The 1-based line of what stands at ``path`` in a models.yml. Raises ConfigError."""
-    return Source(read_text(file), file, zlai_config.names_of).line(path)
+def read_source(file: Path) -> Source:
+    """A models.yml as its data and its lines. Raises ConfigError."""
+    return Source(read_text(file), file, zlai_config.names_of)
 
 
 _CHOICES: dict[str, list[str]] = {

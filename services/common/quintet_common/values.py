@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from quintet_common import checkpoint, engine_args, wording
+from quintet_common import checkpoint, engine_args, wheels, wording
 from quintet_common.sizes import parse_bytes
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def embedded_mistake(spec: ModelSpec) -> str | None:
         return f"there is no embedded model {spec.embedded!r}; {_one_of(spec.embedded, EMBEDDED_KINDS)}"
     if kind != spec.kind:
         return f"{spec.path} is of kind {kind!r}, not {spec.kind!r}."
-    return None
+    return wheels.missing(spec.embedded)
 
 
 def url_mistake(url: str) -> str | None:

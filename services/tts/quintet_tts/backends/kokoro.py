@@ -7,7 +7,6 @@ and ``config.json`` with ``vocab``. The first letter of a voice's name is its la
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from quintet_common import install
+from quintet_common import install, wheels
 from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import LoadError, Report
 
@@ -57,8 +56,7 @@ class Parts(NamedTuple):
 
 def in_wheels() -> bool:
     """Whether the wheels are installed, with what reads Japanese."""
-    wheels = [_WHEEL, *(f"{_WHEEL}_model_{part}" for part in range(1, _PARTS + 1)), "pyopenjtalk"]
-    return all(importlib.util.find_spec(wheel) is not None for wheel in wheels)
+    return wheels.missing("kokoro") is None
 
 
 def is_folder(path: Path) -> bool:
