@@ -104,8 +104,8 @@ async def metrics(_request: Request) -> Response:
     return PlainTextResponse(
         "# TYPE vllm:num_requests_running gauge\n"
         f'vllm:num_requests_running{{engine="0"}} {seen["running"]}\n'
-        "# TYPE vllm:prompt_tokens_total counter\n"
-        'vllm:prompt_tokens_total{engine="0"} 7\nvllm:prompt_tokens_created{engine="0"} 1.7e9\n'
+        "# TYPE vllm:prefix_cache_queries_total counter\n"
+        'vllm:prefix_cache_queries_total{engine="0"} 7\nvllm:prefix_cache_queries_created{engine="0"} 1.7e9\n'
     )
 
 

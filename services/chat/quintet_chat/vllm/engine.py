@@ -35,10 +35,8 @@ _STATS = {
     "vllm:kv_cache_usage_perc": "kv_cache_usage_perc",
     "vllm:prefix_cache_queries": "prefix_cache_queries_total",
     "vllm:prefix_cache_hits": "prefix_cache_hits_total",
-    "vllm:prompt_tokens": "prompt_tokens_total",
-    "vllm:generation_tokens": "generation_tokens_total",
 }
-"""vLLM's metrics (families, as they are parsed) -> ours."""
+"""vLLM's metrics (families, as they are parsed) -> ours. Tokens of prompts and answers the service counts itself."""
 
 
 class VllmEngine:
