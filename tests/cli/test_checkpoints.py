@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from cli.test_commands import status_of
 from quintet import fit
+from quintet.checks import load_checked
 from quintet_common import checkpoint, install, vllm_program
 
 GB = 10**9
@@ -168,5 +169,6 @@ def test_a_model_for_vllm_where_there_is_none(
     monkeypatch.setattr(vllm_program, "find", lambda _path: None)
     assert check(qwen2_57b, f"memory: {{0: 20GB, 1: 20GB}}, {entry}", tmp_path) == 1
     assert f"models.yml:1: {says} installed here." in capsys.readouterr().err
+    load_checked(tmp_path / "models.yml")  # serve starts the others
     assert check(qwen2_57b, "engine: vllm, engine_args: {url: 'http://a:1'}, memory: {0: 40GB}", tmp_path) == 1
     assert "vLLM is not" not in capsys.readouterr().err

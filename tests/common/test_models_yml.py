@@ -40,6 +40,16 @@ def test_a_folder_of_loras_is_found_from_the_file(tmp_path: Path) -> None:
     assert spec.engine_args == {"loras": str(tmp_path / "styles")}
 
 
+def test_a_folder_in_models_is_one_also_when_it_is_not_there(tmp_path: Path) -> None:
+    (spec,) = parse_config("models: [{id: a, kind: chat, path: models/qwn2}]", tmp_path / "models.yml").models
+    assert spec.path == str(tmp_path / "models" / "qwn2")
+
+
+def test_a_tab_is_called_one() -> None:
+    with pytest.raises(ConfigError, match=r"models.yml:2: not valid YAML: a tab where only spaces may be\."):
+        parse_config("models:\n\t- id: a\n", FILE)
+
+
 def test_embedded_and_hub_paths_stay_as_they_are() -> None:
     text = "models:\n- {id: a, kind: tts, path: 'embedded:hibari'}\n- {id: b, kind: chat, path: Qwen/Qwen2-7B-Instruct}"
     first, second = parse_config(text, FILE).models

@@ -11,9 +11,12 @@ from quintet_common.values import embedded_mistake
 
 
 def load_checked(file: Path) -> Config:
-    """The config, once every model can be there. Raises ConfigError with a line for each mistake."""
+    """The config, once every model can be there. Raises ConfigError with a line for each mistake.
+
+    Models that lack vLLM alone hold up nobody: they will be ``failed``, and say why.
+    """
     config = load_config(file)
-    found = problems(config, file)
+    found = problems(config, file, without_vllm=True)
     if not config.models and not config.upstreams:
         raise ConfigError(f"{file}: there is nothing to serve: no models and no upstreams.")
     if found:
@@ -21,12 +24,13 @@ def load_checked(file: Path) -> Config:
     return config
 
 
-def problems(config: Config, file: Path) -> list[str]:
+def problems(config: Config, file: Path, *, without_vllm: bool = False) -> list[str]:
     """One line for each model that cannot be loaded from where it is said to be, or not into what it is granted, and
-    for a file of keys that is not there. ``file`` is where ``config`` is from."""
+    for a file of keys that is not there. ``file`` is where ``config`` is from. ``without_vllm`` leaves out those that
+    lack no more than vLLM."""
     found: list[tuple[list[str | int], str]] = []
     for index, spec in enumerate(config.models):
-        if (mistake := _mistake(spec)) is not None:
+        if (mistake := _mistake(spec, without_vllm)) is not None:
             key, text = mistake
             found.append((["models", index, key], text))
     keys = config.router.keys
@@ -38,11 +42,14 @@ def problems(config: Config, file: Path) -> list[str]:
     return [f"{file}:{source.line(place)}: {text}" for place, text in found]
 
 
-def _mistake(spec: ModelSpec) -> tuple[str, str] | None:
+def _mistake(spec: ModelSpec, without_vllm: bool) -> tuple[str, str] | None:
     """What is wrong with what an entry names, and the key that it is about."""
     if text := embedded_mistake(spec):
         return "path", f"path: {text}"
-    if text := missing(spec) or folder.problem(spec) or checkpoint.obstacle(spec, checkpoint.config_of(spec)):
+    if text := missing(spec) or folder.problem(spec):
+        return "path", text
+    config = checkpoint.config_of(spec)
+    if (text := checkpoint.obstacle(spec, config)) and not (without_vllm and checkpoint.lacks_vllm(spec, config)):
         return "path", text
     try:
         return None if (text := too_large(spec)) is None else ("memory", text)

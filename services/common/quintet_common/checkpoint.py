@@ -108,6 +108,11 @@ def obstacle(spec: ModelSpec, config: dict[str, Any]) -> str | None:
     return None if text is None else f"{spec.id}: {text}"
 
 
+def lacks_vllm(spec: ModelSpec, config: dict[str, Any]) -> bool:
+    """Whether all that is known to be wrong is that there is no vLLM here."""
+    return on_vllm(spec, config) and pickled(spec) is None and _for_vllm(spec, config) is not None
+
+
 def pickled(spec: ModelSpec) -> str | None:
     """Why the weights in the model's folder are not read; None where they are."""
     file = pickle_in(spec)

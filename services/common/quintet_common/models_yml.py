@@ -382,7 +382,8 @@ def _absolute(spec: ModelSpec, folder: Path) -> ModelSpec:
     for name in _FOLDERS:
         if isinstance(given := spec.engine_args.get(name), str):
             spec = msgspec.structs.replace(spec, engine_args={**spec.engine_args, name: _resolved(folder, given)})
-    local = spec.path.startswith((".", "~")) or (folder / spec.path).is_dir()
+    # Nobody on a hub is called models: what is written so and not there is a slip, and no hub is asked for it.
+    local = spec.path.startswith((".", "~", "models/")) or (folder / spec.path).is_dir()
     if spec.embedded is not None or not local:
         return spec
     return msgspec.structs.replace(spec, path=_resolved(folder, spec.path))

@@ -61,7 +61,10 @@ class Source:
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             where = f"{file}:{mark.line + 1}" if mark else str(file)
-            self.refuse([f"{where}: not valid YAML: {getattr(error, 'problem', None) or _first_line(error)}."])
+            problem = getattr(error, "problem", None) or _first_line(error)
+            if repr("\t") in problem:
+                problem = "a tab where only spaces may be"
+            self.refuse([f"{where}: not valid YAML: {problem}."])
         self._check_keys()
 
     def refuse(self, lines: Sequence[str]) -> None:
