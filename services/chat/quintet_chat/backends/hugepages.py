@@ -8,8 +8,9 @@ import sys
 from collections.abc import Iterable
 
 SIZE = 2 << 20
-GAP = 64 << 10
-"""Stretches that are not further apart are taken as one: what an allocator has put side by side."""
+GAP = SIZE
+"""Stretches that are not further apart are taken as one: a hole of less than a page costs less than the two pages that
+reach into it, which would stay small."""
 
 _COLLAPSE = 25
 """MADV_COLLAPSE, which this Python does not name: at once, and not when the kernel finds the time. Linux 6.1."""
