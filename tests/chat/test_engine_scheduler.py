@@ -117,6 +117,41 @@ def test_a_long_prompt_that_is_cancelled_halfway_leaves_nothing_behind(bench: Be
     heard.wait()
 
 
+class Leaving(Request):
+    """A request that is cancelled at the ``looks_left``-th look at it from now, as another thread may do at any."""
+
+    looks_left = 10**9
+
+    @property
+    def cancelled(self) -> bool:  # type: ignore[override]
+        self.looks_left -= 1
+        return self.looks_left <= 0
+
+    @cancelled.setter
+    def cancelled(self, value: bool) -> None:
+        pass
+
+
+@pytest.mark.parametrize("looks", range(1, 5))
+@pytest.mark.parametrize("where", ["running", "half computed", "waiting"])
+def test_a_request_that_is_cancelled_while_another_is_dropped_ends(where: str, looks: int) -> None:
+    bench = Bench(max_batch=1)
+    if where == "waiting":
+        bench.add(5, max_tokens=30)
+        bench.scheduler.step()
+    request, heard = bench.add(CHUNK * 6 if where == "half computed" else 5, max_tokens=100)
+    request.__class__ = Leaving
+    bench.scheduler.step()
+    other, _ = bench.add(6)
+    companion, _ = bench.add(7)
+    companion.cancelled = True
+    assert isinstance(request, Leaving)
+    request.looks_left = looks
+    bench.finish()
+    assert heard.wait().error is None
+    assert len(other.sequences[0].tokens) == 8
+
+
 def test_no_more_run_than_max_batch_and_none_is_forgotten(bench: Bench) -> None:
     requests = [bench.add(3 + i, max_tokens=6 + i)[0] for i in range(11)]
     most = 0

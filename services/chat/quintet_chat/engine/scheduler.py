@@ -127,15 +127,16 @@ class Scheduler:
 
     def _drop_gone(self) -> None:
         """Free the slots of what was cancelled or stopped, and end the cancelled requests."""
-        gone = [sequence for sequence in (*self.active, *self._waiting) if sequence.gone]
+        # Asked once: who leaves while this runs is dropped and ended together at the next step.
+        gone = dict.fromkeys(sequence for sequence in (*self.active, *self._waiting) if sequence.gone)
         if not gone:
             return
-        if self._partial and self._partial.sequence.gone:
+        if self._partial and self._partial.sequence in gone:
             self._give_up(self._partial)
         for sequence in gone:
             if sequence in self._running:
                 self._free(sequence)
-        self._waiting = deque(sequence for sequence in self._waiting if not sequence.gone)
+        self._waiting = deque(sequence for sequence in self._waiting if sequence not in gone)
         ended: dict[Request, None] = dict.fromkeys(s.request for s in gone if s.request.cancelled)
         self._output.put([Ended(request) for request in ended])
 
