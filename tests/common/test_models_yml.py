@@ -71,7 +71,7 @@ def test_embedded_and_hub_paths_stay_as_they_are() -> None:
         ("models: &m\n- *m", "models.yml:1: models[0]: expected keys with values, got a list."),
         (
             "models:\n- {id: a, kind: chat, path: x, max_batch: 0}",
-            "models.yml:2: models[0]: context, max_batch and max_waiting must be at least 1.",
+            "models.yml:2: max_batch must be at least 1.",
         ),
         ("model:\n- id: a", "models.yml:1: unknown key 'model'; did you mean 'models'?"),
         (
@@ -121,7 +121,7 @@ def test_embedded_and_hub_paths_stay_as_they_are() -> None:
         (
             "models:\n- id: a\n  kind: chat\n  path: x\n  memory: {gpu: 2GB}",
             "models.yml:5: memory: 'gpu' is no device; a GPU is named by its number, the machine is cpu: "
-            "memory: {0: 20GB, cpu: 8GB}.",
+            "{0: 20GB, cpu: 8GB}.",
         ),
         (
             "models:\n- {id: a, knd: chat, path: x}\n"
@@ -139,7 +139,7 @@ def test_embedded_and_hub_paths_stay_as_they_are() -> None:
         (
             "models:\n- id: a\n  kind：chat\n  path: x",
             "models.yml:3: the colon after 'kind' is a full-width one (：), which is none in YAML; write ': '.\n"
-            "models.yml:4: not valid YAML: could not find expected ':'.",
+            "models.yml:3: not valid YAML: there is no ': ' behind the key.",
         ),
         (
             "models:\n- id：a",
@@ -297,6 +297,78 @@ def test_every_load_method_that_is_known_is_documented() -> None:
 def test_zlai_mistakes_have_their_line_too() -> None:
     with pytest.raises(ConfigError, match=r"models.yml:5: unknown key 'max_memry'"):
         parse_config("models_config:\n- model_name: a\n  model_path: x\n  model_type: completion\n  max_memry: 1", FILE)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("model_type: completion\n  max_memry: {0: 2GB}", "5: unknown key 'max_memry'; did you mean 'max_memory'?"),
+        ("model_type: completion\n  load_metod: load_qwen", "5: unknown key 'load_metod'; did you mean 'load_method'?"),
+        ("load_metod: load_qwen2", "4: unknown key 'load_metod'; did you mean 'load_method'?"),
+        ("model_type: completion\n  keap: always", "5: unknown key 'keap'; did you mean 'keep'?"),
+        ("max_batch: 4", "2: the key 'model_type' is missing."),
+        ("model_type: completion\n  max_memory: 2", "5: max_memory: expected keys with values, got a whole number."),
+        ("model_type: audio\n  max_memory: {0: much}", "5: max_memory: 'much' is no amount of memory"),
+    ],
+)
+def test_zlai_mistakes_are_told_in_zlai_s_words(entry: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(f"models_config:\n- model_name: a\n  model_path: x\n  {entry}", FILE)
+    assert str(caught.value).startswith(f"models.yml:{message}")
+    assert "\n" not in str(caught.value)
+
+
+def test_all_mistakes_of_a_zlai_file_are_told_at_once() -> None:
+    first = "- model_nam: a\n  model_path: x\n  model_type: completion"
+    second, third = (
+        "- {model_name: b, model_path: x, model_type: compltion}",
+        "- {model_name: c, model_path: x, keap: 1}",
+    )
+    with pytest.raises(ConfigError) as caught:
+        parse_config("\n".join(["models_config:", first, second, third]), FILE)
+    assert [line.split("; did")[1] for line in str(caught.value).splitlines()] == [
+        " you mean 'model_name'?",
+        " you mean 'completion'?",
+        " you mean 'keep'?",
+    ]
+
+
+def test_a_file_whose_first_key_is_misspelt_may_be_of_either_dialect() -> None:
+    for key in ("models", "models_config"):
+        with pytest.raises(ConfigError, match=f"did you mean '{key}'"):
+            parse_config(f"{key[:-2]}{key[-1]}: []", FILE)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("id: 'a\n  kind: chat\n  path: x", "2: not valid YAML: the quote that begins here has no end."),
+        ("id: 'a\n  kind: chat\n  path: 'x'", "2: not valid YAML: the quote that begins here ends on line 4 only"),
+        (
+            "id: a\n  memory: {0: 2GB\n  kind: chat",
+            "3: not valid YAML: the '{' here has no '}', as is noticed on line 4.",
+        ),
+        (
+            "id: a\n  aliases: [b, c\n  kind: chat",
+            "3: not valid YAML: the '[' here has no ']', as is noticed on line 4.",
+        ),
+        ("id: a\n  kind chat\n  path: x", "3: not valid YAML: there is no ': ' behind the key."),
+        ("id: a\n  path: x: y", "3: not valid YAML: a ': ' where none may be"),
+        ("id: a\n  kind: chat\n  path: x\n  keep: 10 min", "5: keep is 'always' or like '10m idle', not '10 min'."),
+        ("kind: chat\n  path: x\n  id: ''", "4: id is empty."),
+        ('id: "a\n  b"\n  kind: chta\n  path: x', "4: kind: 'chta' is not one of"),
+    ],
+)
+def test_the_line_is_that_where_a_mistake_begins(entry: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(f"models:\n- {entry}\n", FILE)
+    assert str(caught.value).startswith(f"models.yml:{message}")
+
+
+def test_an_entry_s_other_mistakes_are_told_beside_one_of_its_values() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config("models:\n- {id: a, kind: chat, path: x,\n   keep: 10 min,\n   contxt: 3, max_batch: 0}", FILE)
+    assert [line[:13] for line in str(caught.value).splitlines()] == ["models.yml:3:", "models.yml:4:", "models.yml:4:"]
 
 
 def test_off_is_off_and_not_false(tmp_path: Path) -> None:

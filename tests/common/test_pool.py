@@ -42,6 +42,12 @@ def test_what_is_not_there_is_model_not_found(pool: ModelPool[Any], name: str | 
     assert (caught.value.status, caught.value.code) == (404, "model_not_found")
 
 
+@pytest.mark.parametrize(("name", "meant"), [("ana", "Anna"), ("ANNA", "Anna"), ("Anna_", "Anna")])
+def test_a_name_that_is_nearly_one_is_told_which(pool: ModelPool[Any], name: str, meant: str) -> None:
+    with pytest.raises(ApiError, match=f"The model {name!r} does not exist; did you mean {meant!r}"):
+        pool.find(name)
+
+
 async def test_a_reload_keeps_what_is_unchanged(pool: ModelPool[Any]) -> None:
     before = {worker.spec.id: worker for worker in pool}
     changed = msgspec.structs.replace(B, aliases=["Bob"], max_waiting=7)

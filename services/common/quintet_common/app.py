@@ -13,7 +13,6 @@ from openai.types import Model
 from quintet_common import metrics
 from quintet_common.dialect import include_both
 from quintet_common.error_handlers import install_error_handlers
-from quintet_common.errors import model_not_found
 from quintet_common.instrument import Instrument
 from quintet_common.pool import ModelPool
 from quintet_common.worker.process import Worker
@@ -82,7 +81,7 @@ def _models(pool: ModelPool[Any]) -> APIRouter:
         """One model, by its id or an alias; ids may contain slashes."""
         found = next((worker for worker in pool if model in worker.spec.names), None)
         if found is None:
-            raise model_not_found(model)
+            raise pool.not_found(model)
         return model_card(found)
 
     return router

@@ -76,10 +76,14 @@ class ModelPool(Generic[EventT]):
             found = [worker for worker in self if kind is None or worker.spec.kind == kind]
             found.sort(key=lambda worker: not worker.spec.default)
         if not found:
-            raise model_not_found(name) if name else no_model(kind)
+            raise self.not_found(name) if name else no_model(kind)
         if kind is not None and found[0].spec.kind != kind:
             raise wrong_kind(found[0].spec, kind)
         return found[0]
+
+    def not_found(self, name: str) -> ApiError:
+        """404, with the name that may have been meant."""
+        return model_not_found(name, (each for worker in self for each in worker.spec.names))
 
     @property
     def ready(self) -> bool:

@@ -37,7 +37,7 @@ EMBEDDED_KINDS: dict[str, str] = {
 """The kind of each embedded model."""
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
-_MEMORY = "memory: {0: 20GB, cpu: 8GB}"
+_MEMORY = "{0: 20GB, cpu: 8GB}"
 
 
 def mistakes_in(spec: ModelSpec) -> Iterator[tuple[list[str], str]]:

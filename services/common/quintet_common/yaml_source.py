@@ -15,6 +15,8 @@ from quintet_common.characters import is_text
 Place = Sequence[str | int]
 """Keys and indices that lead from the top of the data to a value."""
 
+_IN_BRACKETS = ("while parsing a flow mapping", "while parsing a flow sequence")
+_CLOSING = {"{": "}", "[": "]"}
 _WIDE_COLON = re.compile(r"[\s\-{,]*([\w.-]+)\s*：")
 
 
@@ -45,26 +47,25 @@ class _Loader(yaml.SafeLoader):
 
 
 class Source:
-    """``text`` of ``file``, parsed. ``rename`` is the key that the file may write for one of ours.
+    """``text`` of ``file``, parsed.
 
     Raises ConfigError for what is no YAML, and for a key that is twice in one mapping.
     """
 
-    def __init__(self, text: str, file: Path, rename: Callable[[str | int], str | int] = lambda part: part) -> None:
+    def __init__(self, text: str, file: Path) -> None:
         self.file = file
+        self.name_of: Callable[[str | int], str | int] = lambda part: part
+        """The key that this file writes for one of ours."""
         self._text = text
-        self._rename = rename
         try:
             self._node, self.data = yaml.compose(text, _Loader), yaml.load(text, _Loader)
         except RecursionError:
             self.refuse([f"{file}: not usable: it is nested too deeply."])
+        except yaml.MarkedYAMLError as error:
+            line, problem = _first_cause(error, text)
+            self.refuse([f"{file}:{line}: not valid YAML: {problem}."])
         except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            where = f"{file}:{mark.line + 1}" if mark else str(file)
-            problem = getattr(error, "problem", None) or _first_line(error)
-            if repr("\t") in problem:
-                problem = "a tab where only spaces may be"
-            self.refuse([f"{where}: not valid YAML: {problem}."])
+            self.refuse([f"{file}: not valid YAML: {_first_line(error)}."])
         self._check_keys()
 
     def refuse(self, lines: Sequence[str]) -> None:
@@ -81,7 +82,7 @@ class Source:
         line = 1 if node is None else node.start_mark.line + 1
         for part in place:
             if isinstance(node, yaml.MappingNode):
-                pairs = [pair for pair in node.value if pair[0].value in (str(part), self._rename(part))]
+                pairs = [pair for pair in node.value if pair[0].value in (str(part), self.name_of(part))]
                 if not pairs:
                     return line
                 key, node = pairs[0]
@@ -116,6 +117,44 @@ class Source:
             if isinstance(key, yaml.ScalarNode) and name in lines:
                 self.refuse([f"{self.file}:{line}: the key {name!r} is on line {lines[name]} already."])
             lines[name] = line
+
+
+def _first_cause(error: yaml.MarkedYAMLError, text: str) -> tuple[int, str]:
+    """The 1-based line in which a mistake begins, which may be long before YAML notices it, and what it is."""
+    noticed, begun = error.problem_mark, error.context_mark
+    assert noticed is not None
+    problem, context, line = str(error.problem), str(error.context), noticed.line + 1
+    if (quote := _torn_quote(text, noticed.index)) is not None:
+        return quote[0], f"the quote that begins here ends on line {quote[1]} only; one is missing"
+    if begun is not None and "quoted scalar" in context and "end of stream" in problem:
+        return begun.line + 1, "the quote that begins here has no end"
+    if begun is not None and begun.line + 1 < line and context.startswith(_IN_BRACKETS):
+        bracket = text[begun.index]
+        return begun.line + 1, f"the {bracket!r} here has no {_CLOSING[bracket]!r}, as is noticed on line {line}"
+    if begun is not None and "simple key" in context:
+        return begun.line + 1, "there is no ': ' behind the key"
+    if repr("\t") in problem:
+        return line, "a tab where only spaces may be"
+    if "mapping values are not allowed" in problem:
+        return line, "a ': ' where none may be: in a text without quotes, or on a line that begins too far right"
+    return line, problem
+
+
+def _torn_quote(text: str, noticed: int) -> tuple[int, int] | None:
+    """First and last line of a quoted text of several lines, behind which on its last line something is wrong."""
+    last = None
+    try:
+        for token in yaml.scan(text):
+            if token.start_mark.index > noticed:
+                break
+            if isinstance(token, yaml.ScalarToken) and token.style in ("'", '"') and not token.plain:
+                last = token
+    except yaml.YAMLError:
+        pass
+    if last is None or not last.start_mark.line < last.end_mark.line:
+        return None
+    same_line = "\n" not in text[last.end_mark.index : noticed]
+    return (last.start_mark.line + 1, last.end_mark.line + 1) if same_line else None
 
 
 def _first_line(error: Exception) -> str:

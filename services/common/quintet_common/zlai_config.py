@@ -10,7 +10,7 @@ import msgspec
 KEY = "models_config"
 
 _FIELDS: dict[str, str] = {"model_name": "id", "model_path": "path", "max_memory": "memory"}
-_OURS: dict[str, str] = {ours: theirs for theirs, ours in _FIELDS.items()} | {"models": KEY}
+_OURS: dict[str, str] = {ours: theirs for theirs, ours in _FIELDS.items()} | {"models": KEY, "kind": "model_type"}
 
 _KIND_OF_TYPE = {
     "completion": "chat",
@@ -47,38 +47,43 @@ METHODS = list(_KIND_OF_METHOD)
 _SEES = re.compile(r"glm-?4v|minicpm-?v|cogvlm|internvl|-vl(?![a-z])", re.IGNORECASE)
 """Names of chat models that take pictures: ZLAI loads glm-4v-9b with the method of glm-4-9b-chat."""
 
-_DROPPED = frozenset({"model_type", "load_method", "generate_method"})
+DROPPED = ("model_type", "load_method", "generate_method")
 """Keys that have no meaning beside ours; the last one names a class of ZLAI's."""
 
 
 def names_of(part: str | int) -> str | int:
-    """The key that a ZLAI file writes for one of ours; used to find a mistake's line."""
+    """The key that a ZLAI file writes for one of ours; a mistake is told with it, and with its line."""
     return _OURS.get(part, part) if isinstance(part, str) else part
 
 
-def translate(data: dict[str, Any]) -> dict[str, Any]:
-    """``models_config:`` entries as ``models:`` entries. Raises msgspec.ValidationError with msgspec's kind of path."""
-    others = {key: value for key, value in data.items() if key != KEY}
+def translate(data: dict[str, Any]) -> tuple[dict[str, Any], dict[int, msgspec.ValidationError]]:
+    """``models_config:`` entries as ``models:`` entries; and by their index what is wrong with those that stay as they
+    are, with paths inside of the entry."""
     entries = data[KEY]
-    if not isinstance(entries, list):
-        raise msgspec.ValidationError("Expected `array` - at `$.models`")
-    return {**others, "models": [_entry(entry, index) for index, entry in enumerate(entries)]}
+    wrong: dict[int, msgspec.ValidationError] = {}
+    for index, entry in enumerate(entries if isinstance(entries, list) else []):
+        try:
+            entries = [*entries[:index], _entry(entry), *entries[index + 1 :]]
+        except msgspec.ValidationError as error:
+            wrong[index] = error
+    return {**{key: value for key, value in data.items() if key != KEY}, "models": entries}, wrong
 
 
-def _entry(entry: Any, index: int) -> dict[str, Any]:
+def _entry(entry: Any) -> Any:
+    """Raises msgspec.ValidationError for a word that stands for no kind."""
     if not isinstance(entry, dict):
-        raise msgspec.ValidationError(f"Expected `object` - at `$.models[{index}]`")
+        return entry
     model_type, method = str(entry.get("model_type", "")), str(entry.get("load_method", ""))
     kind = _kind(model_type, method)
     if kind == "chat" and _SEES.search(f"{entry.get('model_name')} {entry.get('model_path')}"):
         kind = "multimodal"
-    if kind is None:
-        key = "load_method" if method and not model_type else "model_type"
-        raise msgspec.ValidationError(f"Invalid enum value '{model_type or method}' - at `$.models[{index}].{key}`")
+    if kind is None and (model_type or method):
+        key = "model_type" if model_type else "load_method"
+        raise msgspec.ValidationError(f"Invalid enum value '{model_type or method}' - at `$.{key}`")
     rest: dict[str, Any] = {
-        _FIELDS.get(str(key), str(key)): value for key, value in entry.items() if key not in _DROPPED
+        _FIELDS.get(str(key), str(key)): value for key, value in entry.items() if key not in DROPPED
     }
-    return {"kind": kind, "owned_by": "Open Source", **rest}
+    return {**({} if kind is None else {"kind": kind}), "owned_by": "Open Source", **rest}
 
 
 def _kind(model_type: str, method: str) -> str | None:
