@@ -50,7 +50,7 @@ class Story:
 
     def fork(self, row: int) -> None:
         length = len(self.texts[row])
-        if self.reserve([*map(len, self.texts), length]):
+        if self.reserve([*map(len, self.texts), length - self.slots.shared(length)]):
             self.slots.copy(row, len(self.texts), length)
             self.texts.append(list(self.texts[row]))
 
@@ -109,6 +109,17 @@ def test_a_fork_takes_memory_for_its_last_block_alone() -> None:
     assert story.slots.table.used == 9
 
 
+def test_a_fork_needs_no_more_memory_than_it_takes() -> None:
+    story = Story()
+    story.add(38)
+    for _ in range(3):
+        story.fork(0)
+    assert len(story.texts) == 4
+    assert story.slots.table.used == 10 + 3
+    story.extend(0, 2)
+    story.agree()
+
+
 def test_memory_is_that_of_the_sum_of_the_lengths_and_pools_grow_by_doubling() -> None:
     slots = BlockCache(1, 32, 8192, 8192, block=BLOCK)
     assert slots.reserve([1])
@@ -139,7 +150,7 @@ def test_half_computed_prompts_make_way_and_newcomers_have_the_memory_that_they_
 
 def test_what_two_slots_have_is_not_written() -> None:
     slots = BlockCache(1, 4, 200, 1024, block=BLOCK)
-    slots.reserve([40, 40])
+    slots.reserve([40, 40 - slots.shared(40)])
     slots.copy(0, 1, 40)
     slots.table.check(1, 32, 40)
     with pytest.raises(RuntimeError, match="slot 1 has no blocks of its own for tokens 31 to 39"):

@@ -8,8 +8,11 @@ import time
 from typing import Any
 
 import pytest
+from chat.blocks_kit import BLOCK, PAGINGS, with_paging
 from chat.engine_kit import Heard, tiny_spec
-from quintet_chat.backends.loader import LoadedModel, load
+from quintet_chat.backends import loader
+from quintet_chat.backends.loader import LoadedModel
+from quintet_chat.engine.blocks import BlockCache
 from quintet_chat.engine.output import Output
 from quintet_chat.engine.prefix import Room
 from quintet_chat.engine.prepare import Preparer
@@ -18,13 +21,14 @@ from quintet_chat.engine.scheduler import Scheduler, sequences_of
 from quintet_chat.protocol import Generate, Sampling
 
 CHUNK = 16
+GATHERED = "blocks, gathered"
 
 
 class Bench:
     """A scheduler whose steps the test takes itself."""
 
     def __init__(self, max_batch: int = 4, cells: int | None = None, prefixes: int = 0) -> None:
-        self.model: LoadedModel = load(tiny_spec(), max_batch, lambda _fraction, _note: None)
+        self.model: LoadedModel = loader.load(tiny_spec(), max_batch, lambda _fraction, _note: None)
         if cells is not None:
             self.model.runner.slots.cells = cells
         self.output = Output(self.model.tokenizer, lambda _request: None)
@@ -180,6 +184,46 @@ def test_choices_of_one_request_are_computed_from_one_prefill(bench: Bench) -> N
     expected = bench.tokens(40, max_tokens=6)
     assert [sequence.tokens for sequence in request.sequences] == [expected] * 3
     assert set(heard.wait().reasons) == {0, 1, 2}
+
+
+@pytest.mark.parametrize(("paging", "cells"), [("pages", 4 * 48), (GATHERED, (2 + 4) * BLOCK)])
+def test_choices_need_no_more_memory_than_a_copy_takes(
+    paging: str, cells: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In blocks: the whole ones of the prompt once, and one for each choice."""
+    with_paging(monkeypatch, PAGINGS[paging])
+    expected = Bench().tokens(40)
+    for less in (0, 1):
+        bench = Bench(cells=cells - less)
+        slots = bench.model.runner.slots
+        slots.longest = 48
+        request, heard = bench.add(40, n=4)
+        for _ in range(3):
+            bench.scheduler.step()
+        assert len(bench.scheduler.active) == 4 - less
+        bench.finish()
+        assert [sequence.tokens for sequence in request.sequences] == [expected] * 4
+        assert heard.wait().error is None
+        counters = bench.scheduler.counters
+        assert (counters["preemptions"], counters["prefill_steps"]) == (0, 3 * (1 + less))
+        assert not isinstance(slots, BlockCache) or slots.table.used == 0
+
+
+@pytest.mark.parametrize("cells", [96, 128, 200, 300])
+@pytest.mark.parametrize("paging", PAGINGS)
+def test_choices_beside_a_long_prompt_in_a_full_cache(paging: str, cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = Bench()
+    with_paging(monkeypatch, PAGINGS[paging])
+    bench = Bench(cells=cells)
+    bench.model.runner.slots.longest = 96
+    asked = [(70, 20, 1), (12, 9, 3), (75, 12, 2), (33, 30, 3)]
+    requests = [bench.add(length, max_tokens=most, n=n)[0] for length, most, n in asked]
+    bench.finish()
+    for request, (length, most, n) in zip(requests, asked, strict=True):
+        answer = expected.tokens(length, max_tokens=most)
+        assert [sequence.tokens for sequence in request.sequences] == [answer] * n
+    slots = bench.model.runner.slots
+    assert not isinstance(slots, BlockCache) or slots.table.used == 0
 
 
 def test_memory_is_given_back_and_taken_again(bench: Bench) -> None:

@@ -89,6 +89,13 @@ class Admission:
         wanted = [min(s.length + HEADROOM, s.longest) if not alone else s.length for s in newcomers]
         return self.reserve([*(sequence.cached for sequence in running), *wanted], partial)
 
+    def fits_copy(self, sibling: Sequence, running: list[Sequence], partial: Partial | None) -> bool:
+        """The same for one that is to begin with a copy of a slot which holds all of its tokens."""
+        if len(running) + (partial is not None) >= self._max_batch:
+            return False
+        wanted = min(sibling.length + HEADROOM, sibling.longest) - self._slots.shared(sibling.length)
+        return self.reserve([*(sequence.cached for sequence in running), wanted], partial)
+
     def reserve(self, lengths: list[int], partial: Partial | None) -> bool:
         """Reserve slots of ``lengths`` from the first on, and one for a half-computed prompt, which is to be whole."""
         return self._slots.reserve(_with_partial(lengths, partial))

@@ -183,8 +183,9 @@ class BlockCache(SlotCache):
         if len(lengths) > self.max_rows or max(lengths) > self.longest:
             return False
         table, needs = self.table, [self.table.blocks(length) for length in lengths]
-        rows = self._rows_for(len(lengths), sum(needs))
-        missing, limit = table.missing(needs), self._limit(rows)
+        missing = table.missing(needs)
+        rows = self.max_rows if self.resumable else self._rows_for(len(lengths), table.kept(needs) + missing)
+        limit = self._limit(rows)
         if table.used + missing > min(limit, table.size - 1):
             wanted = table.kept(needs) + missing
             if wanted > limit or not self._extend(wanted, limit):
@@ -197,8 +198,6 @@ class BlockCache(SlotCache):
 
     def _rows_for(self, rows: int, blocks: int) -> int:
         """How many rows of states to have: what there is and some more, if there is memory for it, or just ``rows``."""
-        if self.resumable:
-            return self.max_rows
         generous = min(self.max_rows, 1 << (rows - 1).bit_length())
         choices = (max(self.rows, generous), max(self.rows, rows))
         return next((choice for choice in choices if blocks <= self._limit(choice)), rows)
@@ -297,6 +296,9 @@ class BlockCache(SlotCache):
             cells = blocks * self.table.block + positions % self.table.block
             self._cells_of = key, cells.to(device)
         return self._cells_of[1]
+
+    def shared(self, length: int) -> int:
+        return length // self.table.block * self.table.block
 
     def copy(self, source: int, target: int, length: int) -> None:
         pair = self.table.share(source, target, length)

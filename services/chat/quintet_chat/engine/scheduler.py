@@ -272,13 +272,13 @@ class Scheduler:
         self._finish_step(batch, sample(logits, batch))
 
     def _fork(self, leader: Sequence) -> list[Sequence]:
-        """The further choices of a request (``n``) begin with a copy of the first one's slot, or queue for one."""
+        """The further choices of a request (``n``) begin with a copy of the first one's slot, or queue."""
         request = leader.request
         if leader.index or leader.tokens:
             return []
         started = []
         for sibling in request.sequences[1:]:
-            if not self._admission.fits([sibling], self._running, self._partial):
+            if not self._admission.fits_copy(sibling, self._running, self._partial):
                 self._waiting.appendleft(sibling)
                 continue
             self._clear_way(1)

@@ -279,14 +279,19 @@ class SlotCache:
         """What a slot of ``length`` tokens takes, in cells."""
         return min(_round_up(length), self.longest) + self.cells_per_row if length else 0
 
+    def shared(self, length: int) -> int:  # noqa: ARG002
+        """How many of a slot's first ``length`` tokens take no memory in the slot that they are copied into."""
+        return 0
+
     def copy(self, source: int, target: int, length: int) -> None:
-        """Copy the first ``length`` tokens of one slot into another."""
+        """Copy the first ``length`` tokens of one slot into another, which keeps nothing and was reserved for what
+        it is to hold, but for those that are ``shared``."""
         self._held[target] = max(self._held[target], self._need(length))
         for layer in self.layers:
             layer.copy(source, target, length)
 
     def move(self, source: int, target: int, length: int) -> None:
-        """The same, for a slot that is of no use afterwards."""
+        """The same for a slot that is of no use afterwards; the other is reserved for all of it."""
         self.copy(source, target, length)
 
     def free(self, row: int) -> None:

@@ -90,20 +90,17 @@ class Table:
         self._write(target)
 
     def share(self, source: int, target: int, length: int) -> tuple[int, int] | None:
-        """Let a slot begin with the first ``length`` tokens of another.
+        """Let a slot begin with the first ``length`` tokens of another, before the blocks that it has.
 
-        A block that these fill in part stays each slot's own: its number in the one and in the other, to be copied.
+        Of these it must have one if the tokens fill a block in part: that stays each slot's own, to be copied. Returns
+        its number in the one and in the other.
         """
         whole, rest = divmod(length, self.block)
         shared = self._rows[source][:whole]
-        own = self._rows[target]
         for number in shared:
             self._uses[number] += 1
-        for number in own[:whole]:
-            self._release(number)
-        own[:whole] = shared
-        if rest and len(own) == whole:
-            own.append(self._take())
+        own = self._rows[target]
+        own[:0] = shared
         self._write(target)
         return (self._rows[source][whole], own[whole]) if rest else None
 
