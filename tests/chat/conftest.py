@@ -34,6 +34,7 @@ def scripted_url() -> Iterator[str]:
         spec("toolless"),
         spec("seeing", engine_args={"info": {"modalities": ["text", "image"]}}),
         spec("thinker", engine_args=thinking),
+        spec("wrapper", engine_args={"info": {"thinking": "hunyuan"}}),
         spec("coder", engine_args={"info": {"tool_family": "qwen3_coder"}}),
         spec("oss", engine_args={"info": {"tool_family": "harmony", "thinking": "harmony"}}),
     ]

@@ -42,6 +42,31 @@ def test_thoughts_are_streamed_before_the_answer(scripted_url: str, dialect: str
         assert all(isinstance(delta["content"], str) for delta in deltas)
 
 
+WRAPPED = ["<think>\nHm", ", a.</th", "ink>\n<answ", "er>\nYes", ".\n</ans", "wer>"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_between_tags_is_without_them(client: OpenAI, stream: bool) -> None:
+    fields: Any = {"model": "wrapper", "extra_body": script(pieces=WRAPPED)}
+    if stream:
+        with client.chat.completions.stream(messages=USER, **fields) as events:
+            message: Any = events.get_final_completion().choices[0].message
+        with client.responses.stream(input="Hi", **fields) as answers:
+            response: Any = answers.get_final_response()
+    else:
+        message = client.chat.completions.create(messages=USER, **fields).choices[0].message
+        response = client.responses.create(input="Hi", **fields)
+    assert (message.reasoning_content, message.content) == ("Hm, a.", "Yes.")
+    assert [item.content[0].text for item in response.output] == ["Hm, a.", "Yes."]
+
+
+def test_json_may_have_the_tags_around_it(client: OpenAI) -> None:
+    request = shown(client, model="wrapper", response_format={"type": "json_object"})
+    wrapped, bare = request["grammar"]["value"]["format"]["elements"]
+    assert (wrapped["begin"], wrapped["end"], bare["type"]) == ("<answer>", "</answer>", "json_schema")
+    assert {"<think>", "</think>", "<answer>", "</answer>"} == set(request["marks"])
+
+
 def test_a_prompt_may_have_opened_the_thinking(client: OpenAI) -> None:
     extra = script(pieces=["Hm.</think>Yes."], opened=True)
     message: Any = client.chat.completions.create(model="thinker", messages=USER, extra_body=extra).choices[0].message
@@ -108,6 +133,8 @@ def test_the_worker_is_told_where_thinking_ends_and_what_to_show(client: OpenAI)
 def test_effort_reaches_templates_under_the_names_they_know(client: OpenAI) -> None:
     assert shown(client, model="thinker", reasoning_effort="none")["template_args"]["enable_thinking"] is False
     assert shown(client, model="thinker", reasoning_effort="high")["template_args"]["enable_thinking"] is True
+    none = shown(client, model="thinker", reasoning_effort="none")["template_args"]
+    assert (none["thinking"], none["reasoning"], none["thinking_budget"]) == (False, False, 0)
     extra = script(show=True, enable_thinking=False)
     assert (
         shown(client, model="thinker", reasoning_effort="high", extra_body=extra)["template_args"]["enable_thinking"]

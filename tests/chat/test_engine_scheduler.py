@@ -12,6 +12,7 @@ from chat.blocks_kit import BLOCK, PAGINGS, with_paging
 from chat.engine_kit import Heard, tiny_spec
 from quintet_chat.backends import loader
 from quintet_chat.backends.loader import LoadedModel
+from quintet_chat.engine import scheduler
 from quintet_chat.engine.blocks import BlockCache
 from quintet_chat.engine.output import Output
 from quintet_chat.engine.prefix import Room
@@ -154,6 +155,28 @@ def test_a_request_that_is_cancelled_while_another_is_dropped_ends(where: str, l
     bench.finish()
     assert heard.wait().error is None
     assert len(other.sequences[0].tokens) == 8
+
+
+class ClosedBefore(threading.Event):
+    """The scheduler's wake-up, which closes the scheduler just before it is cleared, as another thread may."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        super().__init__()
+        self._scheduler = scheduler
+
+    def clear(self) -> None:
+        self._scheduler.close()
+        super().clear()
+
+
+def test_a_scheduler_that_is_closed_while_it_begins_to_look_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler, "IDLE_SECONDS", 0.01)
+    closing = Bench(max_batch=1).scheduler
+    closing._wake = ClosedBefore(closing)
+    thread = threading.Thread(target=closing.run, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive()
 
 
 def test_no_more_run_than_max_batch_and_none_is_forgotten(bench: Bench) -> None:

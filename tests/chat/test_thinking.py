@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from chat.accepts import Accepts
 from chat.engine_kit import SHAPE, ask, started, tokenizer
+from quintet_chat.api.chat_request import ChatRequest
+from quintet_chat.api.tool_plan import ToolPlan, grammar_of
 from quintet_chat.backends.families import thinking_style, tool_family
 from quintet_chat.engine.engine import ChatEngine
 from quintet_chat.protocol import Accepted, Grammar
 from quintet_chat.tools.base import Piece, Reasoning, Text
-from quintet_chat.tools.thinking import TAGS, ThinkingParser
+from quintet_chat.tools.thinking import TAGS, ThinkingParser, state_after
 from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import LoadError
 
@@ -27,9 +30,9 @@ SCHEMA = {
 }
 
 
-def split(text: str, inside: bool, cuts: list[int]) -> tuple[str, str]:
+def split(text: str, inside: bool, cuts: list[int], style: str = "think") -> tuple[str, str]:
     """What is thought and what is said in ``text``, fed in pieces."""
-    parser = ThinkingParser(TAGS["think"], inside)
+    parser = ThinkingParser(TAGS[style], inside)
     pieces: list[Piece] = []
     for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
         pieces += parser.feed(text[start:end])
@@ -59,6 +62,61 @@ def test_thoughts_are_told_apart_however_the_text_is_cut(text: str, inside: bool
     draw = random.Random(1)
     for cuts in [[], list(range(1, len(text))), *(sorted(draw.choices(range(len(text) + 1), k=3)) for _ in range(20))]:
         assert split(text, inside, cuts) == (thought, said)
+
+
+@pytest.mark.parametrize(
+    ("style", "text", "thought", "said"),
+    [
+        ("hunyuan", "<think>\nHm.\n</think>\n<answer>\nYes.\n</answer>", "Hm.", "Yes."),
+        ("hunyuan", "<think>\n\n</think>\n<answer>\nYes, 1 < 2 </a>.\n</answer>\n", "", "Yes, 1 < 2 </a>."),
+        ("hunyuan", "<answer>\nYes.\n</answer>", "", "Yes."),
+        ("hunyuan", "<think>Hm.</think>\nYes, <answer>.", "Hm.", "Yes, <answer>."),
+        ("hunyuan", " Yes.\n", "", " Yes.\n"),
+        ("hunyuan", "<think>Hm.</think><answer>\nYes, a\n\nb </ans", "Hm.", "Yes, a\n\nb </ans"),
+        ("hunyuan", "<think>Hm.</think><answer>a</answer>\n\nb", "Hm.", "a\n\nb"),
+        ("granite", "<think>Hm.</think><response>Yes.</response>", "Hm.", "Yes."),
+        ("granite", "<think>\nHm.\n</think>\n\n<response>\nYes.\n</response>\n", "Hm.", "Yes."),
+        ("granite_3_2", "Here is my thought process:\n\nHm.\n\nHere is my response:\n\nYes.", "Hm.", "Yes."),
+        ("granite_3_2", "Here is a cat.", "", "Here is a cat."),
+        ("seed_oss", "<seed:think>\nHm, <think>.</seed:think>Yes.", "Hm, <think>.", "Yes."),
+        ("kimi", "◁think▷Hm.◁/think▷Yes.", "Hm.", "Yes."),
+        ("apertus", "<|inner_prefix|>Hm.<|inner_suffix|>Yes.", "Hm.", "Yes."),
+        ("gemma4", "<|channel>thought\nHm.<channel|>Yes.", "Hm.", "Yes."),
+        ("gemma4", "<|channel>thought\n<channel|>Yes.", "", "Yes."),
+        (
+            "cohere",
+            "<|START_THINKING|>Hm.<|END_THINKING|><|START_RESPONSE|>Yes.<|END_RESPONSE|>",
+            "Hm.",
+            "Yes.",
+        ),
+        ("exaone_deep", "<thought>\nHm.\n</thought>\n\nYes.", "Hm.", "Yes."),
+    ],
+)
+def test_every_styles_tags_are_told_apart(style: str, text: str, thought: str, said: str) -> None:
+    draw = random.Random(1)
+    for cuts in [[], list(range(1, len(text))), *(sorted(draw.choices(range(len(text) + 1), k=3)) for _ in range(20))]:
+        assert split(text, False, cuts, style) == (thought, said)
+
+
+def test_json_may_stand_between_the_tags_of_an_answer() -> None:
+    body = ChatRequest.model_validate(
+        {"messages": [{"role": "user", "content": "a"}], "response_format": {"type": "json_object"}}
+    )
+    grammar = grammar_of(body, ToolPlan(), False, TAGS["hunyuan"].answer)
+    assert grammar is not None
+    accepts = Accepts()
+    for text in ('{"a": 1}', '<answer>\n{"a": 1}\n</answer>', "<answer>{}</answer>"):
+        assert accepts(grammar.value["format"], text)
+    assert not accepts(grammar.value["format"], "<answer>Yes.</answer>")
+
+
+@pytest.mark.parametrize("style", TAGS)
+def test_a_prompt_may_open_or_close_any_style(style: str) -> None:
+    opening, closing = TAGS[style].around
+    assert state_after(f"<|assistant|>{opening}\n", TAGS[style].around) == "open"
+    assert state_after(f"<|assistant|>{opening}\n\n{closing}\n", TAGS[style].around) == "closed"
+    assert state_after("<|assistant|>", TAGS[style].around) is None
+    assert split(f"\nHm.\n{closing}\n\nYes.", True, [], style) == ("Hm.", "Yes.")
 
 
 TEMPLATE = (
@@ -150,10 +208,10 @@ def test_a_model_that_opens_its_thinking_itself_is_let(engine: ChatEngine) -> No
 
 
 def test_styles_are_found_by_their_templates() -> None:
-    assert thinking_style("{{ '<think>' }}") == "think"
     assert thinking_style("<|channel|>analysis") == "harmony"
-    assert thinking_style("[THINK]") == "mistral"
     assert thinking_style("<|im_start|>") is None
+    for style, tags in TAGS.items():
+        assert thinking_style("".join((*tags.around, *(tags.answer or ())))) == style
 
 
 @pytest.mark.parametrize(
@@ -165,6 +223,7 @@ def test_styles_are_found_by_their_templates() -> None:
         ("[TOOL_CALLS]name[ARGS]", "mistral_args"),
         ("[TOOL_CALLS] [", "mistral"),
         ("```json <tool_call>", "hermes"),
+        ("<seed:tool_call><function=<parameter=", "seed_oss"),
     ],
 )
 def test_families_are_found_by_their_templates(template: str, family: str) -> None:

@@ -57,7 +57,14 @@ CALLS = {
         '<parameter name="unit">C</parameter>\n</invoke>\n</minimax:tool_call>'
     ),
 }
-XML = ["qwen3_coder", "glm45", "glm47", "minimax_m2"]
+XML = ["qwen3_coder", "seed_oss", "glm45", "glm47", "minimax_m2"]
+
+
+def as_seed(text: str) -> str:
+    return text.replace("tool_call>", "seed:tool_call>")
+
+
+CALLS["seed_oss"] = as_seed(CALLS["qwen3_coder"])
 TWO_CALLS = {
     "hermes": CALLS["hermes"] + f'\n<tool_call>\n{{"name": "add", "arguments": {ONE}}}\n</tool_call>',
     "mistral": CALLS["mistral"][:-1] + f', {{"name": "add", "arguments": {ONE}}}]',
@@ -78,6 +85,7 @@ TWO_CALLS = {
         '<invoke name="add">\n<parameter name="a">1</parameter>\n</invoke>\n</minimax:tool_call>',
     ),
 }
+TWO_CALLS["seed_oss"] = as_seed(TWO_CALLS["qwen3_coder"])
 BAD_ARGUMENTS = {
     name: call.replace("get_weather", "add").replace(PARIS, '{"a": "x"}')
     for name, call in CALLS.items()

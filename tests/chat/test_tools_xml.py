@@ -12,7 +12,7 @@ from quintet_chat.tools.base import CallArguments, ToolFunction
 from quintet_chat.tools.xml_values import Kind, kind_of
 from quintet_common.errors import ApiError
 
-XML = ["qwen3_coder", "glm45", "glm47", "minimax_m2"]
+XML = ["qwen3_coder", "seed_oss", "glm45", "glm47", "minimax_m2"]
 every_family = pytest.mark.parametrize("name", XML)
 
 TEXT = {"type": "string"}

@@ -19,9 +19,12 @@ if TYPE_CHECKING:
 
 ToolFamily = Literal[
     "none", "hermes", "glm4", "llama3", "mistral", "mistral_args", "deepseek", "deepseek_v31", "harmony",
-    "qwen3_coder", "glm45", "glm47", "minimax_m2",
+    "qwen3_coder", "seed_oss", "glm45", "glm47", "minimax_m2",
 ]  # fmt: skip
-Thinking = Literal["none", "think", "mistral", "harmony"]
+Thinking = Literal[
+    "none", "think", "mistral", "harmony", "hunyuan", "granite", "granite_3_2", "seed_oss", "kimi", "apertus", "gemma4",
+    "cohere", "exaone_deep",
+]  # fmt: skip
 Quantization = Literal["int8", "int4"]
 Placement = Literal["auto", "full", "int8", "offload", "layers"]
 

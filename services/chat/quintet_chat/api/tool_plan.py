@@ -14,7 +14,7 @@ from quintet_chat.api.schema_limits import check_schema, check_together
 from quintet_chat.api.schema_strict import check_strict
 from quintet_chat.protocol import Grammar
 from quintet_chat.tools import FAMILIES
-from quintet_chat.tools.base import NO_ARGUMENTS, Family, Parser, ToolFunction, one_of
+from quintet_chat.tools.base import NO_ARGUMENTS, Family, Parser, ToolFunction, one_of, tag
 from quintet_chat.tools.bounds import bounded
 
 Mode = Literal["none", "auto", "required"]
@@ -85,13 +85,22 @@ def plan_tools(request: ChatRequest, worker: Worker[Any], last_role: str) -> Too
     return ToolPlan(mode, functions, [_as_tool(each) for each in chosen], family, several)
 
 
-def grammar_of(request: ChatRequest, plan: ToolPlan, is_small: bool) -> Grammar | None:
-    """What the whole answer must match: calls, the response format, or either of the two."""
+def grammar_of(
+    request: ChatRequest, plan: ToolPlan, is_small: bool, tags: tuple[str, str] | None = None
+) -> Grammar | None:
+    """What the whole answer must match: calls, the response format, or either of the two.
+
+    ``tags`` are those that the model is used to write around its answer; they may be there.
+    """
     schema = _response_schema(request)
     if is_small:
         schema = bounded(schema)
     answer = None if schema is None else {"type": "json_schema", "json_schema": schema}
     wanted = answer if answer is None or plan.family is None else plan.family.answer(answer)
+    if wanted is not None and tags is not None:
+        line_break = {"type": "regex", "pattern": "\\n?"}
+        inside = {"type": "sequence", "elements": [line_break, wanted, line_break]}
+        wanted = one_of([tag(tags[0], inside, tags[1]), wanted])
     tools = plan.format
     if tools is None:
         if schema is None or wanted is None:

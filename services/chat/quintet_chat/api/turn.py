@@ -27,6 +27,11 @@ _HARMONY_EFFORTS = {"none": "low", "minimal": "low", "xhigh": "high", "max": "hi
 """Harmony knows low, medium and high."""
 
 
+_SWITCHES = ("enable_thinking", "thinking", "reasoning")
+"""What templates call the switch: those of Qwen, GLM, Hunyuan and Gemma; of DeepSeek and Granite; of Cohere. Seed-OSS
+has a budget instead."""
+
+
 @dataclass(frozen=True)
 class Turn:
     """A request that the worker has taken: what comes, and how to read it."""
@@ -77,7 +82,7 @@ async def as_prompt(
         images=conversation.pictures,
         tools=tools,
         template_args=_template_args(body, thinking),
-        thinking=TAGS.get(thinking or ""),
+        thinking=TAGS[thinking].around if thinking in TAGS else None,
     )
     return generation, Reading(plan, thinking)
 
@@ -89,7 +94,8 @@ async def _as_generate(
     generation, reading = await as_prompt(body, dialect, worker, paths)
     generation.sampling = body.sampling(worker, body.token_limit, body.alternatives)
     generation.n = body.n or 1
-    generation.grammar = grammar_of(body, reading.plan, is_small_model(worker))
+    tags = TAGS.get(reading.thinking or "")
+    generation.grammar = grammar_of(body, reading.plan, is_small_model(worker), tags.answer if tags else None)
     generation.marks = _marks(reading)
     return generation, reading
 
@@ -106,7 +112,7 @@ def _marks(reading: Reading) -> list[str]:
     """Special tokens that whoever reads the answer needs to see."""
     if reading.thinking == HARMONY.name:
         return list(HARMONY.marks)
-    marks = list(TAGS[reading.thinking]) if reading.thinking is not None else []
+    marks = TAGS[reading.thinking].marks if reading.thinking is not None else []
     family = reading.plan.family
     return [*marks, *family.marks] if family is not None and reading.plan.functions else marks
 
@@ -119,5 +125,6 @@ def _template_args(body: ChatRequest, thinking: str | None) -> dict[str, Any]:
         return args
     if thinking == HARMONY.name:
         return {"reasoning_effort": _HARMONY_EFFORTS.get(effort, effort)} | args
-    thinks = effort != "none"  # Qwen and GLM call the switch enable_thinking, DeepSeek thinking
-    return {"reasoning_effort": effort, "enable_thinking": thinks, "thinking": thinks} | args
+    thinks = effort != "none"
+    budget = {} if thinks else {"thinking_budget": 0}
+    return {"reasoning_effort": effort, **dict.fromkeys(_SWITCHES, thinks), **budget} | args

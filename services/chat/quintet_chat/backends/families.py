@@ -12,6 +12,7 @@ assert set(get_args(engine_args.ToolFamily)) == {"none", *FAMILIES}
 assert set(get_args(engine_args.Thinking)) == {"none", *THINKING}
 
 _MARKS = {
+    "seed_oss": ("<seed:tool_call>",),
     "qwen3_coder": ("<parameter=",),
     "glm47": ("</arg_key><arg_value>",),
     "glm45": ("<arg_key>",),
@@ -30,10 +31,24 @@ _MARKS = {
 _NEEDS = {"deepseek": "<｜tool▁calls▁begin｜>", "qwen3_coder": "<function="}
 """What a template must contain besides."""
 
-_FOREIGN = {"<function=": {"qwen3_coder"}, "<tool_sep>": set[str](), "<tool_calls>": set[str]()}
+_FOREIGN = {"<function=": {"qwen3_coder", "seed_oss"}, "<tool_sep>": set[str](), "<tool_calls>": set[str]()}
 """Marks of formats that borrow from the families -> the families that have them themselves."""
 
-_THINKING_MARKS = {"harmony": "<|channel|>", "think": "<think>", "mistral": "[THINK]"}
+_THINKING_MARKS = {
+    "harmony": ("<|channel|>",),
+    "gemma4": ("<|channel>",),
+    "apertus": ("<|inner_prefix|>",),
+    "cohere": ("<|START_THINKING|>",),
+    "seed_oss": ("<seed:think>",),
+    "kimi": ("◁think▷",),
+    "exaone_deep": ("<thought>",),
+    "granite_3_2": ("Here is my thought process:",),
+    "granite": ("<think>", "<response>"),
+    "hunyuan": ("<think>", "<answer>"),
+    "think": ("<think>",),
+    "mistral": ("[THINK]",),
+}
+"""Style of ``quintet_chat.tools`` -> what its templates all contain. Looked for in this order."""
 
 
 def tool_family(template: str) -> str | None:
@@ -53,7 +68,8 @@ def tool_family(template: str) -> str | None:
 
 def thinking_style(template: str) -> str | None:
     """The style of ``quintet_chat.tools.THINKING`` that a chat template knows, or None."""
-    return next((style for style, mark in _THINKING_MARKS.items() if mark in template), None)
+    styles = _THINKING_MARKS.items()
+    return next((style for style, marks in styles if all(mark in template for mark in marks)), None)
 
 
 def renders_tools(template: str) -> bool:

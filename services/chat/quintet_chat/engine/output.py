@@ -39,7 +39,7 @@ Item = Sampled | Ended
 class Output:
     """Receives items in order from any thread; ``run`` belongs to a thread of its own.
 
-    ``on_end`` is called with every request exactly once, when the service has been told.
+    ``on_end`` is called with every request exactly once, before the service is told: it may send the next one at once.
     """
 
     def __init__(self, tokenizer: Any, on_end: Callable[[Request], None]) -> None:
@@ -93,11 +93,11 @@ class Output:
         request.ended = True
         for sequence in request.sequences:
             self._writers.pop(sequence, None)
+        self._on_end(request)
         if error is None:
             request.emit.done()
         else:
             request.emit.fail(error)
-        self._on_end(request)
 
     def _writer(self, sequence: Sequence) -> _Writer:
         body = sequence.request.body

@@ -119,6 +119,9 @@ class PrefixCache:
         """``save``, when slot ``row`` holds ``text`` and no more: whatever can go on behind its last token is kept."""
         self.save(row, text)
 
+    def on_the_way(self, row: int, text: Sequence[Hashable], start: int, done: int) -> None:
+        """Slot ``row`` holds the first ``done`` tokens of ``text``, those from ``start`` on computed just now."""
+
     def save(self, row: int, text: Sequence[Hashable]) -> None:
         """Keep the whole blocks of ``text``, whose keys and values slot ``row`` holds from its beginning on."""
         known = list(self._chain(text))

@@ -100,7 +100,8 @@ class Scheduler:
             self._wake.clear()
             while not self._closed and self.step():
                 pass
-            if not self._wake.wait(IDLE_SECONDS):
+            # Closed before the line above: that took the wake-up away.
+            if not self._closed and not self._wake.wait(IDLE_SECONDS):
                 self._slots.rest()
                 give_back()
                 self._wake.wait()
@@ -153,7 +154,8 @@ class Scheduler:
         sequence.cached = 0
 
     def _give_up(self, partial: Partial) -> None:
-        """Take the slot of a half-computed prompt away."""
+        """Take the slot of a half-computed prompt away. What was computed is known when it comes again."""
+        self._prefixes.snapshot(partial.row, partial.sequence.text[: partial.done])
         self._slots.free(partial.row)
         self._partial = None
 
@@ -237,6 +239,7 @@ class Scheduler:
             pictures.forget(done)
         if done < sequence.length:
             self._partial = Partial(sequence, row, done)
+            self._prefixes.on_the_way(row, sequence.text, partial.done, done)
             return
         if row != len(self._running):
             self._slots.move(row, len(self._running), done)

@@ -9,7 +9,8 @@ keys and values of the tokens behind the last whole block. There is one
   mark that thinking begins, and drop the thoughts of earlier answers;
 - where a prompt leaves what it has in common with one that was seen: system prompt and tools, mostly. So the second
   request with a beginning finds out where it ends, and the third goes on from there. Where such requests wait in the
-  queue together it is known before the first is computed (admission.py).
+  queue together it is known before the first is computed (admission.py);
+- now and then within a long prompt: of two with one document the second goes on there. Of these are few (spares).
 """
 
 from __future__ import annotations
@@ -29,6 +30,13 @@ LEAST = 32
 
 MARGIN = 16
 """Tokens at the end of a prompt that the next turn may have others for."""
+
+
+APART = 1024
+"""Tokens between those within a prompt, at least."""
+
+SPARE = 4
+"""One in so many is within a prompt, at most: of most prompts only the end is gone on with."""
 
 
 class _Key(NamedTuple):
@@ -51,6 +59,8 @@ class Snapshots:
         self._count = count
         self._known: OrderedDict[_Key, int] = OrderedDict()
         """Their places, least lately used first."""
+        self._spares: dict[_Key, None] = {}
+        """Those of them that are within a prompt, in the order in which they were taken."""
         self._tails: dict[int, list[_Key]] = {}
         """By the serial numbers of blocks."""
         self._free = list(range(count - 1, -1, -1))
@@ -59,6 +69,11 @@ class Snapshots:
 
     def __len__(self) -> int:
         return len(self._known)
+
+    @property
+    def spares(self) -> int:
+        """How many may be within prompts."""
+        return self._count // SPARE
 
     def find(self, blocks: list[int], text: Sequence[Hashable]) -> _Snapshot | None:
         """The longest that ``text`` begins with."""
@@ -81,12 +96,14 @@ class Snapshots:
             elif first < tokens:
                 layer.write(row, first, [store[snapshot, : tokens - first] for store in stores.values()])
 
-    def save(self, row: int, blocks: list[int], text: Sequence[Hashable]) -> None:
+    def save(self, row: int, blocks: list[int], text: Sequence[Hashable], *, spare: bool = False) -> None:
         """Take one of slot ``row``, which holds ``text``: these whole blocks, and what is behind them."""
         first = len(text) // BLOCK * BLOCK
         key = _Key(blocks[-1], tuple(text[first:]))
-        place = self._place()
+        place = self._place(spare)
         self._known[key] = place
+        if spare:
+            self._spares[key] = None
         self._tails.setdefault(key.serial, []).append(key)
         for layer, stores in zip(self._slots.layers, self._stores, strict=True):
             if isinstance(layer, StateLayer):
@@ -105,7 +122,9 @@ class Snapshots:
         for key in list(self._tails.get(serial, [])):
             self._free.append(self._drop(key))
 
-    def _place(self) -> int:
+    def _place(self, spare: bool) -> int:
+        if spare and len(self._spares) >= self.spares:
+            return self._drop(next(iter(self._spares)))
         return self._free.pop() if self._free else self._drop(next(iter(self._known)))
 
     def _drop(self, key: _Key) -> int:
@@ -113,6 +132,7 @@ class Snapshots:
         others.remove(key)
         if not others:
             del self._tails[key.serial]
+        self._spares.pop(key, None)
         return self._known.pop(key)
 
 
@@ -153,12 +173,18 @@ class StatePrefixCache(PrefixCache):
             cuts.sort()
         return True
 
-    def snapshot(self, row: int, text: Sequence[Hashable]) -> None:
+    def on_the_way(self, row: int, text: Sequence[Hashable], start: int, done: int) -> None:
+        if self._snapshots.spares:
+            apart = max(APART, -(-len(text) // self._snapshots.spares))
+            if start // apart < done // apart:
+                self.snapshot(row, text[:done], spare=True)
+
+    def snapshot(self, row: int, text: Sequence[Hashable], *, spare: bool = False) -> None:
         self.save(row, text)
         blocks = [0, *(block.serial for _, block in self._chain(text))]
         known = self._snapshots.find(blocks, text)
         if len(blocks) - 1 == len(text) // BLOCK and len(text) - (known.tokens if known else 0) >= LEAST:
-            self._snapshots.save(row, blocks, text)
+            self._snapshots.save(row, blocks, text, spare=spare)
 
     def _forgotten(self, serial: int) -> None:
         self._snapshots.forget(serial)

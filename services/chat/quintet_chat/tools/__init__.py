@@ -11,14 +11,14 @@ from quintet_chat.tools.hermes import HERMES
 from quintet_chat.tools.llama3 import LLAMA3
 from quintet_chat.tools.minimax_m2 import MINIMAX_M2
 from quintet_chat.tools.mistral import MISTRAL, MISTRAL_ARGS
-from quintet_chat.tools.qwen3_coder import QWEN3_CODER
+from quintet_chat.tools.qwen3_coder import QWEN3_CODER, SEED_OSS
 from quintet_chat.tools.thinking import TAGS
 
 HARMONY = Harmony()
 
 _FAMILIES: tuple[Family, ...] = (
     *(HERMES, GLM4, LLAMA3, MISTRAL, MISTRAL_ARGS, DEEPSEEK, DEEPSEEK_V31, HARMONY),
-    *(QWEN3_CODER, GLM45, GLM47, MINIMAX_M2),
+    *(QWEN3_CODER, SEED_OSS, GLM45, GLM47, MINIMAX_M2),
 )
 
 FAMILIES = {family.name: family for family in _FAMILIES}

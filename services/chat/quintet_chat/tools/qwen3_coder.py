@@ -1,4 +1,7 @@
-"""Qwen3-Coder's calls: ``<tool_call>``, the function with its parameters on lines of their own, ``</tool_call>``."""
+"""Qwen3-Coder's calls: ``<tool_call>``, the function with its parameters on lines of their own, ``</tool_call>``.
+
+Those of Seed-OSS have ``<seed:tool_call>`` around them instead.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,21 @@ from quintet_chat.tools.scan import NAME
 from quintet_chat.tools.xml_calls import XmlCalls
 from quintet_chat.tools.xml_reader import Markup
 
-QWEN3_CODER = XmlCalls(
-    name="qwen3_coder",
-    begin=f"<tool_call>\n<function={NAME}>\n",
-    end="</function>\n</tool_call>",
-    opening=["<tool_call>", "<function=", NAME, ">"],
-    closing=["</function>", "</tool_call>"],
-    trigger="<tool_call>",
-    separator="\n",
-    markup=Markup(opening="<parameter=", key_end=">", closing="</parameter>", frame="\n"),
-    marks=["<tool_call>", "</tool_call>"],
-    forgotten="<tool_call>\n",
-)
+
+def _family(name: str, outer: str) -> XmlCalls:
+    return XmlCalls(
+        name=name,
+        begin=f"<{outer}>\n<function={NAME}>\n",
+        end=f"</function>\n</{outer}>",
+        opening=[f"<{outer}>", "<function=", NAME, ">"],
+        closing=["</function>", f"</{outer}>"],
+        trigger=f"<{outer}>",
+        separator="\n",
+        markup=Markup(opening="<parameter=", key_end=">", closing="</parameter>", frame="\n"),
+        marks=[f"<{outer}>", f"</{outer}>"],
+        forgotten=f"<{outer}>\n",
+    )
+
+
+QWEN3_CODER = _family("qwen3_coder", "tool_call")
+SEED_OSS = _family("seed_oss", "seed:tool_call")
