@@ -14,8 +14,9 @@ from quintet_chat.tools.scan import overlap
 class Gate(NamedTuple):
     """The tags of a model's thinking, as tokens see them. Rows are bitmasks over the vocabulary."""
 
-    opening: int | None
-    """The token that opens the thinking, where one does; None: a grammar leaves no way into it."""
+    opening: str
+    steps: list[frozenset[int]]
+    """The tokens that go on with ``opening`` after so many of its characters, and no further than its end."""
     closing: str
     pieces: list[str]
     """The text of each token, bytes as Latin-1."""
@@ -34,8 +35,13 @@ def make_gate(vocabulary: list[bytes], stop_ids: list[int], tags: tuple[str, str
     free[[index for index in stop_ids if index < len(free)]] = False
     last = closing[-1]
     careful = free & np.array([not piece.partition(last)[2].strip() for piece in pieces])
+    parts = [(index, piece) for index, piece in enumerate(pieces) if piece and piece in opening]
     return Gate(
-        opening=pieces.index(opening) if opening in pieces else None,
+        opening=opening,
+        steps=[
+            frozenset(index for index, piece in parts if opening.startswith(piece, place))
+            for place in range(len(opening))
+        ],
         closing=closing,
         pieces=pieces,
         free=as_row(free),
@@ -69,13 +75,20 @@ class _Phase(Enum):
 
 
 class GatedMatcher:
-    """A matcher whose grammar holds from the end of the thinking on; ``inside``: the prompt has opened the thinking."""
+    """A matcher whose grammar holds from the end of the thinking on; ``inside``: the prompt has opened the thinking.
+
+    A tag of several tokens can open it where the grammar does not allow the first of them.
+    """
 
     def __init__(self, inner: Inner, gate: Gate, inside: bool) -> None:
         self._inner = inner
         self._gate = gate
         self._phase = _Phase.INSIDE if inside else _Phase.BEFORE
         self._tail = ""
+        self._opened = 0
+        """Characters of the opening tag that are there."""
+        self._ways: frozenset[int] = frozenset()
+        """The tokens that go on with it."""
 
     def fill(self, bitmask: torch.Tensor, row: int) -> None:
         """Write into ``bitmask`` [rows, vocabulary / 32] which tokens may come next."""
@@ -84,24 +97,36 @@ class GatedMatcher:
             bitmask[row] = 0
             bitmask[row, : len(allowed)] = allowed[: bitmask.shape[1]]
             return
-        self._inner.fill(bitmask, row)
+        if self._opened:
+            bitmask[row] = 0
+        else:
+            self._inner.fill(bitmask, row)
         if self._phase is _Phase.BEHIND:
             breaks = self._gate.breaks[: bitmask.shape[1]]
             bitmask[row, : len(breaks)] |= breaks
-        elif self._phase is _Phase.BEFORE and self._gate.opening is not None:
-            word, bit = divmod(self._gate.opening, 32)
-            bitmask[row, word] |= int(np.uint32(1 << bit).view(np.int32))
+        elif self._phase is _Phase.BEFORE:
+            self._ways = frozenset(token for token in self._gate.steps[self._opened] if self._let(bitmask[row], token))
 
     def accept(self, token: int) -> None:
         if self._phase is _Phase.INSIDE:
             self._think(token)
-        elif self._phase is _Phase.BEFORE and token == self._gate.opening:
-            self._phase = _Phase.INSIDE
+        elif self._phase is _Phase.BEFORE and token in self._ways:
+            self._opened += len(self._gate.pieces[token])
+            if self._opened == len(self._gate.opening):
+                self._phase = _Phase.INSIDE
         elif self._phase is _Phase.BEHIND and not self._gate.pieces[token].strip("\n"):
             self._phase = _Phase.OVER
         else:
             self._phase = _Phase.OVER
             self._inner.accept(token)
+
+    def _let(self, allowed: torch.Tensor, token: int) -> bool:
+        """Allow a token of the opening tag; False where the grammar allows it too, unless it is the whole tag."""
+        word, bit = divmod(token, 32)
+        mask = int(np.uint32(1 << bit).view(np.int32))
+        is_new = not int(allowed[word]) & mask
+        allowed[word] |= mask
+        return is_new or self._gate.pieces[token] == self._gate.opening
 
     @property
     def finished(self) -> bool:
