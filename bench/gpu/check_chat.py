@@ -132,7 +132,7 @@ class Ours:
 
     @property
     def runner(self) -> Runner:
-        """For use while no request runs."""
+        """For use once the engine is closed: till then its thread has it."""
         return self._engine._scheduler._runner
 
     def close(self) -> None:
@@ -221,8 +221,6 @@ def readings(setup: Setup, size: str, path: Path) -> Table:
     for asked, kernel in (("gathered", None), ("by FlashAttention", varlen_attn)):
         record = Graphs() if setup.device.type == "cuda" else None
         engine = Ours(setup, path, setup.dtype, Paging(BLOCK, record, kernel))
-        alike = likeness(engine.runner)
-        verdict = table.verdict(alike > engine.runner.least_likeness, f"{asked}: logits with a likeness of {alike:.4f}")
         few = prompts(count, 256, short)
         mixed = [prompts(1, 256, long)[0], *few[1:]]
         fast = best(setup, count, new, partial(engine, few, new))
@@ -232,8 +230,10 @@ def readings(setup: Setup, size: str, path: Path) -> Table:
         limit = tokens + 2 * count * BLOCK
         table.verdict(held <= limit, f"{asked}: memory held for {held} tokens, of {tokens} that there were at most")
         megabytes = f"{held * per_token:.1f}", f"{tokens * per_token:.1f}"
-        table.add(asked, engine.runner.reading, f"{alike:.4f} {verdict}", f"{fast:.0f}", f"{uneven:.0f}", *megabytes)
         engine.close()
+        alike = likeness(engine.runner)
+        verdict = table.verdict(alike > engine.runner.least_likeness, f"{asked}: logits with a likeness of {alike:.4f}")
+        table.add(asked, engine.runner.reading, f"{alike:.4f} {verdict}", f"{fast:.0f}", f"{uneven:.0f}", *megabytes)
         del engine
         setup.free()
     return table
