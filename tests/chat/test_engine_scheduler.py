@@ -179,6 +179,19 @@ def test_a_scheduler_that_is_closed_while_it_begins_to_look_ends(monkeypatch: py
     assert not thread.is_alive()
 
 
+def test_a_long_prompt_that_comes_again_goes_on_where_it_was_given_up() -> None:
+    bench = Bench(prefixes=64)
+    given_up, _ = bench.add(CHUNK * 6)
+    bench.scheduler.step()
+    bench.scheduler.step()
+    given_up.cancelled = True
+    bench.finish()
+    again, _ = bench.add(CHUNK * 6)
+    bench.finish()
+    assert bench.scheduler.counters["prefix_cache_hits"] == 2 * CHUNK
+    assert again.sequences[0].tokens == Bench().tokens(CHUNK * 6)
+
+
 def test_no_more_run_than_max_batch_and_none_is_forgotten(bench: Bench) -> None:
     requests = [bench.add(3 + i, max_tokens=6 + i)[0] for i in range(11)]
     most = 0

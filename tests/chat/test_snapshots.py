@@ -11,6 +11,7 @@ import torch
 from chat.blocks_kit import CACHES
 from chat.engine_kit import Heard, ask, started, submit, tiny_path, tiny_spec, tokenizer
 from chat.test_engine_equality import cached, generate, greedy, said
+from quintet_chat.engine import snapshots
 from quintet_chat.engine.engine import ChatEngine
 from quintet_chat.engine.prefix import BLOCK, Room, room_in
 from quintet_chat.engine.snapshots import LEAST, StatePrefixCache, prefix_cache
@@ -130,6 +131,26 @@ def test_a_prefill_stops_where_texts_part_and_before_the_end() -> None:
     assert filled.cache.cuts(128, filled.cache.match(other)) == [112]
 
 
+def test_few_are_kept_within_prompts_and_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshots, "APART", 32)
+    filled = Filled(Room(64, 8))
+    for text in ([9, *BEGIN[:59]], [8, *BEGIN[:59]]):
+        filled.keep(0, text)
+    for first in (BEGIN, [7, *BEGIN], [6, *BEGIN]):
+        text = [*first, 1, 2, 3]
+        for done in range(10, 101, 10):
+            filled.fill(1, text[:done])
+            filled.cache.on_the_way(1, text, done - 10, done)
+        assert filled.load(2, text[:100]) == 60
+    # Two at most: the last has taken the place of the first.
+    assert [filled.load(2, text) for text in (BEGIN, [7, *BEGIN])] == [0, 60]
+    assert len(filled.cache._snapshots) == 4
+    filled = Filled(Room(64, 3))
+    filled.fill(1, BEGIN)
+    filled.cache.on_the_way(1, BEGIN, 0, 90)
+    assert len(filled.cache._snapshots) == 0
+
+
 def test_memory_is_shared_out_between_states_and_keys() -> None:
     assert room_in(1 << 20, 64, 0) == Room(1024)
     per_row = 100_000
@@ -170,6 +191,19 @@ def test_requests_with_one_beginning(kind: str) -> None:
         assert said(heard) == said(heard, 1) == said_by(engine, answer)
     assert first.wait().error is None
     assert sorted(map(cached, heards)) == [0, 64, 64, 64]
+
+
+@pytest.mark.parametrize("kind", STATES)
+def test_of_two_with_one_document_the_second_goes_on_within_it(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshots, "APART", 128)
+    engine = started(tiny_spec(kind, **FIELDS))
+    document = [3 + number * number % 250 for number in range(300)]
+    for question, known in ((1, 0), (2, 256), (3, 288)):
+        prompt = [*document, *[100 + question] * 30]
+        heard = greedy(engine, prompt)
+        assert said(heard) == said_by(engine, generate(kind, prompt))
+        assert cached(heard) == known
+    engine.close()
 
 
 @pytest.mark.parametrize("kind", ["qwen3_5_text", "nemotron_h"])
