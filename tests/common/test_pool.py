@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import msgspec
 import pytest
+from quintet_common.app import create_app
 from quintet_common.errors import ApiError
 from quintet_common.models_yml import ModelSpec
 from quintet_common.pool import ModelPool
@@ -62,3 +64,74 @@ async def test_a_reload_keeps_what_is_unchanged(pool: ModelPool[Any]) -> None:
     assert before["c"].state is State.STOPPED
     assert pool.find("Bob").spec is changed
     await asyncio.wait_for(after["b"].until(State.READY), 30)
+
+
+async def test_reloads_take_effect_in_their_order_and_a_changed_model_is_known_all_the_time(
+    pool: ModelPool[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped = asyncio.Event()
+    old = pool.find("b")
+    stop = old.stop
+
+    async def slowly() -> None:
+        await stopped.wait()
+        await stop()
+
+    monkeypatch.setattr(old, "stop", slowly)
+    changed = msgspec.structs.replace(B, max_waiting=7)
+    first = asyncio.create_task(pool.apply([changed, C]))
+    await asyncio.sleep(0)
+    assert pool.find("b").spec is changed
+    second = asyncio.create_task(pool.apply([A]))
+    await asyncio.sleep(0)
+    stopped.set()
+    await asyncio.gather(first, second)
+    assert [worker.spec for worker in pool] == [A]
+
+
+async def test_a_pool_that_is_closed_during_a_reload_starts_nothing(
+    pool: ModelPool[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = asyncio.Event()
+    old = pool.find("b")
+    stop = old.stop
+
+    async def slowly() -> None:
+        await closed.wait()
+        await stop()
+
+    monkeypatch.setattr(old, "stop", slowly)
+    reload = asyncio.create_task(pool.apply([msgspec.structs.replace(B, max_waiting=7)]))
+    await asyncio.sleep(0)
+    new = pool.find("b")
+    await pool.close()
+    closed.set()
+    await reload
+    assert new.pid is None
+    assert new.state is State.STOPPED
+
+
+async def test_a_model_that_was_given_up_is_told_and_tried_again_by_a_reload(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    weights = tmp_path / "weights"
+    spec = ModelSpec(id="a", kind="chat", path=str(weights))
+    pool: ModelPool[Any] = ModelPool([spec], "echo_engine:create_engine", dict[str, str])
+    app = create_app("test", pool, [])
+    client = httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test")
+    async with asyncio.timeout(60), app.router.lifespan_context(app), client:
+        assert (await client.get("/health")).json() == {"status": "ok"}
+        (before,) = pool
+        await before.until(State.FAILED)
+        says = f"the model 'a' is not there: {weights} does not exist."
+        assert (await client.get("/health")).json() == {"status": "ok", "failed": {"a": says}}
+        assert (await client.get("/v1/models/a")).json()["note"] == says
+        weights.mkdir()
+        (weights / "config.json").write_text("{}")
+        (weights / "tokenizer.json").touch()
+        (weights / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+        await pool.apply([spec])
+        (after,) = pool
+        await after.until(State.READY)
+        assert (await client.get("/health")).json() == {"status": "ok"}

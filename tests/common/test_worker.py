@@ -177,6 +177,67 @@ async def test_an_idle_model_is_unloaded_and_the_next_request_loads_it(start: An
     assert worker.state is State.READY
 
 
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_client_who_leaves_in_the_moment_in_which_the_model_comes_back_leaves(turns: int) -> None:
+    worker: Worker[dict[str, str]] = Worker(ModelSpec(id="echo", kind="chat", path="embedded:echo"), "", dict[str, str])
+    worker._was_ready = True
+    request = asyncio.create_task(worker.submit({"text": "one"}))
+    await asyncio.sleep(0)
+    worker._connection = process._Connection(worker)
+    worker._set(State.READY)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    left = request.cancel()
+    await asyncio.wait([request])
+    assert request.cancelled() is left
+
+
+async def test_a_request_that_comes_while_a_dead_process_is_cleared_away_waits_for_the_next(
+    start: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = start()
+    await until(worker, State.READY)
+    cleared = asyncio.Event()
+    end_process = worker._end_process
+
+    async def slowly() -> None:
+        await cleared.wait()
+        await end_process()
+
+    monkeypatch.setattr(worker, "_end_process", slowly)
+    os.kill(worker.pid, signal.SIGKILL)
+    await eventually(lambda: worker._connection is None)
+    request = asyncio.create_task(words(worker, "back again"))
+    await asyncio.sleep(0)
+    assert worker.state is State.LOADING
+    cleared.set()
+    assert await request == ["back", "again"]
+
+
+async def test_a_request_for_a_model_that_is_taken_out_does_not_wait_for_its_return(start: Any) -> None:
+    worker = start()
+    await until(worker, State.READY)
+    await worker.stop()
+    with pytest.raises(ApiError) as caught:
+        async with asyncio.timeout(process.COMEBACK_SECONDS / 2):
+            await words(worker, "hello")
+    assert caught.value.status == 503
+
+
+async def test_a_process_that_cannot_be_started_is_tried_again(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    create, failures = asyncio.create_subprocess_exec, [OSError(24, "Too many open files")]
+
+    async def first_none(*args: Any, **options: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return await create(*args, **options)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", first_none)
+    worker = start()
+    await until(worker, State.READY)
+    assert worker.restarts == 1
+
+
 async def test_stopping_ends_the_process(start: Any) -> None:
     worker = start()
     await until(worker, State.READY)

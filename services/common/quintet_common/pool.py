@@ -30,6 +30,7 @@ class ModelPool(Generic[EventT]):
         self._event_type = event_type
         self._workers: dict[str, Worker[EventT]] = {}
         self._specs = specs
+        self._changing = asyncio.Lock()
         self.leaving = False
         """Whether the service is about to end: it still answers, and says that others should be asked."""
 
@@ -38,7 +39,7 @@ class ModelPool(Generic[EventT]):
 
     def start(self) -> None:
         for spec in self._specs:
-            self._add(spec)
+            self._add(spec).start()
 
     def leave(self) -> None:
         self.leaving = True
@@ -48,21 +49,28 @@ class ModelPool(Generic[EventT]):
         self._workers.clear()
 
     async def apply(self, specs: list[ModelSpec]) -> None:
-        """Make the running models those of ``specs``: those are loaded anew whose process would run otherwise."""
-        wanted = {spec.id: spec for spec in specs}
-        gone = []
-        for worker in self:
-            spec = wanted.get(worker.spec.id)
-            if spec is not None and spec.for_worker == worker.spec.for_worker:
-                worker.spec = spec
-            else:
-                gone.append(worker)
-        for worker in gone:
-            del self._workers[worker.spec.id]
-        await asyncio.gather(*(worker.stop() for worker in gone))
-        for spec in specs:
-            if spec.id not in self._workers:
-                self._add(spec)
+        """Make the running models those of ``specs``: those are loaded anew whose process would run otherwise,
+        and those that were given up are tried once more.
+
+        One call after the other, in their order. A model that changes is known all the time, and loads once the memory
+        of the old one is free.
+        """
+        async with self._changing:
+            wanted = {spec.id: spec for spec in specs}
+            gone = []
+            for worker in self:
+                spec = wanted.get(worker.spec.id)
+                if spec is not None and spec.for_worker == worker.spec.for_worker and not worker.given_up:
+                    worker.spec = spec
+                else:
+                    gone.append(worker)
+            for worker in gone:
+                del self._workers[worker.spec.id]
+            new = [self._add(spec) for spec in specs if spec.id not in self._workers]
+            await asyncio.gather(*(worker.stop() for worker in gone))
+            for worker in new:
+                if worker in self:  # else the pool was closed meanwhile
+                    worker.start()
 
     def find(self, name: str | None, kind: str | None = None) -> Worker[EventT]:
         """The model with this id or alias; without a name, the default of ``kind``.
@@ -90,7 +98,7 @@ class ModelPool(Generic[EventT]):
         """Whether every model can answer, now or after being woken, and this will stay so."""
         return not self.leaving and all(worker.state in (State.READY, State.IDLE) for worker in self)
 
-    def _add(self, spec: ModelSpec) -> None:
+    def _add(self, spec: ModelSpec) -> Worker[EventT]:
         worker: Worker[EventT] = Worker(spec, self._factory, self._event_type)
         self._workers[spec.id] = worker
-        worker.start()
+        return worker

@@ -29,6 +29,7 @@ COMEBACK_SECONDS = 30.0
 FIRST_BACKOFF, LAST_BACKOFF = 0.5, 60.0
 """Seconds before a dead worker is started again: doubled at every failed start, up to the last."""
 
+_RESTARTED = "the model's process ended and is restarted"
 
 DEATHS = 5
 """So often the process may end while it loads a model that was never ready; then it is not started again."""
@@ -166,8 +167,10 @@ class Worker(Generic[EventT]):
             self._woken = True
             self._wake.set()
         if (self._woken or self._was_ready) and self.state is not State.READY:
+            # Not wait_for: this Python's takes no notice of a cancel in the moment in which the wait is over.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.until(State.READY, State.FAILED), COMEBACK_SECONDS)
+                async with asyncio.timeout(COMEBACK_SECONDS):
+                    await self.until(State.READY, State.FAILED, State.STOPPED)
         if self.state is not State.READY or self._connection is None:
             raise self.unavailable()
         try:
@@ -201,6 +204,11 @@ class Worker(Generic[EventT]):
     def in_flight(self) -> int:
         return len(self._jobs)
 
+    @property
+    def given_up(self) -> bool:
+        """Whether the model failed for what does not pass, and is not tried again."""
+        return self.state is State.FAILED and (self._permanent or self._deaths >= DEATHS)
+
     def unavailable(self) -> ApiError:
         """Why there is no answer now, as the client should read it."""
         if self.state is State.FAILED:
@@ -229,18 +237,20 @@ class Worker(Generic[EventT]):
         backoff = FIRST_BACKOFF
         while True:
             self._permanent = False
-            await self._live()
+            try:
+                was_ready = await self._live()
+            except OSError as error:  # no process or descriptor is to be had now
+                log.error("%s: its process cannot be started: %s", self.spec.id, error)
+                was_ready = False
             if self.state is State.IDLE:
                 await self._wake.wait()
                 self._wake.clear()
                 continue
             if self._permanent or self._hopeless():
                 return
-            was_ready = self.state is State.READY
             backoff = FIRST_BACKOFF if was_ready else min(backoff * 2, LAST_BACKOFF)
             if self.state is not State.FAILED:
-                self.note = "the model's process ended and is restarted"
-                self._set(State.LOADING)
+                self.note = _RESTARTED
             log.warning("%s: worker ended, starting it again in %.1f s", self.spec.id, backoff)
             self.restarts += 1
             await asyncio.sleep(backoff)
@@ -256,8 +266,8 @@ class Worker(Generic[EventT]):
         self._fail()
         return True
 
-    async def _live(self) -> None:
-        """One life of the process, from its start until its socket closes."""
+    async def _live(self) -> bool:
+        """One life of the process, from its start until its socket closes; whether the model was ready at its end."""
         loop = asyncio.get_running_loop()
         if self.state is not State.FAILED:
             self.progress, self.note = 0.0, self.note if self.restarts else "starting"
@@ -284,6 +294,11 @@ class Worker(Generic[EventT]):
         watch = asyncio.create_task(self._unload_when_idle())
         try:
             await connection.lost
+            died = self.state is State.READY
+            if died:  # requests wait from now on, not from when all of it is gone
+                self.note = _RESTARTED
+                self._set(State.LOADING)
+            return died
         finally:
             watch.cancel()
             self._connection = None
