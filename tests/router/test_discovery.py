@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from quintet_common.models_yml import ConfigError, UpstreamSpec, load_upstreams
+from quintet_common.models_yml import Config, ConfigError, UpstreamSpec, load_upstreams
 from quintet_router.configuration import Reloads, Sources
 from quintet_router.discovery import resolve
 from router.harness import END, STREAM, Door, FakeUpstream, card, chunk, open_door, read_head, read_response, until
@@ -169,6 +170,37 @@ async def listed(file: Path, *urls: str) -> AsyncIterator[tuple[Door, Reloads]]:
         watching = asyncio.create_task(reloads.watch())
         yield door, reloads
         watching.cancel()
+
+
+class Applied:
+    """In place of a fleet: what it was told."""
+
+    def __init__(self) -> None:
+        self.specs: list[list[UpstreamSpec]] = []
+        self.expected: frozenset[str] = frozenset()
+
+    async def apply(self, specs: list[UpstreamSpec]) -> None:
+        self.specs.append(specs)
+
+
+async def test_what_is_read_last_is_taken_over_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet, read_now = Applied(), threading.Event()
+    old, new = [UpstreamSpec(url="http://old:1")], [UpstreamSpec(url="http://new:1")]
+    found = iter([old, new])
+    reloads = Reloads(Sources([], None, "upstreams.yml"), fleet, 1)  # type: ignore[arg-type]
+
+    def read() -> tuple[Config, list[UpstreamSpec]]:
+        specs = next(found)
+        if specs is old:
+            read_now.wait(30)
+        return Config(), specs
+
+    monkeypatch.setattr(reloads, "_read", read)
+    first, second = (asyncio.create_task(reloads.reload()) for _ in range(2))
+    await asyncio.wait([second], timeout=0.2)
+    read_now.set()
+    await asyncio.gather(first, second)
+    assert fleet.specs == [old, new]
 
 
 async def test_a_watched_list_is_taken_over_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -124,6 +124,38 @@ async def test_a_long_request_keeps_its_place(redis_url: str) -> None:
     await two.close()
 
 
+class KeptLate:
+    """In place of Redis: a place is given back while all are kept, and what keeps them comes after it."""
+
+    def __init__(self, places: SharedPlaces) -> None:
+        self.taken: set[str] = set()
+        self._places = places
+
+    async def take(self, *, args: list[Any], **_: Any) -> int:
+        self.taken.add(args[-1])
+        return 1
+
+    async def keep(self, *, args: list[Any], **_: Any) -> None:
+        self._places.give_back(args[-1])
+        await asyncio.gather(*self._places._giving)
+        self.taken.update(args[1:])
+
+    async def zrem(self, _: str, *places: str) -> None:
+        self.taken.difference_update(places)
+
+
+async def test_a_place_that_is_given_back_while_it_is_kept_is_free() -> None:
+    pytest.importorskip("redis")
+    places = SharedPlaces("redis://127.0.0.1:1", lease=0)
+    redis = KeptLate(places)
+    places._take, places._keep, places._client = redis.take, redis.keep, redis
+    assert await places.take("a", 1) in redis.taken
+    keeping = asyncio.create_task(places.keep())
+    await until(lambda: not places._taken)
+    await until(lambda: not redis.taken)
+    keeping.cancel()
+
+
 async def test_without_redis_the_routers_own_count_decides() -> None:
     pytest.importorskip("limits")
     pytest.importorskip("redis")

@@ -57,10 +57,15 @@ class Reloads:
         self._sources = sources
         self._fleet = fleet
         self._seconds = seconds
+        self._reading = asyncio.Lock()
         self.successful = True
         self.succeeded_at = time()
 
     async def reload(self) -> None:
+        async with self._reading:  # or what was read first might be taken over last
+            await self._reload()
+
+    async def _reload(self) -> None:
         try:
             config, specs = await asyncio.to_thread(self._read)
             await self._fleet.apply(specs)

@@ -82,11 +82,12 @@ class SharedPlaces:
     async def keep(self) -> None:
         while True:
             await asyncio.sleep(self._lease / 3)
-            by_key: dict[str, list[str]] = {}
-            for place, key in self._taken.items():
-                by_key.setdefault(key, []).append(place)
-            for key, places in by_key.items():
+            for key in set(self._taken.values()):
+                places = [place for place, its_key in self._taken.items() if its_key == key]
                 await self._redis.ask(partial(self._keep, keys=[key], args=[self._lease, *places]))
+                # What was given back meanwhile may have been taken again by that.
+                if gone := [place for place in places if place not in self._taken]:
+                    await self._redis.ask(partial(self._client.zrem, key, *gone))
 
     async def close(self) -> None:
         await asyncio.gather(*self._giving, return_exceptions=True)
