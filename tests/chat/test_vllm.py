@@ -167,6 +167,18 @@ def test_loading_goes_forward_as_the_log_says() -> None:
     engine._server.stop()
 
 
+def test_a_server_that_ends_as_soon_as_it_has_answered_is_no_loaded_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = VllmEngine(spec_of(engine_args={"url": "http://127.0.0.1:1"}))
+
+    def answered(*_: object) -> dict[str, str]:
+        engine._on_death("out of memory")
+        return {"id": "m"}
+
+    monkeypatch.setattr(engine, "_wait_for", answered)
+    with pytest.raises(LoadError, match="vLLM ended: out of memory"):
+        engine.load(lambda _fraction, _note: None)
+
+
 def test_the_reason_of_a_failed_start_is_told() -> None:
     with pytest.raises(LoadError, match=r"tiny: vLLM ended: ValueError: No room for 3 GiB of keys and values\."):
         VllmEngine(spec_of(engine_args={"fail": True})).load(lambda _fraction, _note: None)

@@ -86,6 +86,7 @@ class OcrEngine:
 
     def _take_turn(self, reading: _Reading, reader: Reader) -> None:
         """A picture that cannot be read costs its own request only."""
+        failure = None
         try:
             if reading.take_turn(reader):
                 with self._changed:
@@ -93,10 +94,13 @@ class OcrEngine:
                 return
         except Exception:
             log.exception("reading a picture failed")
-            reading.emit.fail(ApiError(500, "The model failed on this picture; the service's log has the details."))
+            failure = ApiError(500, "The model failed on this picture; the service's log has the details.")
         with self._changed:
             del self._open[reading.id]
-        reading.emit.done()
+        if failure is not None:
+            reading.emit.fail(failure)
+        else:
+            reading.emit.done()
 
 
 class _Reading:

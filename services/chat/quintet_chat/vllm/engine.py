@@ -71,6 +71,8 @@ class VllmEngine:
         self._context: int | None = served.get("max_model_len")
         threading.Thread(target=self._run, args=(base, headers), name="requests", daemon=True).start()
         self._ready = True
+        if self._died is not None:  # after it had answered, and before anybody would have been told
+            raise LoadError(f"{self._spec.id}: vLLM ended: {self._died}")
         info = facts.info(self._spec, self._context)
         self._vocabulary = info.get("vocab_size")
         return info
@@ -99,10 +101,11 @@ class VllmEngine:
     def stats(self) -> dict[str, float]:
         try:
             text = self._sync.get("/metrics").text
-        except httpx2.HTTPError:
+            families = list(text_string_to_metric_families(text))
+        except (httpx2.HTTPError, ValueError):  # it is about to end, or has no metrics
             return {}
         found = dict.fromkeys(_STATS.values(), 0.0)
-        for family in text_string_to_metric_families(text):
+        for family in families:
             if name := _STATS.get(family.name):
                 found[name] = sum(sample.value for sample in family.samples if not sample.name.endswith("_created"))
         return found

@@ -68,8 +68,9 @@ class Speaking:
     def stop(self) -> None:
         """Nobody listens any more. What comes of the step that is under way is of no use."""
         self._stopped = True
-        if isinstance(self._synthesis, Stoppable):
-            self._synthesis.stop()
+        synthesis = self._synthesis  # the other thread may begin with the next piece at any time
+        if isinstance(synthesis, Stoppable):
+            synthesis.stop()
 
     def _check_instructions(self) -> None:
         deaf = [engine for engine in self.engines if not isinstance(self._backends[engine], Instructable)]
