@@ -156,7 +156,9 @@ def test_with_a_response_format_the_answer_is_a_call_or_that(client: OpenAI) -> 
     ("fields", "param"),
     [
         ({"tool_choice": {"type": "function", "function": {"name": "nope"}}}, "tool_choice.function.name"),
-        ({"tool_choice": {"type": "custom", "custom": {"name": "x"}}}, "tool_choice"),
+        ({"tool_choice": {"type": "custom", "custom": {"name": "x"}}}, "tool_choice.custom.name"),
+        ({"tool_choice": {"type": "custom", "custom": {"name": "get_weather"}}}, "tool_choice.custom.name"),
+        ({"tool_choice": {"type": "mcp"}}, "tool_choice"),
         (
             {
                 "tool_choice": {

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from openai.types.chat import ChatCompletionMessage, ChatCompletionMessageFunctionToolCall
+from openai.types.chat import (
+    ChatCompletionMessage,
+    ChatCompletionMessageCustomToolCall,
+    ChatCompletionMessageFunctionToolCall,
+)
 from openai.types.chat.chat_completion import Choice, ChoiceLogprobs
+from openai.types.chat.chat_completion_message_custom_tool_call import Custom
 from openai.types.chat.chat_completion_message_function_tool_call import Function
 
 from quintet_chat.api.finish import finish_reason
 from quintet_chat.api.logprobs import chat_logprobs
 from quintet_chat.api.reading import Reading
 from quintet_chat.protocol import Delta, Event, Finished, TokenLogprob
-from quintet_chat.tools.base import CallArguments, CallStart, Piece, Reasoning, Text
+from quintet_chat.tools.base import CallStart, Piece, Reasoning, Text
 
 
 class ChatAnswer:
@@ -39,7 +44,7 @@ class _ChoiceBuilder:
         self.reader = reading.reader()
         self._texts: list[str] = []
         self._thoughts: list[str] = []
-        self._calls: list[ChatCompletionMessageFunctionToolCall] = []
+        self._calls: list[ChatCompletionMessageFunctionToolCall | ChatCompletionMessageCustomToolCall] = []
         self._logprobs: list[TokenLogprob] = []
         self._finished = Finished(index, "stop")
 
@@ -71,7 +76,19 @@ class _ChoiceBuilder:
         elif isinstance(piece, Reasoning):
             self._thoughts.append(piece.text)
         elif isinstance(piece, CallStart):
-            function = Function(name=piece.name, arguments="")
-            self._calls.append(ChatCompletionMessageFunctionToolCall(id=piece.id, type="function", function=function))
-        elif isinstance(piece, CallArguments):
-            self._calls[piece.index].function.arguments += piece.text
+            self._calls.append(_call(piece))
+        else:
+            call = self._calls[piece.index]
+            if isinstance(call, ChatCompletionMessageFunctionToolCall):
+                call.function.arguments += piece.text
+            else:
+                call.custom.input += piece.text
+
+
+def _call(start: CallStart) -> ChatCompletionMessageFunctionToolCall | ChatCompletionMessageCustomToolCall:
+    """A call without what is given to it."""
+    if start.is_custom:
+        custom = Custom(name=start.name, input="")
+        return ChatCompletionMessageCustomToolCall(id=start.id, type="custom", custom=custom)
+    function = Function(name=start.name, arguments="")
+    return ChatCompletionMessageFunctionToolCall(id=start.id, type="function", function=function)

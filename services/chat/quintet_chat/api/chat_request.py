@@ -14,6 +14,9 @@ _STRICT = ConfigDict(strict=True)
 MAX_MESSAGES = 10_000
 """Messages of one conversation."""
 
+MAX_DEFINITION = 64 << 10
+"""Characters of a custom tool's grammar."""
+
 Name = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
 
 
@@ -24,6 +27,13 @@ class FunctionCall(BaseModel):
     arguments: str
 
 
+class CustomCall(BaseModel):
+    model_config = _STRICT
+
+    name: str
+    input: str
+
+
 class ToolCall(BaseModel):
     """A call that an assistant message of the history made."""
 
@@ -32,6 +42,7 @@ class ToolCall(BaseModel):
     id: str
     type: str = "function"
     function: FunctionCall | None = None
+    custom: CustomCall | None = None
 
 
 class Message(BaseModel):
@@ -60,11 +71,36 @@ class FunctionDefinition(BaseModel):
     strict: bool | None = None
 
 
+class TextGrammar(BaseModel):
+    model_config = _STRICT
+
+    syntax: Literal["lark", "regex"]
+    definition: Annotated[str, Field(max_length=MAX_DEFINITION)]
+
+
+class InputFormat(BaseModel):
+    """What the text is that a custom tool is called with."""
+
+    model_config = _STRICT
+
+    type: Literal["text", "grammar"]
+    grammar: TextGrammar | None = None
+
+
+class CustomDefinition(BaseModel):
+    model_config = _STRICT
+
+    name: Name
+    description: str | None = None
+    format: InputFormat | None = None
+
+
 class Tool(BaseModel):
     model_config = _STRICT
 
     type: str
     function: FunctionDefinition | None = None
+    custom: CustomDefinition | None = None
 
 
 class FunctionName(BaseModel):
@@ -85,6 +121,7 @@ class ToolChoiceObject(BaseModel):
 
     type: str
     function: FunctionName | None = None
+    custom: FunctionName | None = None
     allowed_tools: AllowedTools | None = None
 
 

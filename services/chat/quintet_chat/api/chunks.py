@@ -18,7 +18,7 @@ from quintet_chat.api.finish import FinishReason, finish_reason
 from quintet_chat.api.logprobs import chat_logprobs
 from quintet_chat.api.reading import ChoiceReader, Reading
 from quintet_chat.protocol import Delta, Finished
-from quintet_chat.tools.base import CallStart, Piece, Reasoning, Text
+from quintet_chat.tools.base import CallInput, CallStart, Piece, Reasoning, Text
 
 
 class ChunkWriter:
@@ -63,7 +63,8 @@ class ChunkWriter:
     def chunk(
         self, index: int, delta: dict[str, Any], source: Delta | None = None, reason: FinishReason | None = None
     ) -> bytes:
-        choice = Choice(index=index, delta=ChoiceDelta(**delta), finish_reason=reason)
+        # The SDK has a type for the deltas of functions alone.
+        choice = Choice(index=index, delta=ChoiceDelta.construct(**delta), finish_reason=reason)
         if source is not None and source.logprobs:
             choice.logprobs = ChoiceLogprobs(content=chat_logprobs(source.logprobs))
         return sse.event(ChatCompletionChunk(**self._head, choices=[choice]))
@@ -74,6 +75,15 @@ class ChunkWriter:
         if isinstance(piece, Reasoning):
             return {"reasoning_content": piece.text}
         if isinstance(piece, CallStart):
-            function = {"name": piece.name, "arguments": ""}
-            return {"tool_calls": [{"index": piece.index, "id": piece.id, "type": "function", "function": function}]}
+            return {"tool_calls": [call_of(piece)]}
+        if isinstance(piece, CallInput):
+            return {"tool_calls": [{"index": piece.index, "custom": {"input": piece.text}}]}
         return {"tool_calls": [{"index": piece.index, "function": {"arguments": piece.text}}]}
+
+
+def call_of(start: CallStart) -> dict[str, Any]:
+    """The delta that begins a call, without what is given to it."""
+    what = {"custom": {"name": start.name, "input": ""}}
+    if not start.is_custom:
+        what = {"function": {"name": start.name, "arguments": ""}}
+    return {"index": start.index, "id": start.id, "type": next(iter(what)), **what}

@@ -13,7 +13,8 @@ from quintet_common.errors import ApiError, bad_request
 from quintet_common.media import picture_from_url
 
 from quintet_chat.api import zlai
-from quintet_chat.api.chat_request import Message, ToolCall
+from quintet_chat.api.chat_request import FunctionCall, Message, ToolCall
+from quintet_chat.tools.custom import arguments_of
 
 MAX_PICTURES = 16
 """Pictures of one request."""
@@ -141,8 +142,14 @@ def _text(value: Any, path: str) -> str:
 
 def _call(call: ToolCall, path: str) -> dict[str, Any]:
     """A call of the history; templates expect the arguments as an object where they are one."""
+    if call.type == "custom" and call.custom is not None:
+        call = ToolCall(
+            id=call.id, function=FunctionCall(name=call.custom.name, arguments=arguments_of(call.custom.input))
+        )
     if call.type != "function" or call.function is None:
-        raise bad_request(f"{path}: only calls of functions are known here.", f"{path}.type", "unsupported_content")
+        raise bad_request(
+            f"{path}: only calls of functions and custom tools are known here.", f"{path}.type", "unsupported_content"
+        )
     arguments: Any = call.function.arguments
     try:
         parsed = json.loads(arguments)

@@ -17,10 +17,10 @@ from quintet_common.errors import ApiError
 
 from quintet_chat.api.reading import Reading
 from quintet_chat.protocol import Delta, Finished, TokenLogprob
-from quintet_chat.tools.base import CallArguments, CallStart, Piece, Reasoning, Text
+from quintet_chat.tools.base import CallArguments, CallInput, CallStart, Piece, Reasoning, Text
 
 Events = Iterator[BaseModel]
-Item = sdk.ResponseReasoningItem | sdk.ResponseOutputMessage | sdk.ResponseFunctionToolCall
+Item = sdk.ResponseReasoningItem | sdk.ResponseOutputMessage | sdk.ResponseFunctionToolCall | sdk.ResponseCustomToolCall
 Status = Literal["in_progress", "completed", "incomplete"]
 
 
@@ -100,6 +100,11 @@ class ResponseWriter:
             yield sdk.ResponseFunctionCallArgumentsDeltaEvent(
                 type="response.function_call_arguments.delta", delta=piece.text, **self._place
             )
+        elif isinstance(item, sdk.ResponseCustomToolCall):
+            item.input += piece.text
+            yield sdk.ResponseCustomToolCallInputDeltaEvent(
+                type="response.custom_tool_call_input.delta", delta=piece.text, **self._place
+            )
         elif isinstance(item, sdk.ResponseReasoningItem):
             _thought_of(item).text += piece.text
             yield sdk.ResponseReasoningTextDeltaEvent(
@@ -142,6 +147,10 @@ class ResponseWriter:
                 **{"name": item.name} | self._place,  # of which not every version of the SDK knows
             )
             item.status = status
+        elif isinstance(item, sdk.ResponseCustomToolCall):
+            yield sdk.ResponseCustomToolCallInputDoneEvent(
+                type="response.custom_tool_call_input.done", input=item.input, **self._place
+            )
         elif isinstance(item, sdk.ResponseReasoningItem):
             thought = _thought_of(item)
             yield sdk.ResponseReasoningTextDoneEvent(
@@ -178,7 +187,7 @@ class ResponseWriter:
 
 def _continues(item: Any, piece: Piece) -> bool:
     """Whether a piece belongs to the item that is open."""
-    if isinstance(piece, CallArguments):
+    if isinstance(piece, CallArguments | CallInput):
         return True
     if isinstance(piece, Text):
         return isinstance(item, sdk.ResponseOutputMessage)
@@ -187,6 +196,11 @@ def _continues(item: Any, piece: Piece) -> bool:
 
 def _new_item(piece: Piece) -> tuple[Item, Any]:
     """An item without content, and the part that its content will be."""
+    if isinstance(piece, CallStart) and piece.is_custom:
+        custom = sdk.ResponseCustomToolCall(
+            id=new_id("ctc"), type="custom_tool_call", call_id=piece.id, name=piece.name, input=""
+        )
+        return custom, None
     if isinstance(piece, CallStart):
         call = sdk.ResponseFunctionToolCall(
             id=new_id("fc"),

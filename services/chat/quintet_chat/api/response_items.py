@@ -6,7 +6,7 @@ from typing import Any
 
 from quintet_common.errors import ApiError, bad_request
 
-from quintet_chat.api.chat_request import FunctionCall, Message, ToolCall
+from quintet_chat.api.chat_request import CustomCall, FunctionCall, Message, ToolCall
 
 _ROLES = ("developer", "system", "user", "assistant")
 _TEXTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "refusal"}
@@ -42,17 +42,20 @@ class _Reader:
             self._message(item, path)
         elif kind == "function_call":
             call = FunctionCall(name=_string(item, "name", path), arguments=_string(item, "arguments", path))
-            message = self._assistant(path)
-            message.tool_calls = message.tool_calls or []
-            message.tool_calls.append(ToolCall(id=_string(item, "call_id", path), function=call))
-        elif kind == "function_call_output":
+            self._call(ToolCall(id=_string(item, "call_id", path), function=call), path)
+        elif kind == "custom_tool_call":
+            custom = CustomCall(name=_string(item, "name", path), input=_string(item, "input", path))
+            self._call(ToolCall(id=_string(item, "call_id", path), type="custom", custom=custom), path)
+        elif kind in ("function_call_output", "custom_tool_call_output"):
             content = _content(item, "output", path)
             self._add(Message(role="tool", content=content, tool_call_id=_string(item, "call_id", path)), path)
         elif kind == "reasoning":
             self._thoughts.append(_thoughts(item, path))
         else:
-            text = f"{path}.type: {str(kind)[:40]!r} is not read here; items are messages, function calls, their "
-            raise bad_request(text + "outputs and reasoning.", f"{path}.type", "unsupported_content")
+            text = f"{path}.type: {str(kind)[:40]!r} is not read here; items are messages, calls of functions "
+            raise bad_request(
+                text + "and custom tools, their outputs and reasoning.", f"{path}.type", "unsupported_content"
+            )
 
     def _message(self, item: dict[str, Any], path: str) -> None:
         role = item.get("role")
@@ -64,6 +67,10 @@ class _Reader:
         if role == "assistant":
             message.reasoning_content = self._take_thoughts()
         self._add(message, path)
+
+    def _call(self, call: ToolCall, path: str) -> None:
+        message = self._assistant(path)
+        message.tool_calls = [*(message.tool_calls or []), call]
 
     def _assistant(self, path: str) -> Message:
         """The assistant's message that a call belongs to."""

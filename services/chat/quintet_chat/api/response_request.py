@@ -9,15 +9,18 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 from quintet_common.errors import ApiError, bad_request
 
 from quintet_chat.api.chat_request import (
+    MAX_DEFINITION,
     MAX_MESSAGES,
     AllowedTools,
     ChatRequest,
+    CustomDefinition,
     FunctionDefinition,
-    FunctionName,
+    InputFormat,
     JsonSchema,
     Message,
     Name,
     ResponseFormat,
+    TextGrammar,
     Tool,
     ToolChoiceObject,
 )
@@ -37,8 +40,18 @@ _THOUGHTS = "reasoning.encrypted_content"
 Summary = Literal["auto", "concise", "detailed"]
 
 
+class ResponseInputFormat(BaseModel):
+    """Of a custom tool; a grammar lies flat in it."""
+
+    model_config = _STRICT
+
+    type: Literal["text", "grammar"]
+    syntax: Literal["lark", "regex"] | None = None
+    definition: Annotated[str, Field(max_length=MAX_DEFINITION)] | None = None
+
+
 class ResponseTool(BaseModel):
-    """A tool; a function lies flat in it."""
+    """A tool; a function or a custom tool lies flat in it."""
 
     model_config = _STRICT
 
@@ -47,6 +60,7 @@ class ResponseTool(BaseModel):
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
+    format: ResponseInputFormat | None = None
 
 
 class ResponseToolChoice(BaseModel):
@@ -190,28 +204,50 @@ class ResponseRequest(ExtraFields):
 
 
 def _tool(tool: ResponseTool, index: int) -> Tool:
-    if tool.type != "function":
+    if tool.type not in ("function", "custom"):
         path = f"tools[{index}].type"
-        message = f"{path}: only 'function' is served here; there is no built-in tool {tool.type[:40]!r}."
+        message = f"{path}: 'function' and 'custom' are served here; there is no built-in tool {tool.type[:40]!r}."
         raise bad_request(message, path, "unsupported_parameter")
     if tool.name is None:
-        path = f"tools[{index}].name"
-        raise bad_request(f"Missing required field: {path}.", path, "missing_required_parameter")
+        raise _missing(f"tools[{index}].name")
+    if tool.type == "custom":
+        format = None if tool.format is None else _input_format(tool.format, f"tools[{index}].format")
+        return Tool(type="custom", custom=CustomDefinition(name=tool.name, description=tool.description, format=format))
     function = FunctionDefinition(
         name=tool.name, description=tool.description, parameters=tool.parameters, strict=tool.strict
     )
     return Tool(type="function", function=function)
 
 
+def _input_format(wanted: ResponseInputFormat, path: str) -> InputFormat:
+    if wanted.type == "text":
+        return InputFormat(type="text")
+    if wanted.syntax is None:
+        raise _missing(f"{path}.syntax")
+    if wanted.definition is None:
+        raise _missing(f"{path}.definition")
+    return InputFormat(type="grammar", grammar=TextGrammar(syntax=wanted.syntax, definition=wanted.definition))
+
+
+def _missing(path: str) -> ApiError:
+    return bad_request(f"Missing required field: {path}.", path, "missing_required_parameter")
+
+
 def _choice(choice: str | ResponseToolChoice | None) -> Any:
     if not isinstance(choice, ResponseToolChoice):
         return choice
-    if choice.type == "function" and choice.name is not None:
-        return ToolChoiceObject(type="function", function=FunctionName(name=choice.name))
+    if choice.type in ("function", "custom") and choice.name is not None:
+        return ToolChoiceObject.model_validate({"type": choice.type, choice.type: {"name": choice.name}})
     if choice.type == "allowed_tools" and choice.mode is not None:
-        tools = [{"type": "function", "function": {"name": tool.get("name")}} for tool in choice.tools or []]
+        tools = [_reference(tool) for tool in choice.tools or []]
         return ToolChoiceObject(type="allowed_tools", allowed_tools=AllowedTools(mode=choice.mode, tools=tools))
     return ToolChoiceObject(type="unknown")
+
+
+def _reference(tool: dict[str, Any]) -> dict[str, Any]:
+    """A tool that is allowed, as chat completions name it."""
+    kind = "custom" if tool.get("type") == "custom" else "function"
+    return {"type": kind, kind: {"name": tool.get("name")}}
 
 
 def _format(text: TextOptions | None) -> ResponseFormat | None:
@@ -219,16 +255,16 @@ def _format(text: TextOptions | None) -> ResponseFormat | None:
         return None
     wanted = text.format
     if wanted.type == "json_schema" and wanted.name is None:
-        path = "text.format.name"
-        raise bad_request(f"Missing required field: {path}.", path, "missing_required_parameter")
+        raise _missing("text.format.name")
     schema = JsonSchema.model_validate({"name": wanted.name, "schema": wanted.json_schema, "strict": wanted.strict})
     return ResponseFormat(type=wanted.type, json_schema=schema if wanted.type == "json_schema" else None)
 
 
 _RENAMED = (
-    (re.compile(r"^(tools\[\d+\])\.function"), r"\1"),
-    (re.compile(r"^tool_choice\.allowed_tools(\.tools\[\d+\])\.function"), r"tool_choice\1"),
-    (re.compile(r"^tool_choice\.(function|allowed_tools)"), "tool_choice"),
+    (re.compile(r"^(tools\[\d+\])\.(function|custom)"), r"\1"),
+    (re.compile(r"^(tools\[\d+\]\.format)\.grammar"), r"\1"),
+    (re.compile(r"^tool_choice\.allowed_tools(\.tools\[\d+\])\.(function|custom)"), r"tool_choice\1"),
+    (re.compile(r"^tool_choice\.(function|custom|allowed_tools)"), "tool_choice"),
     (re.compile(r"^response_format(\.json_schema)?"), "text.format"),
     (re.compile(r"^messages"), "input"),
     (re.compile(r"\.tool_call_id$"), ".call_id"),

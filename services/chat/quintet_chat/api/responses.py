@@ -117,7 +117,8 @@ def _empty(body: ResponseRequest, turn: Turn) -> Response:
     """The response before its first item: what was asked for, with the defaults that were taken."""
     asked = body.model_dump(include={"tools", "tool_choice", "text", "reasoning"}, exclude_none=True, by_alias=True)
     text = {"format": {"type": "text"}} | asked.get("text", {})
-    tools = [{"strict": None, "parameters": None, **tool} for tool in asked.get("tools", [])]
+    unsaid = {"function": {"strict": None, "parameters": None}, "custom": {}}
+    tools = [{**unsaid[tool["type"]], **tool} for tool in asked.get("tools", [])]
     return Response.model_validate(
         {
             "id": new_id("resp"),

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from quintet_common.errors import bad_request
 from quintet_common.worker.process import Worker
 
-from quintet_chat.api.chat_request import AllowedTools, ChatRequest, FunctionDefinition, ToolChoiceObject
-from quintet_chat.api.schema_limits import check_schema, check_together
+from quintet_chat.api.chat_request import ChatRequest
+from quintet_chat.api.offered_tools import Mode, choice_of, offered_tools
+from quintet_chat.api.schema_limits import check_schema
 from quintet_chat.api.schema_strict import check_strict
 from quintet_chat.protocol import Grammar
 from quintet_chat.tools import FAMILIES
-from quintet_chat.tools.base import NO_ARGUMENTS, Family, Parser, ToolFunction, one_of, tag
+from quintet_chat.tools.base import Family, Parser, ToolFunction, one_of, tag
 from quintet_chat.tools.bounds import bounded
-
-Mode = Literal["none", "auto", "required"]
 
 _ANY_OBJECT = {"type": "object"}
 
@@ -61,13 +60,13 @@ def is_small_model(worker: Worker[Any]) -> bool:
 def plan_tools(request: ChatRequest, worker: Worker[Any], last_role: str) -> ToolPlan:
     """Raises ApiError 400 that names ``tools`` or ``tool_choice``."""
     family = family_of(worker)
-    offered = _functions(request)
+    offered = offered_tools(request)
     choice = request.tool_choice
     if not offered:
         if choice not in (None, "none", "auto"):
             raise bad_request("tool_choice needs tools.", "tool_choice", "invalid_value")
         return ToolPlan(family=family)
-    mode, names, several = _choice(choice, offered)
+    mode, names, several = choice_of(choice, offered)
     is_small = is_small_model(worker)
     several = several and (
         request.parallel_tool_calls is True or (not is_small and request.parallel_tool_calls is None)
@@ -80,9 +79,10 @@ def plan_tools(request: ChatRequest, worker: Worker[Any], last_role: str) -> Too
         raise bad_request(
             f"tools: the model {worker.spec.id!r} cannot call functions.", "tools", "unsupported_parameter"
         )
-    chosen = [offered[name] for name in names]
-    functions = [_as_function(each, is_small) for each in chosen]
-    return ToolPlan(mode, functions, [_as_tool(each) for each in chosen], family, several)
+    functions = [offered[name].function for name in names]
+    if is_small:
+        functions = [replace(each, parameters=bounded(each.parameters)) for each in functions]
+    return ToolPlan(mode, functions, [offered[name].shown for name in names], family, several)
 
 
 def grammar_of(
@@ -131,73 +131,3 @@ def _response_schema(request: ChatRequest) -> dict[str, Any] | None:
     if wanted.json_schema.strict:
         check_strict(wanted.json_schema.json_schema, path)
     return wanted.json_schema.json_schema
-
-
-def _functions(request: ChatRequest) -> dict[str, FunctionDefinition]:
-    functions: dict[str, FunctionDefinition] = {}
-    costs = []
-    for index, tool in enumerate(request.tools or []):
-        if tool.type != "function":
-            message = f"tools[{index}].type: only 'function' is served here, not {tool.type[:40]!r}."
-            raise bad_request(message, f"tools[{index}].type", "unsupported_parameter")
-        if tool.function is None:
-            path = f"tools[{index}].function"
-            raise bad_request(f"Missing required field: {path}.", path, "missing_required_parameter")
-        if tool.function.name in functions:
-            path = f"tools[{index}].function.name"
-            raise bad_request(f"{path}: the name {tool.function.name!r} is there twice.", path, "invalid_value")
-        path = f"tools[{index}].function.parameters"
-        costs.append(check_schema(tool.function.parameters or {}, path))
-        if tool.function.strict:
-            check_strict(tool.function.parameters or {}, path)
-        if (tool.function.parameters or {}).get("type", "object") != "object":
-            raise bad_request(f"{path}: expected the schema of an object.", path, "invalid_value")
-        functions[tool.function.name] = tool.function
-    check_together(costs, "tools")
-    return functions
-
-
-def _choice(
-    choice: str | ToolChoiceObject | None, offered: dict[str, FunctionDefinition]
-) -> tuple[Mode, list[str], bool]:
-    """The mode, the names that may be called, and whether more than one call may be made."""
-    if choice is None or choice == "auto":
-        return "auto", list(offered), True
-    if isinstance(choice, str):
-        return ("none" if choice == "none" else "required"), list(offered), True
-    if choice.type == "function" and choice.function is not None:
-        return "required", [_known(choice.function.name, offered, "tool_choice.function.name")], False
-    if choice.type == "allowed_tools" and choice.allowed_tools is not None:
-        return choice.allowed_tools.mode, _allowed(choice.allowed_tools, offered), True
-    raise bad_request(
-        "tool_choice is 'none', 'auto', 'required', a function by name, or allowed_tools.",
-        "tool_choice",
-        "invalid_value",
-    )
-
-
-def _allowed(allowed: AllowedTools, offered: dict[str, FunctionDefinition]) -> list[str]:
-    names = []
-    for index, tool in enumerate(allowed.tools):
-        function = tool.get("function")
-        name = function.get("name") if isinstance(function, dict) else None
-        names.append(_known(name, offered, f"tool_choice.allowed_tools.tools[{index}].function.name"))
-    if not names:
-        path = "tool_choice.allowed_tools.tools"
-        raise bad_request(f"{path} is empty.", path, "invalid_value")
-    return list(dict.fromkeys(names))
-
-
-def _known(name: Any, offered: dict[str, FunctionDefinition], path: str) -> str:
-    if not isinstance(name, str) or name not in offered:
-        raise bad_request(f"{path}: {str(name)[:80]!r} is not among the tools.", path, "invalid_value")
-    return name
-
-
-def _as_function(function: FunctionDefinition, is_small: bool) -> ToolFunction:
-    parameters = NO_ARGUMENTS if function.parameters is None else {"type": "object"} | function.parameters
-    return ToolFunction(function.name, bounded(parameters) if is_small else parameters, bool(function.strict))
-
-
-def _as_tool(function: FunctionDefinition) -> dict[str, Any]:
-    return {"type": "function", "function": function.model_dump(exclude_none=True)}

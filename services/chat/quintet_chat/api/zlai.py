@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from quintet_chat.api.chat_request import Message
-from quintet_chat.api.chunks import ChunkWriter
+from quintet_chat.api.chunks import ChunkWriter, call_of
 from quintet_chat.api.reading import Reading
 from quintet_chat.protocol import Delta, Finished
-from quintet_chat.tools.base import CallArguments, CallStart, Piece, Reasoning
+from quintet_chat.tools.base import CallArguments, CallInput, CallStart, Piece, Reasoning
 
 
 def with_roles(messages: Sequence[Message]) -> list[Message]:
@@ -71,7 +71,8 @@ class _Calls:
     def read(self, pieces: Sequence[Piece]) -> None:
         for piece in pieces:
             if isinstance(piece, CallStart):
-                function = {"name": piece.name, "arguments": ""}
-                self.whole.append({"index": piece.index, "id": piece.id, "type": "function", "function": function})
+                self.whole.append(call_of(piece))
             elif isinstance(piece, CallArguments):
                 self.whole[piece.index]["function"]["arguments"] += piece.text
+            elif isinstance(piece, CallInput):
+                self.whole[piece.index]["custom"]["input"] += piece.text

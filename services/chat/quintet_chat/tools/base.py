@@ -24,6 +24,10 @@ class ToolFunction:
     name: str
     parameters: JsonSchema
     strict: bool = False
+    is_custom: bool = False
+    """Whether it stands for a custom tool, see ``quintet_chat.tools.custom``."""
+    ebnf: str | None = None
+    """Of a custom tool: what its input is, as it is written in a JSON string."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,15 @@ class CallStart:
     index: int
     id: str
     name: str
+    is_custom: bool = False
+
+
+@dataclass(frozen=True)
+class CallInput:
+    """The next piece of the text that a custom tool is called with."""
+
+    index: int
+    text: str
 
 
 @dataclass(frozen=True)
@@ -53,7 +66,7 @@ class CallArguments:
     text: str
 
 
-Piece = Text | Reasoning | CallStart | CallArguments
+Piece = Text | Reasoning | CallStart | CallArguments | CallInput
 
 
 class Parser(Protocol):
@@ -111,7 +124,14 @@ class Family(Protocol):
 
 def arguments_format(function: ToolFunction) -> dict[str, Any]:
     """The structural tag format of a function's arguments."""
+    if function.ebnf is not None:
+        return tag('{"input": ', input_format(function.ebnf), "}")
     return {"type": "json_schema", "json_schema": function.parameters, "max_whitespace_cnt": MAX_SPACE}
+
+
+def input_format(ebnf: str) -> dict[str, Any]:
+    """A custom tool's input as a JSON string."""
+    return tag('"', {"type": "grammar", "grammar": ebnf}, '"')
 
 
 def tag(begin: str, content: dict[str, Any], end: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from quintet_common.errors import bad_request
 
-from quintet_chat.tools.base import ToolFunction, tag
+from quintet_chat.tools.base import ToolFunction, input_format, tag
 from quintet_chat.tools.calls import ArgumentsReader, Calls
 from quintet_chat.tools.xml_reader import Markup, XmlArguments
 from quintet_chat.tools.xml_values import Kind, format_of, kind_of
@@ -38,6 +38,8 @@ class XmlCalls(Calls):
         elements = []
         for key, schema in _properties(root).items():
             value = format_of(*kind_of(schema, root), root, self.markup.closing)
+            if function.ebnf is not None:
+                value = input_format(function.ebnf)
             each = tag(self.markup.begin(key), value, self.markup.end)
             elements.append(each if key in root.get("required", []) else {"type": "optional", "content": each})
         if not elements and root.get("additionalProperties", True) is not False:
@@ -46,7 +48,10 @@ class XmlCalls(Calls):
 
     def reader(self, function: ToolFunction | None) -> ArgumentsReader:
         root = function.parameters if function is not None else {}
-        return XmlArguments(self.markup, {key: kind_of(schema, root)[0] for key, schema in _properties(root).items()})
+        kinds = {key: kind_of(schema, root)[0] for key, schema in _properties(root).items()}
+        if function is not None and function.ebnf is not None:
+            kinds = dict.fromkeys(kinds, Kind.JSON)
+        return XmlArguments(self.markup, kinds)
 
     def arguments_text(self, arguments: str) -> str:
         try:

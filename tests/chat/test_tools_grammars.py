@@ -1,0 +1,157 @@
+"""Custom tools' grammars: what xgrammar lets be written is what the expression or the Lark grammar says, as JSON."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+
+import pytest
+from chat.accepts import Accepts
+from quintet_chat.tools import FAMILIES
+from quintet_chat.tools.base import CallArguments, CallStart, ToolFunction
+from quintet_chat.tools.custom import InputReader, arguments_of, function_of
+from quintet_chat.tools.text_grammar import GrammarError
+
+PATCH = r"""
+start: begin_patch hunk+ end_patch
+begin_patch: "*** Begin Patch" LF
+end_patch: "*** End Patch" LF?
+
+hunk: add_hunk | delete_hunk | update_hunk
+add_hunk: "*** Add File: " filename LF add_line+
+delete_hunk: "*** Delete File: " filename LF
+update_hunk: "*** Update File: " filename LF change?
+filename: /(.+)/
+add_line: "+" /(.*)/ LF -> line
+change: (("@@" | "@@ " /(.+)/) LF | ("+" | "-" | " ") /(.*)/ LF)+
+%import common.LF
+"""
+PATCHED = (
+    '*** Begin Patch\n*** Add File: a "b".py\n+print("\\n")\n+\n*** Update File: x\n@@ def f():\n-a\n+b\n*** End Patch'
+)
+SUMS = """
+start: sum  // of anything
+?sum.2: sum ("+" | "-") product
+    | product
+product: product [ "*" ] SIGN? atom | atom
+!atom: NUMBER -> number
+    | "(" sum ")"
+    | HEX~2..3
+    | /x{2}/i "AND"i "b".."d"
+SIGN: "-"
+HEX: "0" "x" ("a".."f")
+%import common (NUMBER, WS_INLINE)
+%ignore WS_INLINE
+"""
+
+
+@pytest.fixture(scope="module")
+def accepts() -> Accepts:
+    return Accepts()
+
+
+def held(accepts: Accepts, offered: ToolFunction, given: str) -> bool:
+    family = FAMILIES["hermes"]
+    return accepts(family.calls([offered], False), family.call_text("f", arguments_of(given)))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "texts"),
+    [
+        (r"^\d{3}-[a-f]+$", ["123-a", "123-fade", "12-a", "123-", "123-g"]),
+        (r'"\\[\n\t"]?', ['"\\', '"\\\n', '"\\"', '"', "\\"]),
+        (r"(?i:ab)c|[^a-z\\]{2}", ["ABc", "abC", "A\n", "Z\\", 'Z"', "é猫"]),
+        (r"(?s).{1,2}", ["\n", "ab", "", "abc"]),
+        (r"a.c", ["abc", "a\nc", "a\\c", 'a"c']),
+        (r"\w+?\s\W\S", ["ab_1 -x", "ab  ", "a\n<猫"]),
+        (r"(?P<name>a|)b*", ["", "a", "abb", "ba"]),
+        (r"[\x00\x1f]", ["\x00", "\x1f", "a"]),
+    ],
+)
+def test_an_expression_holds_the_whole_input(accepts: Accepts, pattern: str, texts: list[str]) -> None:
+    offered = function_of("f", "regex", pattern)
+    assert any(re.fullmatch(pattern, text) for text in texts)
+    for text in texts:
+        assert held(accepts, offered, text) == bool(re.fullmatch(pattern, text)), text
+
+
+@pytest.mark.parametrize(
+    ("definition", "good", "bad"),
+    [
+        (PATCH, [PATCHED, PATCHED + "\n"], [PATCHED[:-9], PATCHED.replace("+print", "print"), ""]),
+        (
+            SUMS,
+            ["1", " 1 + ( 2.5 -3)*-4 ", "0xa0xb", "2*0xa0xb0xf", "Xxandc", "1 2"],
+            ["1 +", "(1", "0xa", "xxANDe", "1\n"],
+        ),
+        ('start: a\na: b? "."\nb: "x" b | "y"', [".", "xxy."], ["x.", "y"]),
+        ("start: ESCAPED_STRING\n%import common.ESCAPED_STRING", ['"a\\"b"', '""'], ['"a"b"', "a"]),
+        ('start: _A "\\n" \n_A: /[ab]\\/[^\\/]/', ["a/x\n"], ["a//\n"]),
+    ],
+)
+def test_a_lark_grammar_holds_the_input(accepts: Accepts, definition: str, good: list[str], bad: list[str]) -> None:
+    offered = function_of("f", "lark", definition)
+    assert [text for text in good if not held(accepts, offered, text)] == []
+    assert [text for text in bad if held(accepts, offered, text)] == []
+
+
+@pytest.mark.parametrize(
+    ("syntax", "definition", "said"),
+    [
+        ("regex", "(?=a)b", "looking around"),
+        ("regex", r"(a)\1", "reference"),
+        ("regex", "[a", "no regular expression"),
+        ("regex", r"\p{L}", "no regular expression"),
+        ("regex", r"a\bc", "anchor"),
+        ("regex", "(a{100}){1000}", "more than 16000"),
+        ("regex", "(" * 5000, "no regular expression"),
+        ("regex", r"[\ud800-\ud900]", "surrogate"),
+        ("lark", "start: a", "'a', which 'start' names, is not defined"),
+        ("lark", 'x: "a"', "no rule 'start'"),
+        ("lark", 'start: "a" start', "'start' has no end"),
+        ("lark", 'start: "a"\nstart: "b"', "twice"),
+        ("lark", 'start: "a"\n%declare B', "line 2: %declare"),
+        ("lark", 'start: sep{"a"}', "templates"),
+        ("lark", "start: X\n%import python.X", "python.X"),
+        ("lark", 'start: "a', "line 1"),
+        ("lark", 'start: "ab".."c"', "one character"),
+        ("lark", 'start: "a"~3..1', "number of times"),
+        ("lark", "start: " + "(" * 60 + '"a"' + ")" * 60, "nested"),
+        ("lark", 'start: ("a"', "line 1"),
+        ("lark", "start: /(?<=a)b/", "looking around"),
+    ],
+)
+def test_what_no_grammar_is_made_of_is_said(syntax: str, definition: str, said: str) -> None:
+    with pytest.raises(GrammarError, match=re.escape(said)):
+        function_of("f", syntax, definition)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_every_family_calls_with_the_grammars_text(accepts: Accepts, name: str) -> None:
+    offered = function_of("f", "regex", r'<a href="x">\n</parameter>|</arg_value>')
+    family, given = FAMILIES[name], '<a href="x">\n</parameter>'
+    call = family.call_text("f", arguments_of(given)).removesuffix("<|call|>")
+    if hasattr(family, "markup"):  # where texts are written as they are, one with a grammar is not
+        call = call.replace(given, json.dumps(given))
+    assert accepts(family.calls([offered], False), call)
+    assert not accepts(family.calls([offered], False), call.replace("href", "src"))
+    parser = family.parser([offered])
+    pieces = [piece for letter in call for piece in parser.feed(letter)] + parser.close()
+    assert [piece.name for piece in pieces if isinstance(piece, CallStart)] == ["f"]
+    arguments = "".join(piece.text for piece in pieces if isinstance(piece, CallArguments))
+    assert json.loads(arguments) == {"input": given}
+
+
+@pytest.mark.parametrize("ascii", [True, False])
+def test_the_text_is_read_out_of_its_json(ascii: bool) -> None:
+    given = 'He said "x\\y"\n\tz é 😀😀 \x01'
+    written = json.dumps({"input": given}, ensure_ascii=ascii)
+    draw = random.Random(1)
+    for _ in range(100):
+        reader, rest, found = InputReader(), written, ""
+        while rest:
+            size = draw.choice([1, 1, 2, 3, 9])
+            piece, rest = rest[:size], rest[size:]
+            found += reader.feed(piece)
+        assert found == given
