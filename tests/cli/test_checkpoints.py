@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from cli.test_commands import status_of
 from quintet import fit
-from quintet.checks import load_checked
+from quintet.checks import load_changed
 from quintet_common import checkpoint, install, vllm_program
+from quintet_common.models_yml import Config
 
 GB = 10**9
 HIDDEN, LAYERS, EXPERTS, OF_EXPERT, SHARED, KEYS, WORDS, GROUP = 3584, 28, 64, 2560, 20480, 512, 151936, 128
@@ -169,6 +170,6 @@ def test_a_model_for_vllm_where_there_is_none(
     monkeypatch.setattr(vllm_program, "find", lambda _path: None)
     assert check(qwen2_57b, f"memory: {{0: 20GB, 1: 20GB}}, {entry}", tmp_path) == 1
     assert f"models.yml:1: {says} installed here." in capsys.readouterr().err
-    load_checked(tmp_path / "models.yml")  # serve starts the others
+    load_changed(tmp_path / "models.yml", Config())  # the others go on
     assert check(qwen2_57b, "engine: vllm, engine_args: {url: 'http://a:1'}, memory: {0: 40GB}", tmp_path) == 1
     assert "vLLM is not" not in capsys.readouterr().err

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 from quintet import __version__
-from quintet.checks import load_checked
+from quintet.checks import load_changed, load_startable
 from quintet.commands.serve import chosen_kinds, port
 from quintet.main import main
 from quintet.supervisor.plan import ENDPOINTS, KINDS
 from quintet.supervisor.sockets import listen, listen_near, port_of
 from quintet.zlai import _flag
 from quintet_common import wheels, yaml_source
-from quintet_common.models_yml import ConfigError
+from quintet_common.models_yml import Config, ConfigError
 from quintet_common.values import EMBEDDED_KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,7 +101,9 @@ def test_check_names_the_command_for_an_embedded_model_whose_wheels_are_not_inst
         assert all(module in line for module in needed.modules)
         assert line.endswith(f"services/{needed.service.removeprefix('quintet-')}[{needed.extra}]'")
     with pytest.raises(ConfigError, match="needs the Python package"):
-        load_checked(file)  # which is what --reload does
+        load_startable(file, KINDS)  # nothing is left to start
+    with pytest.raises(ConfigError, match="needs the Python package"):
+        load_changed(file, Config())
     monkeypatch.setattr(wheels, "find_spec", lambda _name: None)  # the services are elsewhere
     assert status_of("check", str(file)) == 0
 

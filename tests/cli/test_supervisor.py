@@ -182,6 +182,48 @@ def test_a_model_directory_that_is_not_there_is_one_line(house: Path) -> None:
     assert served.text() == f"models.yml:2: the model 'a' is not there: {house}/weights does not exist.\n"
 
 
+def test_a_model_that_cannot_be_loaded_is_said_and_the_others_are_started(serve: Serve, house: Path) -> None:
+    file = house / "models.yml"
+    file.write_text(file.read_text() + "  - {id: a, kind: chat, path: ./weights}\n")
+    served = serve()
+    served.until_said("Quintet is up")
+    assert served.text().splitlines()[:3] == [
+        f"models.yml:4: the model 'a' is not there: {house}/weights does not exist.",
+        "1 of 3 models will be failed until that is changed. The others are started.",
+        "Starting 2 models from models.yml …",
+    ]
+
+
+def test_models_that_are_left_out_are_not_looked_at(serve: Serve, house: Path) -> None:
+    file = house / "models.yml"
+    file.write_text(file.read_text() + "  - {id: a, kind: chat, path: ./weights}\n")
+    served = serve("--only", "embedding")
+    served.until_said("Quintet is up")
+    assert "weights" not in served.text()
+
+
+def test_where_all_that_is_asked_for_is_wrong_nothing_starts(house: Path) -> None:
+    file = house / "models.yml"
+    file.write_text(file.read_text() + "  - {id: a, kind: tts, path: ./weights}\n")
+    served = Served(house, ["serve", "--only", "tts"])
+    assert served.process.wait(20) == 2
+    assert served.text() == f"models.yml:4: the model 'a' is not there: {house}/weights does not exist.\n"
+
+
+def test_reload_refuses_what_it_would_break_and_not_what_was_broken_before(serve: Serve, house: Path) -> None:
+    file = house / "models.yml"
+    before = file.read_text() + "  - {id: a, kind: chat, path: ./weights}\n"
+    file.write_text(before)
+    served = serve("--reload")
+    served.until_said("Quintet is up")
+    file.write_text(before + "  - {id: b, kind: chat, path: ./others}\n")
+    served.until_said("Not reloaded, what runs goes on: ")
+    assert f"{file.resolve()}:5: the model 'b' is not there: {house}/others does not exist.\n" in served.text()
+    file.write_text(before + "  - {id: b, kind: chat, path: 'embedded:smollm2-135m-instruct'}\n")
+    served.until_said("Quintet is up", times=2)
+    assert models_at(url_of(served)) == {"small-talk", "小向量", "a", "b"}
+
+
 def test_zlai_models_takes_zlai_s_options_and_file(serve: Serve, house: Path) -> None:
     weights = house / "Qwen2-0.5B-Instruct"
     weights.mkdir()

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
+from quintet_common import server
+from quintet_common.models_yml import Config, ModelSpec
+from quintet_common.pool import ModelPool
 
 SERVICE = """
 from quintet_common.app import create_app
@@ -49,6 +55,32 @@ def until_ready(client: httpx2.Client) -> None:
     while client.get("/ready").status_code != 200:
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+async def test_requests_are_answered_while_the_file_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk answers only once a request has been."""
+    served = threading.Event()
+    read: list[str] = []
+
+    def slow(file: str) -> Config:
+        assert served.wait(20), "the event loop stood still"
+        read.append(file)
+        return Config(models=[ModelSpec(id="new", kind="chat", path="embedded:echo")])
+
+    monkeypatch.setattr(server, "load_config", slow)
+    pool: ModelPool[Any] = ModelPool([], "echo_engine:create_engine", dict)
+    reload = server.Reload("models.yml", {"chat"}, pool)
+    both = asyncio.gather(reload(), reload())
+    try:
+        for _ in range(100):
+            await asyncio.sleep(0)  # requests have their turn
+        assert not read
+        served.set()
+        await both
+        assert [worker.spec.id for worker in pool] == ["new"]
+        assert len(read) == 2
+    finally:
+        await pool.close()
 
 
 def test_a_wrong_file_takes_down_nothing_that_runs(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence, Set
 from pathlib import Path
+from typing import NamedTuple
 
 from quintet_common import checkpoint, folder
 from quintet_common.footprint import too_large
@@ -10,46 +12,82 @@ from quintet_common.models_yml import Config, ConfigError, ModelSpec, load_confi
 from quintet_common.values import embedded_mistake
 
 
-def load_checked(file: Path) -> Config:
-    """The config, once every model can be there. Raises ConfigError with a line for each mistake.
+class Problem(NamedTuple):
+    """What is wrong with the value at ``place``; with one of ``spec``, where that is set."""
 
-    Models that lack vLLM alone hold up nobody: they will be ``failed``, and say why.
+    place: list[str | int]
+    text: str
+    spec: ModelSpec | None = None
+
+
+def load_startable(file: Path, kinds: Set[str]) -> tuple[Config, list[str]]:
+    """The config, and a line for each model of ``kinds`` that will be ``failed``, because it cannot be loaded.
+
+    Raises ConfigError with a line for each mistake when the file is wrong, or nothing of it could be started.
     """
     config = load_config(file)
-    found = problems(config, file, without_vllm=True)
     if not config.models and not config.upstreams:
         raise ConfigError(f"{file}: there is nothing to serve: no models and no upstreams.")
+    wanted = config.of_kinds(set(kinds))
+    if not wanted and not config.upstreams:
+        raise ConfigError(f"{file}: no model is of kind {', '.join(sorted(kinds))}.")
+    found = [each for each in _problems(config) if each.spec is None or each.spec.kind in kinds]
+    lines = _lines(found, file)
+    faulty = {each.spec.id for each in found if each.spec is not None}
+    if any(each.spec is None for each in found) or (len(faulty) == len(wanted) and not config.upstreams):
+        raise ConfigError("\n".join(lines))
+    return config, lines
+
+
+def load_changed(file: Path, running: Config) -> Config:
+    """The config that takes the place of the one that runs. A model that was changed and cannot be loaded refuses it
+    whole; one that could not be loaded before, and is as it was, does not.
+
+    Models that lack vLLM alone hold up nobody: they will be ``failed``, and say why. Raises ConfigError.
+    """
+    config = load_config(file)
+    if not config.models and not config.upstreams:
+        raise ConfigError(f"{file}: there is nothing to serve: no models and no upstreams.")
+    before = {spec.id: spec.for_worker for spec in running.models}
+    found = [
+        each
+        for each in _problems(config)
+        if each.spec is None or (each.spec.for_worker != before.get(each.spec.id) and not _lacks_vllm(each.spec))
+    ]
     if found:
-        raise ConfigError("\n".join(found))
+        raise ConfigError("\n".join(_lines(found, file)))
     return config
 
 
-def problems(config: Config, file: Path, *, without_vllm: bool = False) -> list[str]:
+def problems(config: Config, file: Path) -> list[str]:
     """One line for each model that cannot be loaded from where it is said to be, or not into what it is granted, and
-    for a file of keys that is not there. ``file`` is where ``config`` is from. ``without_vllm`` leaves out those that
-    lack no more than vLLM."""
-    found: list[tuple[list[str | int], str]] = []
+    for a file of keys that is not there. ``file`` is where ``config`` is from."""
+    return _lines(list(_problems(config)), file)
+
+
+def _problems(config: Config) -> list[Problem]:
+    found: list[Problem] = []
     for index, spec in enumerate(config.models):
-        if (mistake := _mistake(spec, without_vllm)) is not None:
+        if (mistake := _mistake(spec)) is not None:
             key, text = mistake
-            found.append((["models", index, key], text))
+            found.append(Problem(["models", index, key], text, spec))
     keys = config.router.keys
     if keys is not None and not Path(keys).is_file():
-        found.append((["router", "keys"], f"keys: {keys} does not exist; `quintet keys add` makes it."))
-    if not found:
-        return []
-    source = read_source(file)
-    return [f"{file}:{source.line(place)}: {text}" for place, text in found]
+        text = f"keys: {keys} does not exist; `quintet keys add` makes it."
+        found.append(Problem(["router", "keys"], text))
+    return found
 
 
-def _mistake(spec: ModelSpec, without_vllm: bool) -> tuple[str, str] | None:
+def _lines(found: Sequence[Problem], file: Path) -> list[str]:
+    source = read_source(file) if found else None
+    return [f"{file}:{source.line(each.place)}: {each.text}" for each in found if source is not None]
+
+
+def _mistake(spec: ModelSpec) -> tuple[str, str] | None:
     """What is wrong with what an entry names, and the key that it is about."""
     if text := embedded_mistake(spec):
         return "path", f"path: {text}"
-    if text := missing(spec) or folder.problem(spec):
-        return "path", text
-    config = checkpoint.config_of(spec)
-    if (text := checkpoint.obstacle(spec, config)) and not (without_vllm and checkpoint.lacks_vllm(spec, config)):
+    if text := folder.missing(spec) or folder.problem(spec) or checkpoint.obstacle(spec, checkpoint.config_of(spec)):
         return "path", text
     try:
         return None if (text := too_large(spec)) is None else ("memory", text)
@@ -57,8 +95,6 @@ def _mistake(spec: ModelSpec, without_vllm: bool) -> tuple[str, str] | None:
         return "path", str(error)
 
 
-def missing(spec: ModelSpec) -> str | None:
-    """Why the path of ``spec`` cannot be right; None where it may be. Hub ids are not looked up."""
-    if spec.embedded is not None or not spec.path.startswith(("/", "~")) or Path(spec.path).expanduser().exists():
-        return None
-    return f"the model {spec.id!r} is not there: {spec.path} does not exist."
+def _lacks_vllm(spec: ModelSpec) -> bool:
+    """Whether no more than vLLM is missing."""
+    return folder.problem(spec) is None and checkpoint.lacks_vllm(spec, checkpoint.config_of(spec))

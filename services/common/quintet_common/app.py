@@ -15,7 +15,7 @@ from quintet_common.dialect import include_both
 from quintet_common.error_handlers import install_error_handlers
 from quintet_common.instrument import Instrument
 from quintet_common.pool import ModelPool
-from quintet_common.worker.process import Worker
+from quintet_common.worker.process import State, Worker
 
 MAX_BODY = 32 << 20
 """Bytes of a request body. Pictures in a chat and reference images are the largest honest bodies."""
@@ -91,8 +91,10 @@ def _operations(pool: ModelPool[Any]) -> APIRouter:
     router = APIRouter(include_in_schema=False)
 
     @router.get("/health")
-    async def health() -> dict[str, str]:
-        return {"status": "ok"}
+    async def health() -> dict[str, Any]:
+        """200 while the process lives; with the models that failed, and why."""
+        failed = {worker.spec.id: worker.note for worker in pool if worker.state is State.FAILED}
+        return {"status": "ok", **({"failed": failed} if failed else {})}
 
     @router.get("/ready")
     async def ready() -> Response:

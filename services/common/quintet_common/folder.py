@@ -40,18 +40,28 @@ _INDEX = ".index"
 def problem(spec: ModelSpec) -> str | None:
     """Why what ``spec`` names cannot be loaded; None where nothing is known to be wrong, or it is not here."""
     path = Path(spec.path).expanduser()
-    if spec.embedded is not None or spec.engine_args.get("url") is not None:
+    if spec.embedded is not None:
         return None
-    text = None
-    if path.is_dir():
-        config = checkpoint.config_of(spec)
-        try:
-            text = _of_another_kind(spec, path, config) or _incomplete(spec, path, config) or _damaged(path)
-        except OSError as error:
-            text = f"{error.filename or path} cannot be read: {error.strerror or error}."
-    elif path.suffix == ".gguf" and spec.kind in checkpoint.KINDS:
-        text = "a GGUF file cannot be loaded; give a folder in the layout of transformers."
+    if path.suffix == ".gguf" and not path.is_dir() and spec.kind in checkpoint.KINDS:
+        return f"{spec.id}: a GGUF file cannot be loaded; give a folder in the layout of transformers."
+    if spec.engine_args.get("url") is not None:
+        return None
+    if not path.is_dir():
+        return missing(spec)
+    config = checkpoint.config_of(spec)
+    try:
+        text = _of_another_kind(spec, path, config) or _incomplete(spec, path, config) or _damaged(path)
+    except OSError as error:
+        text = f"{error.filename or path} cannot be read: {error.strerror or error}."
     return None if text is None else f"{spec.id}: {text}"
+
+
+def missing(spec: ModelSpec) -> str | None:
+    """Why the path of ``spec`` cannot be right; None where it may be. Hub ids are not looked up."""
+    named_on_hub = not spec.path.startswith(("/", "~")) and spec.path.count("/") <= 1
+    if spec.embedded is not None or named_on_hub or Path(spec.path).expanduser().exists():
+        return None
+    return f"the model {spec.id!r} is not there: {spec.path} does not exist."
 
 
 def _of_another_kind(spec: ModelSpec, folder: Path, config: dict[str, Any]) -> str | None:

@@ -18,10 +18,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx2
 
+from quintet_common import hub
 from quintet_common.footprint import in_words
 from quintet_common.models_yml import ConfigError, load_config
 
@@ -61,35 +61,28 @@ def pull(wanted: Wanted, into: Path | None) -> Path:
     if not _ID.fullmatch(wanted.id):
         raise PullError(f"{wanted.id!r} is not ORG/NAME, like Qwen/Qwen2-7B-Instruct.")
     try:
-        from huggingface_hub import HfApi, constants, snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+        from huggingface_hub import HfApi, snapshot_download
     except ImportError:
         raise PullError("The package huggingface_hub is not installed.") from None
     try:
-        info = HfApi().model_info(wanted.id, revision=wanted.revision, files_metadata=True)
-        files = {each.rfilename: each for each in info.siblings or []}
-        names = needed(files)
-        if not names:
-            raise PullError(f"{wanted.id} has no files that could be loaded here.")
-        size = sum(files[name].size or 0 for name in names)
-        sys.stderr.write(f"{wanted.id} at {info.sha}: {len(names)} files, {in_words(size)}\n")
-        folder = Path(
-            snapshot_download(
-                wanted.id,
-                revision=wanted.revision or "main",
-                allow_patterns=[_literal(name) for name in names],
-                local_dir=None if into is None else into / wanted.id,
+        with hub.explained(wanted.id, wanted.revision):
+            info = HfApi().model_info(wanted.id, revision=wanted.revision, files_metadata=True)
+            files = {each.rfilename: each for each in info.siblings or []}
+            names = needed(files)
+            if not names:
+                raise PullError(f"{wanted.id} has no files that could be loaded here.")
+            size = sum(files[name].size or 0 for name in names)
+            sys.stderr.write(f"{wanted.id} at {info.sha}: {len(names)} files, {in_words(size)}\n")
+            folder = Path(
+                snapshot_download(
+                    wanted.id,
+                    revision=wanted.revision or "main",
+                    allow_patterns=[_literal(name) for name in names],
+                    local_dir=None if into is None else into / wanted.id,
+                )
             )
-        )
-    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled) as error:
+    except (OSError, hub.NotOnHub, httpx2.HTTPError) as error:  # the disk too, and what else the hub answered
         raise PullError(f"{wanted.id}: {str(error).strip().splitlines()[-1]}") from None
-    except httpx2.TransportError as error:
-        hub = urlsplit(constants.ENDPOINT).netloc or constants.ENDPOINT
-        raise PullError(
-            f"{wanted.id}: the hub {hub} cannot be reached: {error}. HF_ENDPOINT=https://… names another or a mirror."
-        ) from None
-    except (OSError, httpx2.HTTPError) as error:  # the disk, or what the hub answered
-        raise PullError(f"{wanted.id}: {error}") from None
     for name in names:
         _check(wanted, folder / name, files[name])
     return folder

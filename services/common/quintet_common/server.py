@@ -9,10 +9,10 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from types import FrameType
-from typing import Literal
+from typing import Any, Literal
 
 import uvicorn
 from fastapi import FastAPI
@@ -73,26 +73,38 @@ def main(service: str, kinds: set[str], create: Callable[[list[ModelSpec]], Fast
         app = create(load_config(options.config).of_kinds(kinds))
     except ConfigError as error:
         sys.exit(str(error))
-    pool: ModelPool[object] = app.state.pool
-
-    async def reload() -> None:
-        try:
-            specs = load_config(options.config).of_kinds(kinds)
-            _check_changed(specs, pool)
-        except ConfigError as error:
-            log.error("%s not reloaded, what runs goes on: %s", options.config, error)
-        else:
-            await pool.apply(specs)
-
-    run(app, options, reload, drain=Drain(options.drain_delay, options.grace, pool.leave))
+    pool: ModelPool[Any] = app.state.pool
+    drain = Drain(options.drain_delay, options.grace, pool.leave)
+    run(app, options, Reload(options.config, kinds, pool), drain=drain)
 
 
-def _check_changed(specs: list[ModelSpec], pool: ModelPool[object]) -> None:
-    """Raises ConfigError for models that would be loaded in place of what runs, and cannot be."""
-    running = {worker.spec.id: worker.spec.for_worker for worker in pool}
-    changed = [spec for spec in specs if running.get(spec.id) != spec.for_worker]
-    if wrong := [text for spec in changed if (text := folder.problem(spec)) is not None]:
-        raise ConfigError("\n".join(wrong))
+class Reload:
+    """Reads models.yml again for ``pool``, which has the models of ``kinds``. One reading follows the other, and the
+    last one counts."""
+
+    def __init__(self, file: str, kinds: set[str], pool: ModelPool[Any]) -> None:
+        self._file = file
+        self._kinds = kinds
+        self._pool = pool
+        self._turn = asyncio.Lock()
+
+    async def __call__(self) -> None:
+        async with self._turn:
+            running = {worker.spec.id: worker.spec.for_worker for worker in self._pool}
+            try:  # files may be large, and on disks that are slow or gone: streams go on meanwhile
+                specs = await asyncio.to_thread(self._read, running)
+            except (ConfigError, OSError) as error:
+                log.error("%s not reloaded, what runs goes on: %s", self._file, error)
+            else:
+                await self._pool.apply(specs)
+
+    def _read(self, running: Mapping[str, ModelSpec]) -> list[ModelSpec]:
+        """Raises ConfigError, also for models that would be loaded in place of what runs, and cannot be."""
+        specs = load_config(self._file).of_kinds(self._kinds)
+        changed = [spec for spec in specs if running.get(spec.id) != spec.for_worker]
+        if wrong := [text for spec in changed if (text := folder.problem(spec)) is not None]:
+            raise ConfigError("\n".join(wrong))
+        return specs
 
 
 def run(

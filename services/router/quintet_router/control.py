@@ -66,9 +66,10 @@ def _add_models(app: FastAPI, fleet: Fleet, gate: Gate) -> None:
 
 def _add_health(app: FastAPI, fleet: Fleet, gate: Gate, departure: Departure) -> None:
     @app.get("/health", include_in_schema=False)
-    async def health() -> dict[str, str]:
-        """200 while the router lives, whatever its upstreams do."""
-        return {"status": "ok"}
+    async def health() -> dict[str, Any]:
+        """200 while the router lives, whatever its upstreams do; with the models that failed."""
+        failed = [model.id for model in fleet.catalog if model.card.get("state") == "failed"]
+        return {"status": "ok", **({"failed": failed} if failed and not gate.locked else {})}
 
     @app.get("/ready", include_in_schema=False)
     async def ready() -> Response:

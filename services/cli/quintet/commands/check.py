@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 from quintet_common import checkpoint
+from quintet_common.folder import missing
 from quintet_common.footprint import in_words, needed
 from quintet_common.models_yml import ConfigError, ModelSpec, load_config
 
 from quintet import fit
-from quintet.checks import missing, problems
+from quintet.checks import problems
 from quintet.supervisor.plan import ENDPOINTS
 from quintet.terminal.table import table
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from quintet_common.models_yml import ConfigError
 
-from quintet.checks import load_checked
-from quintet.supervisor.plan import KINDS, SERVICES, needed_services
+from quintet.checks import load_startable
+from quintet.supervisor.plan import KINDS, SERVICES
 from quintet.supervisor.sockets import ListenError, listen
 from quintet.supervisor.supervisor import Options, Supervisor
 from quintet.terminal.screen import Screen
@@ -48,13 +48,12 @@ def port(text: str) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Serve until stopped. 0 after Ctrl-C or SIGTERM, 2 when models.yml is wrong, 1 when the port is taken."""
+    """Serve until stopped. 0 after Ctrl-C or SIGTERM, 2 when models.yml is wrong, or nothing of it could be started; 1
+    when the port is taken. Models that cannot be loaded are said, and hold up nobody."""
     file = Path(options.config)
     try:
         kinds = chosen_kinds(options.only)
-        config = load_checked(file)
-        if not needed_services(config, kinds) and not config.upstreams:
-            raise ConfigError(f"{file}: no model is of kind {', '.join(sorted(kinds))}.")
+        config, failing = load_startable(file, kinds)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return WRONG_CONFIG
@@ -67,13 +66,24 @@ def run(options: argparse.Namespace) -> int:
     asked = Options(file.resolve(), options.host, options.port, options.reload, kinds, options.log_level, logs)
     screen = Screen(sys.stdout)
     count = len(config.of_kinds(set(kinds)))
-    screen.say(f"Starting {count} {'model' if count == 1 else 'models'} from {file} …")
+    print(*failing, *_summary(len(failing), count), sep="\n", end="\n" if failing else "", file=sys.stderr, flush=True)
+    screen.say(f"Starting {_models(count - len(failing))} from {file} …")
 
     async def serve() -> None:
         await Supervisor(asked, config, listening, screen).run()
 
     asyncio.run(serve())
     return 0
+
+
+def _summary(failing: int, count: int) -> list[str]:
+    if not failing:
+        return []
+    return [f"{failing} of {_models(count)} will be failed until that is changed. The others are started."]
+
+
+def _models(count: int) -> str:
+    return f"{count} {'model' if count == 1 else 'models'}"
 
 
 def chosen_kinds(only: list[str] | None) -> frozenset[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from quintet_common.addresses import LOCAL, is_loopback
 from quintet_common.models_yml import Config, ConfigError, ModelSpec
 
-from quintet.checks import load_checked
+from quintet.checks import load_changed
 from quintet.supervisor import welcome
 from quintet.supervisor.child import Child
 from quintet.supervisor.logs import ServiceLog, default_log_folder
@@ -178,11 +178,12 @@ class Supervisor:
 
     async def _follow_models(self) -> None:
         while True:
+            config = self._config
             if self._loading:
                 await self._look()
                 self._screen.progress([self._progress(spec) for spec in self._wanted()])
                 settled = all(self._state(spec).state in SETTLED for spec in self._wanted())
-                if settled and await self._router_answers():
+                if settled and await self._router_answers() and config is self._config:
                     await self._welcome()
             elif await self._changed():
                 await self._look()
@@ -200,8 +201,10 @@ class Supervisor:
 
     async def _look(self) -> None:
         """Ask every service for its models, and say what changed since all was up."""
-        running = list(self._services.values())
+        running, config = list(self._services.values()), self._config
         answers = await asyncio.gather(*(fetch(each.url) for each in running))
+        if config is not self._config:
+            return  # these are answers from before
         states: dict[str, ModelState] = {}
         for each, answer in zip(running, answers, strict=True):
             if answer is not None:
@@ -228,8 +231,10 @@ class Supervisor:
 
     async def _welcome(self) -> None:
         states = [self._state(spec) for spec in self._wanted()]
-        ready = {state.id for state in states if state.state in ("ready", "idle")}
+        ready, config = {state.id for state in states if state.state in ("ready", "idle")}, self._config
         lag = await self._router_lag(ready)
+        if config is not self._config:
+            return  # it has changed meanwhile, and its models load
         self._loading = False
         ports = {name: running.port for name, running in self._services.items()}
         self._screen.end_progress()
@@ -272,7 +277,7 @@ class Supervisor:
     async def _follow_config(self) -> None:
         async for _ in changes(self._options.config):
             try:
-                config = load_checked(self._options.config)
+                config = await asyncio.to_thread(load_changed, self._options.config, self._config)
             except (ConfigError, OSError) as error:  # folders may go while they are looked at
                 self._screen.say(f"Not reloaded, what runs goes on: {error}")
             else:

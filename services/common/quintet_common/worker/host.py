@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
-from quintet_common import engine_args, folder
+from quintet_common import engine_args, folder, hub
 from quintet_common.errors import ApiError
 from quintet_common.footprint import too_large
 from quintet_common.models_yml import ModelSpec
@@ -155,10 +155,12 @@ class Host(Generic[RequestT]):
         try:
             if problem := folder.problem(spec) or too_large(spec):
                 raise LoadError(problem)
+            hub.check(spec)
             engine = self._create(spec)
             info = engine.load(report)
-        except Exception as error:
-            if not isinstance(error, LoadError):
+        except Exception as raised:
+            error = hub.outage(spec, raised) or raised
+            if not isinstance(error, (LoadError, hub.HubError, hub.NotOnHub)):
                 log.exception("loading %s failed", spec.id)
             self.send(protocol.Failed(str(error) or type(error).__name__, not _may_pass(error, spec)))
             return
