@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -54,6 +57,23 @@ def test_mistakes_are_one_line_and_change_nothing(capsys: pytest.CaptureFixture[
         assert captured.out == ""
         assert captured.err.count("\n") == 1
     assert file.read_text() == before
+
+
+def test_of_two_keys_made_at_once_none_is_lost(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both, write = threading.Barrier(2), keyfile.write
+
+    def late(path: Path, keys: Sequence[keyfile.Key]) -> None:
+        with suppress(threading.BrokenBarrierError):  # the other one waits for its turn
+            both.wait(0.3)
+        write(path, keys)
+
+    monkeypatch.setattr(keyfile, "write", late)
+    makers = [threading.Thread(target=status_of, args=("keys", "add", name, "--file", str(file))) for name in "ab"]
+    for maker in makers:
+        maker.start()
+    for maker in makers:
+        maker.join()
+    assert sorted(key.name for key in keyfile.read(file)) == ["a", "b"]
 
 
 def test_a_file_in_a_missing_folder(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

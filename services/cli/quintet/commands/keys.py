@@ -35,12 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """1 when the file cannot be used or the key is not there; a router that runs notices the change by itself."""
     try:
-        from quintet_router.access.keyfile import KeyFileError
+        from quintet_router.access.keyfile import KeyFileError, changing
     except ImportError:
         print(f"The router is not installed: {install.command('quintet-router')}", file=sys.stderr)
         return 1
     try:
-        return {"add": _add, "list": _list, "revoke": _revoke}[options.action](options)
+        with changing(options.file):
+            return {"add": _add, "list": _list, "revoke": _revoke}[options.action](options)
     except KeyFileError as error:
         print(error, file=sys.stderr)
         return 1
