@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import secrets
 import stat
 import tempfile
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import date
 from pathlib import Path
 from typing import Annotated
@@ -81,6 +82,24 @@ def read(path: str | Path) -> list[Key]:
         if twice := next((value for value in values if values.count(value) > 1), None):
             raise KeyFileError(f"{path}: {twice} is there twice.")
     return keys
+
+
+@contextmanager
+def changing(path: str | Path) -> Iterator[None]:
+    """Wait until nobody else changes a file in the same folder: what is read inside is still true when it is written.
+
+    Nothing where there is no such folder.
+    """
+    try:
+        folder = os.open(Path(path).parent, os.O_RDONLY)
+    except OSError:
+        yield
+        return
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def write(path: str | Path, keys: Sequence[Key]) -> None:
