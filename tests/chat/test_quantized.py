@@ -31,6 +31,7 @@ from quintet_common.footprint import needed
 from quintet_common.models_yml import ModelSpec
 from quintet_common.packing import pack
 from quintet_common.worker.host import LoadError
+from safetensors.torch import load_file, save_file
 
 NEW = 12
 CHATGLM = {name: value for name, value in glm4v_tiny.CONFIG.items() if name != "vision_config"}
@@ -184,6 +185,21 @@ def test_experts_of_gptq(tmp_path: Path) -> None:
         ids = torch.tensor([PROMPT])
         assert torch.allclose(model(ids).logits, meant(ids).logits, atol=1e-4)
     assert says_the_same(spec, meant)["quantization"] == "gptq"
+
+
+@pytest.mark.parametrize("group", [-1, 7])
+def test_a_row_of_a_group_that_is_not_there_is_told_by_its_tensor(group: int, tmp_path: Path) -> None:
+    gptq_tiny.write(tmp_path, experts=True)
+    (file,) = tmp_path.glob("*.safetensors")
+    weights = load_file(file)
+    name = next(name for name in weights if name.endswith("gate_proj.g_idx"))
+    weights[name][3] = group
+    save_file(weights, file, {"format": "pt"})
+    last = len(weights[name.replace("g_idx", "scales")]) - 1
+    with pytest.raises(
+        LoadError, match=rf"gate_proj\.g_idx names the group {group}; the layer has the groups 0 to {last}\."
+    ):
+        attempt(spec_of(tmp_path, engine="transformers"))
 
 
 def test_experts_of_gptq_in_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

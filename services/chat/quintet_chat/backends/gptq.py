@@ -107,6 +107,16 @@ class GptqExpertsQuantizer(HfQuantizer):  # type: ignore[misc]
             elif f"{name}.0.gate_proj" in stored:
                 model.set_submodule(name, self._experts(module))
 
+    def _process_model_after_weight_loading(self, model: nn.Module, **_kwargs: Any) -> None:
+        """Raises LoadError for a layer with rows of groups that it does not have."""
+        for name, module in model.named_modules():
+            if isinstance(module, GptqLinear):
+                lowest, highest = (int(bound) for bound in module.g_idx.aminmax())
+                last = len(module.scales) - 1
+                if lowest < 0 or highest > last:
+                    wrong = lowest if lowest < 0 else highest
+                    raise LoadError(f"{name}.g_idx names the group {wrong}; the layer has the groups 0 to {last}.")
+
     def _linear(self, inputs: int, outputs: int, bias: bool = False) -> GptqLinear:
         config = self.quantization_config
         group = inputs if config.group_size == -1 else config.group_size
