@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from chat.engine_kit import DEVICE
 from quintet_chat.backends import loader
 from quintet_chat.engine.blocks import BlockCache
+from quintet_chat.engine.padded import Graphs, Record
 from quintet_chat.engine.paging import Paging
 from quintet_chat.engine.runner import Runner
 from quintet_chat.engine.slots import SlotCache
@@ -74,9 +76,14 @@ def varlen_attn(
     return out
 
 
-GATHERED = Paging(BLOCK, replayed, None)
-FLASHED = Paging(BLOCK, replayed, varlen_attn)
-PAGINGS = {"pages": None, "blocks, gathered": GATHERED, "blocks, read by the table": FLASHED}
+RECORD: Record = replayed if DEVICE == "cpu" else Graphs(torch.device(DEVICE))
+GATHERED = Paging(BLOCK, RECORD, None)
+FLASHED = Paging(BLOCK, RECORD, varlen_attn)
+PAGINGS = {
+    "pages": None if DEVICE == "cpu" else GATHERED,  # which a GPU does not have
+    "blocks, gathered": GATHERED,
+    "blocks, read by the table": FLASHED,
+}
 
 
 def with_paging(monkeypatch: pytest.MonkeyPatch, paging: Paging | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import itertools
+import os
 import shutil
 import tempfile
 import threading
@@ -13,11 +14,15 @@ from typing import Any
 
 import torch
 import transformers
+from quintet_chat.backends.time_steps import settle_limits
 from quintet_chat.engine.engine import ChatEngine
 from quintet_chat.protocol import Delta, Finished, Generate, Sampling
 from quintet_common.errors import ApiError
 from quintet_common.models_yml import ModelSpec
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+DEVICE = os.environ.get("QUINTET_TEST_DEVICE", "cpu")
+"""What models are loaded to: ``cuda:0`` where there is a GPU, or one is pretended (tests/pretend_gpu)."""
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TEMPLATE = (
@@ -108,11 +113,13 @@ def tiny_path(kind: str = "llama") -> Path:
 @functools.cache
 def reference(kind: str) -> Any:
     """The same model under transformers' own ``generate``."""
-    return transformers.AutoModelForCausalLM.from_pretrained(tiny_path(kind), dtype=torch.float32).eval()
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_path(kind), dtype=torch.float32).eval()
+    settle_limits(model)
+    return model
 
 
 def tiny_spec(kind: str = "llama", **fields: Any) -> ModelSpec:
-    return ModelSpec(id="tiny", kind="chat", path=str(tiny_path(kind)), dtype="float32", device="cpu", **fields)
+    return ModelSpec(id="tiny", kind="chat", path=str(tiny_path(kind)), dtype="float32", device=DEVICE, **fields)
 
 
 def started(spec: ModelSpec) -> ChatEngine:

@@ -228,6 +228,11 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema"),
     ({"tools": [{"type": "function"}]}, "tools[0].function"),
     ({"tools": [{"type": "mcp"}]}, "tools[0].type"),
+    ({"messages": [{"role": "assistant", "audio": {"id": "a"}}, *USER]}, "messages[0].audio"),
+    (
+        {"messages": [{"role": "assistant", "function_call": {"name": "f", "arguments": "{}"}}, *USER]},
+        "messages[0].function_call",
+    ),
     ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
     ({"tools": [{"type": "function", "function": {"name": "a"}}] * 2}, "tools[1].function.name"),
     ({"tool_choice": "required"}, "tool_choice"),
@@ -276,6 +281,21 @@ def test_what_openai_takes_and_needs_nothing_from_us_is_accepted(client: OpenAI)
     )
 
 
+def test_a_tier_is_told_to_those_who_asked_for_one(client: OpenAI, scripted_url: str) -> None:
+    answer = client.chat.completions.create(model="short", messages=USER, service_tier="flex")
+    assert answer.service_tier == "default"
+    assert {chunk["service_tier"] for chunk in stream_of(f"{scripted_url}/v1", service_tier="flex")} == {"default"}
+
+
+def test_obfuscation_evens_out_the_sizes_of_deltas(scripted_url: str) -> None:
+    for dialect in ("/v1", ""):
+        pieces = script(pieces=["a", "bcd", "e" * 40])
+        chunks = stream_of(f"{scripted_url}{dialect}", stream_options={"include_obfuscation": True}, **pieces)
+        sizes = {len(str(chunk["choices"][0]["delta"])) + len(chunk["obfuscation"]) for chunk in chunks}
+        assert {size % 32 for size in sizes} == {0}
+        assert all("obfuscation" not in chunk for chunk in stream_of(f"{scripted_url}{dialect}", **pieces))
+
+
 def test_reasoning_effort_reaches_the_template(client: OpenAI) -> None:
     assert shown(client, reasoning_effort="high")["template_args"]["reasoning_effort"] == "high"
 
@@ -322,7 +342,7 @@ def test_a_client_that_leaves_cancels_its_request(scripted_url: str, stream: boo
     else:
         with pytest.raises(httpx2.ReadTimeout):
             httpx2.post(f"{scripted_url}/v1/chat/completions", json=body, timeout=0.5)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while metric(scripted_url, name) == before and time.monotonic() < deadline:
         time.sleep(0.1)
     assert metric(scripted_url, name) == before + 1

@@ -70,6 +70,19 @@ def test_a_response_is_what_openais_types_demand(scripted_url: str) -> None:
     assert raw["incomplete_details"] is None
 
 
+def test_a_response_says_again_what_was_asked(client: OpenAI) -> None:
+    asked: Any = {"prompt_cache_key": "k", "safety_identifier": "s", "max_tool_calls": 3}
+    response = client.responses.create(model="short", input="Hi", reasoning={"context": "auto"}, **asked)
+    assert {name: getattr(response, name) for name in asked} == asked
+
+
+def test_obfuscation_evens_out_the_sizes_of_deltas(scripted_url: str) -> None:
+    events = events_of(scripted_url, stream_options={"include_obfuscation": True})
+    deltas = [event for event in events if event["type"].endswith(".delta")]
+    assert {len(event["delta"] + event["obfuscation"]) for event in deltas} == {32}
+    assert all("obfuscation" not in event for event in events_of(scripted_url))
+
+
 def test_a_stream_has_openais_events_in_their_order(scripted_url: str) -> None:
     events = events_of(scripted_url)
     assert [event["type"].removeprefix("response.") for event in events] == [
@@ -274,6 +287,11 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"text": {"format": {"type": "json_schema", "schema": {}}}, "stream": True}, "text.format.name"),
     ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format.schema"),
     ({"text": {"verbosity": "low"}}, "text.verbosity"),
+    ({"reasoning": {"context": "all_turns"}}, "reasoning.context"),
+    ({"reasoning": {"mode": "pro"}}, "reasoning.mode"),
+    ({"tools": [WEATHER | {"allowed_callers": ["programmatic"]}]}, "tools[0].allowed_callers"),
+    ({"tools": [WEATHER | {"defer_loading": True}]}, "tools[0].defer_loading"),
+    ({"tools": [WEATHER | {"async": True}]}, "tools[0].async"),
     ({"input": []}, "input"),
     ({"input": 5}, "input"),
     ({"input": [{"role": "user", "content": "Hi"}] * 10_000}, "input"),

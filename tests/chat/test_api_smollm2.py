@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -49,6 +50,21 @@ def test_a_stream_says_the_same(smol: OpenAI) -> None:
     stream = smol.chat.completions.create(model="smollm2", messages=FRANCE, temperature=0, max_tokens=20, stream=True)
     streamed = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
     assert streamed == answer.choices[0].message.content
+
+
+def test_a_custom_tools_text_is_held_to_its_grammar(smol: OpenAI) -> None:
+    lark = 'start: "SELECT " name ("," name)~0..2 " FROM " name ";"\nname: /[a-z]{2,8}/'
+    tool: Any = {
+        "type": "custom",
+        "name": "query",
+        "format": {"type": "grammar", "syntax": "lark", "definition": lark},
+    }
+    asked = smol.responses.create(
+        model="smollm2", input="The names of all users", tools=[tool], tool_choice={"type": "custom", "name": "query"}
+    )
+    (item,) = asked.output
+    assert item.type == "custom_tool_call"
+    assert re.fullmatch("SELECT [a-z,]+ FROM [a-z]+;", item.input)
 
 
 def test_tools_from_the_call_to_the_answer(smol: OpenAI) -> None:

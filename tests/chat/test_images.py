@@ -202,7 +202,7 @@ def test_pictures_that_wait_are_held_within_a_limit() -> None:
     waiting.join(0.05)
     assert waiting.is_alive()
     held.drop(2)
-    waiting.join(5)
+    waiting.join(60)
     assert not waiting.is_alive()
     held.add(2, 50)
     held.close()

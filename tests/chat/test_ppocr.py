@@ -187,7 +187,7 @@ class SlowReader:
     def lines(self, picture: bytes) -> Iterator[str]:
         self.begun.append(picture.decode())
         for word in picture.decode().split():
-            self.permits.acquire(timeout=10)
+            self.permits.acquire(timeout=60)
             if word == "broken":
                 raise ValueError(word)
             yield word
@@ -235,7 +235,7 @@ def submit(engine: OcrEngine, number: int, *pictures: str) -> Collected:
 
 
 def until(condition: Any) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.005)
     assert condition()
@@ -248,7 +248,7 @@ def test_requests_take_turns_a_picture_each() -> None:
     short = submit(engine, 2, "b1")
     assert engine.stats() == {"num_requests_running": 1, "num_requests_waiting": 1}
     reader.permits.release(4)
-    assert long.ended.wait(5)
+    assert long.ended.wait(60)
     assert short.ended.is_set()
     assert reader.begun == ["a1", "b1", "a2", "a3"]
     assert long.text == "Picture 1:\na1\nPicture 2:\na2\nPicture 3:\na3"
@@ -265,8 +265,8 @@ def test_a_cancelled_request_ends_at_the_next_line_and_says_no_more() -> None:
     engine.cancel(2)
     engine.cancel(99)
     reader.permits.release()
-    assert running.ended.wait(5)
-    assert waiting.ended.wait(5)
+    assert running.ended.wait(60)
+    assert waiting.ended.wait(60)
     assert running.text.endswith("one")
     assert reader.begun == ["one two three"]
     assert not any(isinstance(event, Finished) for event in running.events + waiting.events)
@@ -279,7 +279,7 @@ def test_too_many_requests_are_refused() -> None:
         submit(engine, 9, "x")
     assert (caught.value.status, caught.value.retry_after) == (429, 2)
     reader.permits.release(4)
-    assert all(each.ended.wait(5) for each in taken)
+    assert all(each.ended.wait(60) for each in taken)
     submit(engine, 10, "x")
 
 
@@ -287,8 +287,8 @@ def test_a_picture_that_breaks_the_reader_costs_its_request_alone() -> None:
     engine, reader = started_engine()
     reader.permits.release(9)
     broken, fine = submit(engine, 1, "broken"), submit(engine, 2, "fine")
-    assert broken.ended.wait(5)
-    assert fine.ended.wait(5)
+    assert broken.ended.wait(60)
+    assert fine.ended.wait(60)
     assert broken.events[-1] == 500
     assert fine.text == "fine"
     assert engine.stats()["num_requests_running"] == 0
@@ -298,10 +298,10 @@ def test_what_was_said_is_counted() -> None:
     engine, reader = started_engine()
     reader.permits.release(9)
     emit = submit(engine, 1, "one two")
-    assert emit.ended.wait(5)
+    assert emit.ended.wait(60)
     started = emit.events.pop(1)
     assert isinstance(started, Started)
-    assert 0 <= started.queue_seconds < 5
+    assert 0 <= started.queue_seconds < 60
     assert emit.events == [
         Accepted(PICTURE_TOKENS + 1),
         Delta(0, "one", 1),

@@ -35,32 +35,35 @@ def chat_router(service: str) -> APIRouter:
         turn = await or_disconnect(request, start_turn(body, request, dialect, service))
         if body.stream:
             return sse.sse_response(_chunks(turn, body, dialect))
-        answer = await or_disconnect(request, _whole(turn))
+        answer = await or_disconnect(request, _whole(turn, _head(turn, body)))
         return Response(answer.model_dump_json(exclude_unset=True), media_type="application/json")
 
     return router
 
 
-def _head(turn: Turn) -> dict[str, Any]:
-    return {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": turn.model}
+def _head(turn: Turn, body: ChatRequest) -> dict[str, Any]:
+    """What all chunks of an answer have, or the whole. The tier is told to those who asked for one."""
+    tier = {} if body.service_tier is None else {"service_tier": "default"}
+    return {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": turn.model, **tier}
 
 
 def _usage(turn: Turn, reasoning_tokens: int) -> CompletionUsage:
     return usage_of(turn.meter, reasoning_tokens=None if turn.reading.thinking is None else reasoning_tokens)
 
 
-async def _whole(turn: Turn) -> ChatCompletion:
+async def _whole(turn: Turn, head: dict[str, Any]) -> ChatCompletion:
     answer = ChatAnswer(turn.reading, turn.choices)
     async with aclosing(turn.events) as events:
         async for event in events:
             answer.add(event)
     usage = _usage(turn, answer.reasoning_tokens)
-    return ChatCompletion(**_head(turn), object="chat.completion", choices=answer.choices(), usage=usage)
+    return ChatCompletion(**head, object="chat.completion", choices=answer.choices(), usage=usage)
 
 
 async def _chunks(turn: Turn, body: ChatRequest, dialect: Dialect) -> AsyncGenerator[bytes, None]:
-    head = _head(turn) | {"object": "chat.completion.chunk"} | ({"usage": None} if body.includes_usage else {})
-    writer = (ZlaiChunkWriter if dialect is Dialect.ZLAI else ChunkWriter)(head, turn.reading, turn.choices)
+    head = _head(turn, body) | {"object": "chat.completion.chunk"} | ({"usage": None} if body.includes_usage else {})
+    kind = ZlaiChunkWriter if dialect is Dialect.ZLAI else ChunkWriter
+    writer = kind(head, turn.reading, turn.choices, obfuscates=body.obfuscates)
     async with aclosing(turn.events) as events:
         for index in range(turn.choices):
             yield writer.first(index)

@@ -56,6 +56,9 @@ class Message(BaseModel):
     tool_calls: list[ToolCall] | None = None
     tool_call_id: str | None = None
     refusal: str | None = None
+    audio: Any = None
+    """Refused, as is ``function_call``: a message that was said is not kept here, and calls are in ``tool_calls``."""
+    function_call: Any = None
     reasoning_content: str | None = None
     """What the assistant thought, as an answer here said it; templates that keep thoughts get it back."""
     reasoning: str | None = None

@@ -16,6 +16,7 @@ from quintet_common import sse
 
 from quintet_chat.api.finish import FinishReason, finish_reason
 from quintet_chat.api.logprobs import chat_logprobs
+from quintet_chat.api.obfuscation import obfuscation
 from quintet_chat.api.reading import ChoiceReader, Reading
 from quintet_chat.protocol import Delta, Finished
 from quintet_chat.tools.base import CallInput, CallStart, Piece, Reasoning, Text
@@ -28,8 +29,9 @@ class ChunkWriter:
     for the usage at the end.
     """
 
-    def __init__(self, head: dict[str, Any], reading: Reading, choices: int) -> None:
+    def __init__(self, head: dict[str, Any], reading: Reading, choices: int, *, obfuscates: bool = False) -> None:
         self._head = head
+        self._obfuscates = obfuscates
         self._readers = [reading.reader() for _ in range(choices)]
 
     def first(self, index: int) -> bytes:
@@ -67,7 +69,10 @@ class ChunkWriter:
         choice = Choice(index=index, delta=ChoiceDelta.construct(**delta), finish_reason=reason)
         if source is not None and source.logprobs:
             choice.logprobs = ChoiceLogprobs(content=chat_logprobs(source.logprobs))
-        return sse.event(ChatCompletionChunk(**self._head, choices=[choice]))
+        chunk = ChatCompletionChunk(**self._head, choices=[choice])
+        if self._obfuscates:
+            chunk.obfuscation = obfuscation(len(str(delta)))
+        return sse.event(chunk)
 
     def delta_of(self, piece: Piece) -> dict[str, Any]:
         if isinstance(piece, Text):

@@ -25,6 +25,12 @@ _REFUSED_PARTS = {
 }
 
 
+_REFUSED_FIELDS = {
+    "audio": "what was said is not kept here; send its words as content",
+    "function_call": "it was replaced by tool_calls; please use that",
+}
+
+
 @dataclass
 class Conversation:
     """``messages`` for the worker; a picture is the part ``{"type": "image", "image": INDEX}``."""
@@ -76,6 +82,9 @@ class _Calls:
         """A message needs a role, and a tool's answer the call that it answers."""
         if message.role is None:
             raise _missing(f"{path}.role")
+        for name, reason in _REFUSED_FIELDS.items():
+            if getattr(message, name) is not None:
+                raise bad_request(f"{path}.{name}: {reason}.", f"{path}.{name}", "unsupported_content")
         if message.role == "function":
             raise bad_request(f"{path}.role: 'function' was replaced by 'tool'.", f"{path}.role", "invalid_value")
         self._made.update(call.id for call in message.tool_calls or [])

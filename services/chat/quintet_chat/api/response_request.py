@@ -62,6 +62,11 @@ class ResponseTool(BaseModel):
     strict: bool | None = None
     format: ResponseInputFormat | None = None
 
+    # Refused by name when they ask for what cannot be had here.
+    allowed_callers: list[str] | None = None
+    defer_loading: bool | None = None
+    is_async: bool | None = Field(None, alias="async")
+
 
 class ResponseToolChoice(BaseModel):
     model_config = _STRICT
@@ -97,6 +102,10 @@ class ReasoningOptions(BaseModel):
     effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     summary: Summary | None = None
     generate_summary: Summary | None = None
+
+    # Refused by name when they ask for what cannot be had here.
+    context: Literal["auto", "current_turn", "all_turns"] | None = None
+    mode: str | None = None
 
 
 def _form_of(given: Any) -> str | None:
@@ -169,6 +178,12 @@ class ResponseRequest(ExtraFields):
                 message = f"{path}: {value[:80]!r} cannot be had here; there are {_LOGPROBS!r} and {_THOUGHTS!r}."
                 raise bad_request(message, path, "unsupported_parameter")
 
+        if self.reasoning is not None:
+            _refuse(self.reasoning.context not in (None, "auto"), "reasoning.context", "the chat template decides")
+            _refuse(
+                self.reasoning.mode not in (None, "standard"), "reasoning.mode", "there is one way of thinking here"
+            )
+
     def as_chat(self) -> tuple[ChatRequest, list[str]]:
         """The same as a chat completion request, and for each of its messages where it comes from in this one.
 
@@ -210,6 +225,10 @@ def _tool(tool: ResponseTool, index: int) -> Tool:
         raise bad_request(message, path, "unsupported_parameter")
     if tool.name is None:
         raise _missing(f"tools[{index}].name")
+    path, programs = f"tools[{index}]", "there are no programs here that call tools"
+    _refuse("direct" not in (tool.allowed_callers or ["direct"]), f"{path}.allowed_callers", programs)
+    _refuse(bool(tool.defer_loading), f"{path}.defer_loading", "there is no tool search here")
+    _refuse(bool(tool.is_async), f"{path}.async", "an answer does not wait for tools here")
     if tool.type == "custom":
         format = None if tool.format is None else _input_format(tool.format, f"tools[{index}].format")
         return Tool(type="custom", custom=CustomDefinition(name=tool.name, description=tool.description, format=format))
@@ -227,6 +246,11 @@ def _input_format(wanted: ResponseInputFormat, path: str) -> InputFormat:
     if wanted.definition is None:
         raise _missing(f"{path}.definition")
     return InputFormat(type="grammar", grammar=TextGrammar(syntax=wanted.syntax, definition=wanted.definition))
+
+
+def _refuse(is_asked: bool, path: str, reason: str) -> None:
+    if is_asked:
+        raise bad_request(f"{path}: {reason}.", path, "unsupported_parameter")
 
 
 def _missing(path: str) -> ApiError:

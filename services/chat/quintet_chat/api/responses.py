@@ -16,6 +16,7 @@ from quintet_common.dialect import Dialect, RequestDialect
 from quintet_common.disconnect import or_disconnect
 from quintet_common.errors import ApiError
 
+from quintet_chat.api.obfuscation import obfuscation
 from quintet_chat.api.response_events import ResponseWriter, new_id
 from quintet_chat.api.response_request import ResponseRequest, as_response_error
 from quintet_chat.api.tokens import tokens_of, worker_of
@@ -33,7 +34,8 @@ def responses_router(service: str) -> APIRouter:
         turn = await or_disconnect(request, _start(body, request, dialect, service))
         writer = ResponseWriter(_empty(body, turn), turn.reading)
         if body.stream:
-            return sse.sse_response(_events(turn, writer))
+            obfuscates = body.stream_options is not None and bool(body.stream_options.include_obfuscation)
+            return sse.sse_response(_events(turn, writer, obfuscates))
         await or_disconnect(request, _whole(turn, writer))
         return HttpResponse(writer.response.model_dump_json(exclude_unset=True), media_type="application/json")
 
@@ -72,11 +74,13 @@ async def _whole(turn: Turn, writer: ResponseWriter) -> None:
         pass
 
 
-async def _events(turn: Turn, writer: ResponseWriter) -> AsyncGenerator[bytes, None]:
+async def _events(turn: Turn, writer: ResponseWriter, obfuscates: bool) -> AsyncGenerator[bytes, None]:
     for event in writer.begin():
         yield _as_bytes(event)
     try:
         async for event in _written(turn, writer):
+            if obfuscates and isinstance(delta := getattr(event, "delta", None), str):
+                event.obfuscation = obfuscation(len(delta))
             yield _as_bytes(event)
     except ApiError as error:
         for event in writer.fail(error):
@@ -136,6 +140,7 @@ def _empty(body: ResponseRequest, turn: Turn) -> Response:
             "parallel_tool_calls": turn.reading.plan.several,
             "previous_response_id": None,
             "reasoning": {"effort": None, "summary": None} | asked.get("reasoning", {}),
+            **body.model_dump(include={"max_tool_calls", "prompt_cache_key", "safety_identifier"}, exclude_none=True),
             "service_tier": "default",
             "store": False,
             "temperature": turn.sampling.temperature,

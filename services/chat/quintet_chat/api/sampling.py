@@ -21,8 +21,8 @@ StopString = Annotated[str, Field(min_length=1)]
 
 
 class StreamOptions(BaseModel):
-    """``include_usage`` adds a last chunk with the usage. Nothing here needs obfuscation against traffic analysis of
-    sizes, so ``include_obfuscation`` is accepted without effect."""
+    """``include_usage`` adds a last chunk with the usage. ``include_obfuscation`` adds random characters to each delta;
+    by default there are none."""
 
     model_config = ConfigDict(strict=True)
 
@@ -78,6 +78,10 @@ class SamplingFields(ExtraFields):
     @property
     def includes_usage(self) -> bool:
         return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    @property
+    def obfuscates(self) -> bool:
+        return self.stream_options is not None and bool(self.stream_options.include_obfuscation)
 
     def sampling(self, worker: Worker[Event], max_tokens: int | None, logprobs: int | None) -> Sampling:
         """These fields for the worker; what the request leaves out is models.yml's, or else the model's own default."""

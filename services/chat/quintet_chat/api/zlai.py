@@ -39,8 +39,8 @@ def with_roles(messages: Sequence[Message]) -> list[Message]:
 class ZlaiChunkWriter(ChunkWriter):
     """Streams a chat answer as points 3 and 4 say."""
 
-    def __init__(self, head: dict[str, Any], reading: Reading, choices: int) -> None:
-        super().__init__(head, reading, choices)
+    def __init__(self, head: dict[str, Any], reading: Reading, choices: int, *, obfuscates: bool = False) -> None:
+        super().__init__(head, reading, choices, obfuscates=obfuscates)
         self._calls = [_Calls() for _ in range(choices)]
 
     def text(self, index: int, delta: Delta) -> list[bytes]:

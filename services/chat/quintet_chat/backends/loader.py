@@ -30,6 +30,7 @@ from transformers.utils.hub import cached_file
 from quintet_chat.backends import chatglm, embedded, families, layers, memory, packing, quantized, refusal, templates
 from quintet_chat.backends.glm4v_pictures import Glm4vProcessor, Glm4vReader
 from quintet_chat.backends.positions import settle_factors
+from quintet_chat.backends.time_steps import settle_limits
 from quintet_chat.engine import trial
 from quintet_chat.engine.pictures import PictureReader
 from quintet_chat.engine.prefix import BLOCK, SPAN, Room, room_in
@@ -243,6 +244,7 @@ def _load_weights(spec: ModelSpec, config: Any, from_pretrained: Callable[..., A
     if missing := sorted(seen["missing_keys"]):
         raise LoadError(f"{spec.id}: {len(missing)} weights are missing from its files, the first is {missing[0]!r}.")
     quantized.finish(model, config, dtype)
+    settle_limits(model)
     return model.eval()
 
 

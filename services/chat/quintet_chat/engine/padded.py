@@ -118,12 +118,18 @@ class PaddedDecode:
 
 
 class Graphs:
-    """Records CUDA graphs that share one pool of memory."""
+    """Records CUDA graphs of what runs on ``device``; they share one pool of memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, step: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
+        # What is recorded is a stream's work, and a thread's streams are those of its current device.
+        with torch.cuda.device(self._device):
+            return self._recorded(step)
+
+    def _recorded(self, step: Callable[[], torch.Tensor]) -> Callable[[], torch.Tensor]:
         # Libraries choose kernels and take workspaces at the first runs, which must not happen while recording.
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
@@ -132,7 +138,7 @@ class Graphs:
                 step()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        with torch.cuda.graph(graph, pool=self._pool, stream=stream):
             logits = step()
 
         def replay() -> torch.Tensor:

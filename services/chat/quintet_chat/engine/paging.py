@@ -32,4 +32,4 @@ class Paging(NamedTuple):
             return Paging()
         devices = {parameter.device for parameter in model.parameters()}
         kernel = varlen_attn if model.dtype in (torch.float16, torch.bfloat16) else None
-        return Paging(BLOCK, Graphs() if len(devices) == 1 else None, kernel)
+        return Paging(BLOCK, Graphs(device) if len(devices) == 1 else None, kernel)
