@@ -22,7 +22,7 @@ import urllib.request
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -40,7 +40,14 @@ SUITES = {
     "openai_agents": ("openai-agents", "text, typed answers, tools, streams; by chat and by Responses"),
 }
 """What a file of ``suites`` tries: a package of requirements.txt, in words."""
+NODE = {
+    "openai_node": ("openai", "OpenAI's package for Node", "each of its helpers; pictures, speech, errors, aborts"),
+    "vercel": ("ai", "Vercel's ai", "text, objects, tools and their streams; chat, Responses, compatible"),
+}
+"""What a file of ``suites`` tries that Node runs: a package of package.json, its name and what, in words."""
 READY_SECONDS = 240
+SUITE_SECONDS = 3600
+"""A suite that takes longer has failed; on two busy cores the longest takes twenty minutes."""
 
 
 class Count(NamedTuple):
@@ -82,7 +89,12 @@ def run_pytest(
     report = CACHE / f"{name}.xml"
     command = [str(python), "-m", "pytest", "-q", "--tb=short", f"--junit-xml={report}"]
     report.unlink(missing_ok=True)
-    ended = subprocess.run([*command, *arguments], cwd=folder, env=environment, check=False)
+    try:
+        asked = [*command, *arguments]
+        ended = subprocess.run(asked, cwd=folder, env=environment, check=False, timeout=SUITE_SECONDS)
+    except subprocess.TimeoutExpired:
+        print(f"{name} has not ended within {SUITE_SECONDS} seconds.")
+        return Count(0, 0, 0, 1)
     found = ElementTree.parse(report).getroot().find("testsuite")
     assert found is not None
     failed = int(found.get("failures", 0)) + int(found.get("errors", 0))
@@ -113,14 +125,19 @@ def npm_packages(environment: Mapping[str, str]) -> dict[str, Count]:
         return {}
     folder = CACHE / "npm"
     folder.mkdir(parents=True, exist_ok=True)
-    for file in (HERE / "package.json", HERE / "suites" / "vercel.mjs"):
+    for file in (HERE / "package.json", *(HERE / "suites").glob("*.mjs")):
         shutil.copy(file, folder)
     subprocess.run([npm, "install", "--silent", "--no-audit", "--no-fund"], cwd=folder, check=True)
-    command = [node, "vercel.mjs"]
-    said = subprocess.run(command, cwd=folder, env=environment, check=False, capture_output=True, text=True).stdout
+    found = {name: _node(node, name, folder, environment) for name in NODE}
+    return {**found, "compatcanary": _canary(folder, environment["QUINTET_URL"])}
+
+
+def _node(node: str, name: str, folder: Path, environment: Mapping[str, str]) -> Count:
+    how: dict[str, Any] = {"cwd": folder, "env": environment, "capture_output": True, "text": True}
+    said = subprocess.run([node, f"{name}.mjs"], check=False, timeout=SUITE_SECONDS, **how).stdout
     print(said)
     passed, total = map(int, said.split()[-2:])
-    return {"vercel": Count(passed, 0, 0, total - passed), "compatcanary": _canary(folder, environment["QUINTET_URL"])}
+    return Count(passed, 0, 0, total - passed)
 
 
 def _canary(folder: Path, url: str) -> Count:
@@ -139,10 +156,7 @@ def versions() -> dict[str, str]:
 def table(found: Mapping[str, Count]) -> str:
     version = versions()
     rows = {name: (f"{package.partition('[')[0]} {version[package]}", what) for name, (package, what) in SUITES.items()}
-    rows["vercel"] = (
-        f"Vercel's ai {version['ai']}",
-        "text, objects, tools and their streams; chat, Responses, compatible",
-    )
+    rows |= {name: (f"{words} {version[package]}", what) for name, (package, words, what) in NODE.items()}
     what = "a scan: models, chat, streams, a forced call, strict structured output, Responses and their events"
     rows["compatcanary"] = (f"CompatCanary {version['compatcanary']}", what)
     for name, each in borrowed.SUITES.items():
