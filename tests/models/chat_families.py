@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import transformers
 from chat.engine_kit import SHAPE, TEMPLATE, tokenizer
+from quintet_chat.backends.time_steps import settle_limits
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +128,9 @@ def made(family: Family) -> Any:
     shape = SHAPE | {"vocab_size": len(words), "pad_token_id": words.pad_token_id}
     config = transformers.AutoConfig.for_model(family.architecture, **(shape | family.config))
     config.eos_token_id, config.bos_token_id = words.eos_token_id, words.bos_token_id
-    return transformers.AutoModelForCausalLM.from_config(config).float().eval()
+    model = transformers.AutoModelForCausalLM.from_config(config).float().eval()
+    settle_limits(model)
+    return model
 
 
 def write(family: Family, folder: Path) -> Path:
