@@ -194,6 +194,13 @@ def test_a_model_that_cannot_be_loaded_is_said_and_the_others_are_started(serve:
     ]
 
 
+def test_a_pipe_is_no_models_yml(house: Path) -> None:
+    os.mkfifo(house / "pipe")
+    served = Served(house, ["serve", "pipe"])
+    assert served.process.wait(20) == 2
+    assert served.text() == "pipe: is a pipe or a device; each service reads it, so it has to be a file.\n"
+
+
 def test_models_that_are_left_out_are_not_looked_at(serve: Serve, house: Path) -> None:
     file = house / "models.yml"
     file.write_text(file.read_text() + "  - {id: a, kind: chat, path: ./weights}\n")

@@ -236,6 +236,28 @@ def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
         load_config(tmp_path / "nowhere.yml")
 
 
+@pytest.mark.parametrize(
+    ("encoding", "says"),
+    [
+        ("utf-16", ": cannot be read: it is UTF-16 text; save it as UTF-8."),
+        ("gbk", ":2: cannot be read: not UTF-8 text; save it as UTF-8."),
+    ],
+)
+def test_another_encoding_is_told(encoding: str, says: str, tmp_path: Path) -> None:
+    file = tmp_path / "models.yml"
+    file.write_bytes("models:\n- {id: 模型, kind: chat, path: x}".encode(encoding))
+    with pytest.raises(ConfigError) as caught:
+        load_config(file)
+    assert str(caught.value) == f"{file}{says}"
+
+
+@pytest.mark.parametrize("text", ["\ufeffmodels: []\n", "models:\r\n- {id: a, kind: chat,\r\n  path: x}\r\n"])
+def test_marks_and_line_ends_of_windows_are_read(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "models.yml"
+    file.write_bytes(text.encode())
+    load_config(file)
+
+
 def test_zlai_example_file() -> None:
     text = """
 models_config:

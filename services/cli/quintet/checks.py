@@ -25,6 +25,8 @@ def load_startable(file: Path, kinds: Set[str]) -> tuple[Config, list[str]]:
 
     Raises ConfigError with a line for each mistake when the file is wrong, or nothing of it could be started.
     """
+    if file.exists() and not file.is_file() and not file.is_dir():
+        raise ConfigError(f"{file}: is a pipe or a device; each service reads it, so it has to be a file.")
     config = load_config(file)
     if not config.models and not config.upstreams:
         raise ConfigError(f"{file}: there is nothing to serve: no models and no upstreams.")

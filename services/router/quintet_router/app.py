@@ -63,8 +63,12 @@ class Router:
                 return _refuse(request, self.departure.refusal())
         path = FORWARDED.get(request.raw_path) or find_path(request.path)
         if path is None:
-            return in_task(Exchanged(request, [_own_id(request)]).run(self._control))
+            return in_task(self._beside(request))
         return self._proxy(path, request)
+
+    async def _beside(self, request: Downstream) -> None:
+        limits = await self.gate.limits(request.fields)
+        await Exchanged(request, [_own_id(request), *limits]).run(self._control)
 
     async def _live(self, receive: Receive, send: Send) -> None:
         await receive()

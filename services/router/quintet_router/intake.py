@@ -43,6 +43,8 @@ class Job:
     hint: Hint | None
     waited: bool = False
     """Whether it has come to a model that loads again, and has waited for it."""
+    returned: bool = False
+    """Whether it has waited for an upstream to be started again."""
 
 
 class Intake:
@@ -96,6 +98,19 @@ class Intake:
         """For a job that came to a model which loads again, as its upstream has just said: wait until that is known
         here, and then as long as for any that loads. Raises NotYet, and ClientGone."""
         await self._lobby.news(job.model, job.seen.exchange)
+        job.targets, _, _ = await self._wait_for(job.path, job.body, job.seen)
+        job.attempts.tried.clear()
+
+    async def wait_for_return(self, job: Job, until: float) -> None:
+        """For a job whose upstreams are all gone: wait for one to answer again, and then as long as for any model that
+        loads. Raises NotYet, and ClientGone."""
+        job.returned = True
+        upstreams = [target.upstream for target in job.targets]
+
+        def over() -> bool:
+            return monotonic() >= until or any(each.breaker.reachable for each in upstreams)
+
+        await self._lobby.hold(job.model, over, until, job.seen.exchange)
         job.targets, _, _ = await self._wait_for(job.path, job.body, job.seen)
         job.attempts.tried.clear()
 

@@ -48,6 +48,11 @@ class Lobby:
         """Until an upstream has told its models, for a moment at most. Raises ClientGone."""
         await self._pause(model, min(_NEWS_SECONDS, self._seconds), exchange)
 
+    async def hold(self, model: str, over: Callable[[], bool], until: float, exchange: Exchange) -> None:
+        """Until ``over``, which changes with the catalog, and with the time ``until``. Raises ClientGone."""
+        while not over():
+            await self._pause(model, max(0.0, until - monotonic()), exchange)
+
     async def wait(self, look: Callable[[], T], exchange: Exchange) -> T:
         """What ``look`` returns once it no longer raises NotYet. Raises NotYet after too long, and ClientGone."""
         deadline = monotonic() + self._seconds

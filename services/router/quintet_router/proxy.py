@@ -129,7 +129,16 @@ class Proxy:
         self._active[exchange] = job
         attempts = job.attempts
         while True:
-            target = await self._place(job, exchange) if self._limited else self._pick(job, job.targets)
+            try:
+                target = await self._place(job, exchange) if self._limited else self._pick(job, job.targets)
+            except Nobody:
+                if (until := self._back_by(job)) is None:
+                    raise
+                exchange.renew()
+                began = monotonic()
+                await self._intake.wait_for_return(job, until)
+                job.seen.waited += monotonic() - began
+                continue
             attempts.at = upstream = target.upstream
             ticket = upstream.breaker.taken(monotonic())
             try:
@@ -179,19 +188,35 @@ class Proxy:
                     return self._end(exchange, error)
             job.seen.retries += 1
 
+    def _back_by(self, job: Job) -> float | None:
+        """Until when a request may wait for its upstreams, of which none is there; None where it may not.
+
+        What just died is mostly started again, and this costs it nothing: no request is sent. Not one, though, that was
+        sent already, for it may be what upstreams die of.
+        """
+        settings, name = self._settings, job.model
+        if job.returned or job.attempts.resends or not (job.body.whole and name):
+            return None
+        if self._lobby.lengths.get(name, 0) >= settings.max_waiting:
+            return None
+        breakers = [each.upstream.breaker for each in job.targets]
+        lost = [each.lost_at for each in breakers if each.cause is Failure.CONNECT]
+        until = max(lost) + min(settings.restart_wait, settings.load_wait) if lost else 0.0
+        return until if until > monotonic() else None
+
     def _pick(self, job: Job, targets: Sequence[Target]) -> Target:
-        """One of ``targets`` for the next attempt, and a place there that has to be given back. Raises ApiError 503."""
+        """One of ``targets`` for the next attempt, and a place there that has to be given back. Raises Nobody."""
         now = monotonic()
         target = self._balancer.choose(targets, job.attempts.tried, now, job.hint)
         if target is None:
-            raise _nobody(job, now)
+            raise Nobody(job, now)
         target.upstream.outstanding += 1
         return target
 
     async def _place(self, job: Job, exchange: Exchange) -> Target:
         """The same where upstreams have so many places and no more; waits for one if need be.
 
-        Raises ApiError 429 and 503.
+        Raises Nobody, and ApiError 429 and 503.
         """
         now, tried = monotonic(), job.attempts.tried
         allowed = [each for each in job.targets if each.upstream not in tried and each.upstream.breaker.allows(now)]
@@ -299,6 +324,10 @@ def _framing(body: Body) -> bytes:
     return b"\r\n" if body.whole else b"transfer-encoding: chunked\r\n\r\n"
 
 
-def _nobody(job: Job, now: float) -> ApiError:
-    name = f"The model {job.model!r}" if job.model else "The model"
-    return unavailable(f"{name} cannot be reached at the moment.", retry_seconds(job.targets, now))
+class Nobody(ApiError):
+    """503: no upstream of a model takes requests."""
+
+    def __init__(self, job: Job, now: float) -> None:
+        name = f"The model {job.model!r}" if job.model else "The model"
+        told = unavailable(f"{name} cannot be reached at the moment.", retry_seconds(job.targets, now))
+        super().__init__(told.status, told.message, code=told.code, retry_after=told.retry_after)

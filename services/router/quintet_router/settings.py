@@ -75,6 +75,9 @@ class Settings:
     """A request that has waited for its turn so long gets 503."""
     load_wait: float = 30.0
     """So long a request waits for a model that is loading, or whose service is not up yet; then it gets 503."""
+    restart_wait: float = 10.0
+    """So long after the last of a model's upstreams refused a connection for the first time, requests wait for one to
+    be started again, if they wait for models at all."""
     access_log: bool = False
     open_metrics: bool = True
     """Whether ``/metrics`` is answered without a key where keys are needed."""

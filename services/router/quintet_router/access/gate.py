@@ -77,6 +77,16 @@ class Gate:
             raise _too_many(key.name, rate)
         return rate.headers, place
 
+    async def limits(self, fields: dict[bytes, bytes]) -> Headers:
+        """Headers that tell what is left to a key, for answers to requests that are not counted."""
+        try:
+            key = self.identify(fields).key
+        except ApiError:
+            return []
+        if key is None or key.requests_per_minute is None:
+            return []
+        return (await self._rates.look(key.name, key.requests_per_minute)).headers
+
     def leave(self, client: Client, place: str) -> None:
         """The end of a request that was let in."""
         client.running -= 1

@@ -41,12 +41,19 @@ class Window:
 
     def hit(self, limit: int, now: float) -> Rate:
         """Count a request if it is within the limit; one that is refused does not count."""
+        rate = self.look(limit, now)
+        if rate.wait:
+            return rate
+        self._times.append(now)
+        return Rate(limit, rate.remaining - 1, 0.0)
+
+    def look(self, limit: int, now: float) -> Rate:
+        """What is left."""
         times = self._times
         while times and now - times[0] >= WINDOW:
             times.popleft()
         if len(times) >= limit:
             return Rate(limit, 0, WINDOW - (now - times[-limit]))
-        times.append(now)
         return Rate(limit, limit - len(times), 0.0)
 
 
@@ -54,6 +61,9 @@ class Rates(Protocol):
     """Where requests are counted, by the name of a key."""
 
     async def hit(self, name: str, limit: int) -> Rate: ...
+
+    async def look(self, name: str, limit: int) -> Rate:
+        """What is left; nothing is counted."""
 
     async def close(self) -> None: ...
 
@@ -63,10 +73,16 @@ class MemoryRates:
         self._windows: dict[str, Window] = {}
 
     async def hit(self, name: str, limit: int) -> Rate:
+        return self._window(name).hit(limit, monotonic())
+
+    async def look(self, name: str, limit: int) -> Rate:
+        return self._window(name).look(limit, monotonic())
+
+    def _window(self, name: str) -> Window:
         window = self._windows.get(name)
         if window is None:
             window = self._windows[name] = Window()
-        return window.hit(limit, monotonic())
+        return window
 
     async def close(self) -> None: ...
 
@@ -93,11 +109,14 @@ class SharedRates:
         self._redis = Redis()
 
     async def hit(self, name: str, limit: int) -> Rate:
-        return await self._redis.ask(lambda: self._ask(name, limit)) or await self._own.hit(name, limit)
+        return await self._redis.ask(lambda: self._ask(name, limit, True)) or await self._own.hit(name, limit)
 
-    async def _ask(self, name: str, limit: int) -> Rate:
+    async def look(self, name: str, limit: int) -> Rate:
+        return await self._redis.ask(lambda: self._ask(name, limit, False)) or await self._own.look(name, limit)
+
+    async def _ask(self, name: str, limit: int, counts: bool) -> Rate:
         item = self._per_minute(limit)
-        within = await self._limiter.hit(item, name)
+        within = await self._limiter.hit(item, name) if counts else await self._limiter.test(item, name)
         reset, remaining = await self._limiter.get_window_stats(item, name)
         return Rate(limit, max(0, remaining), 0.0 if within else max(0.001, reset - time()))
 

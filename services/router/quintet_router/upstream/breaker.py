@@ -29,11 +29,13 @@ class Breaker:
     circuit opened neither open it further nor close it, and the end of another request does not let a second probe in.
     """
 
-    __slots__ = ("_era", "_failures", "_limit", "_pause", "_probe", "cause", "closed", "until")
+    __slots__ = ("_era", "_failures", "_limit", "_pause", "_probe", "cause", "closed", "lost_at", "until")
 
     def __init__(self, failures: int) -> None:
         self._limit = failures
         self._era = 1
+        self.lost_at = 0.0
+        """When it was first found that nothing answers there, while the cause is that."""
         self._close()
 
     def _close(self) -> None:
@@ -52,6 +54,8 @@ class Breaker:
     def failed(self, why: Failure, now: float, ticket: int | None = None) -> None:
         if why is Failure.CONNECT:  # the next poll tells when it is back, so the pause need not grow
             self._failures += 1
+            if self.cause is not Failure.CONNECT:
+                self.lost_at = now
             self._open(why, now + FIRST_PAUSE)
             return
         if ticket is not None and ticket != self._era:

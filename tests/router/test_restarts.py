@@ -1,0 +1,107 @@
+"""Requests that come while the only upstream of their model is being started again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+from quintet_router.upstream.breaker import Breaker, Failure
+from router.harness import Door, FakeUpstream, card, open_door, until
+from router.test_keys import bearer, key, locked_door
+
+LONG = {"load_wait": 60.0, "restart_wait": 60.0}
+
+
+def lengths(door: Door) -> dict[str, int]:
+    return door.router._proxy._lobby.lengths
+
+
+async def test_a_request_waits_for_a_service_that_died_and_comes_back() -> None:
+    upstream = FakeUpstream()
+    async with open_door(upstream, FakeUpstream(cards=[card("other")]), **LONG) as door:
+        assert (await door.chat()).status == 200
+        await upstream.stop()
+        waiting = [asyncio.create_task(door.chat()) for _ in range(3)]
+        await until(lambda: lengths(door) == {"m": 3})
+        assert (await door.chat(model="other")).status == 200
+        await upstream.start()
+        assert [response.status for response in await asyncio.gather(*waiting)] == [200] * 3
+        assert len(upstream.requests) == 4
+        assert lengths(door) == {}
+        assert door.outstanding == 0
+
+
+async def test_it_waits_on_while_the_model_loads() -> None:
+    upstream = FakeUpstream()
+    async with open_door(upstream, **LONG) as door:
+        await upstream.stop()
+        waiting = asyncio.create_task(door.chat())
+        await until(lambda: lengths(door) == {"m": 1})
+        upstream.cards = [card("m", state="loading")]
+        await upstream.start()
+        await until(lambda: b"loading" in door.router.fleet.catalog.listing)
+        assert not waiting.done()
+        assert not upstream.requests
+        upstream.cards = [card("m")]
+        assert (await waiting).status == 200
+
+
+async def test_what_stays_away_is_not_waited_for_again() -> None:
+    upstream = FakeUpstream()
+    async with open_door(upstream, load_wait=60.0, restart_wait=0.5) as door:
+        await upstream.stop()
+        response = await asyncio.wait_for(door.chat(), 20)
+        assert (response.status, response.error["code"]) == (503, "upstream_unavailable")
+        await until(lambda: door.router.fleet.upstreams[0].breaker.lost_at + 0.5 < time.monotonic())
+        door.router._proxy._lobby.hold = None  # type: ignore[method-assign, assignment]
+        assert (await door.chat()).status == 503
+
+
+async def test_no_more_wait_than_may_and_who_leaves_is_forgotten() -> None:
+    upstream = FakeUpstream()
+    async with open_door(upstream, max_waiting=2, **LONG) as door:
+        await upstream.stop()
+        writers = [(await door.send("/v1/chat/completions", {"model": "m"}))[1] for _ in range(2)]
+        await until(lambda: lengths(door) == {"m": 2})
+        assert (await asyncio.wait_for(door.chat(), 20)).status == 503
+        for writer in writers:
+            writer.close()
+        await until(lambda: not lengths(door))
+
+
+async def test_a_request_that_was_sent_is_not_kept_for_the_next_life_of_its_upstream() -> None:
+    """It may be what the upstream died of."""
+    upstream = FakeUpstream()
+
+    async def die(*_: Any) -> None:
+        await upstream.stop()
+
+    async with open_door(upstream, **LONG) as door:
+        assert (await door.chat()).status == 200  # so that the upstream's connection is used a second time
+        upstream.behave = die
+        response = await asyncio.wait_for(door.chat(), 20)
+        assert response.status in (502, 503)
+        assert not lengths(door)
+
+
+def test_an_upstream_is_lost_from_the_first_refusal_on() -> None:
+    breaker = Breaker(5)
+    breaker.failed(Failure.CONNECT, 100.0)
+    breaker.failed(Failure.CONNECT, 105.0)
+    assert breaker.lost_at == 100.0
+    breaker.succeeded()
+    breaker.failed(Failure.CONNECT, 110.0)
+    assert breaker.lost_at == 110.0
+
+
+async def test_what_the_router_answers_itself_tells_the_limits_and_does_not_count(tmp_path: Path) -> None:
+    async with locked_door(tmp_path, [key("a", requests_per_minute=3), key("b")], FakeUpstream()) as door:
+        for path, status in (("/v1/nothing", 404), ("/v1/models", 200), ("/v1/models/none", 404), ("/health", 200)):
+            response = await door.get(path, bearer("a"))
+            assert (response.status, response.all("x-ratelimit-remaining-requests")) == (status, ["3"])
+            assert not (await door.get(path, bearer("b"))).all("x-ratelimit-limit-requests")
+            assert not (await door.get(path)).all("x-ratelimit-limit-requests")
+        assert (await door.chat(bearer("a"))).get("x-ratelimit-remaining-requests") == "2"
+        assert (await door.get("/v1/nothing", bearer("a"))).get("x-ratelimit-remaining-requests") == "2"
