@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from chat.engine_kit import ask, started, submit, tiny_engine, tiny_spec, tokenizer, user
+from chat.engine_kit import Heard, ask, started, submit, tiny_engine, tiny_spec, tokenizer, user
 from quintet_chat.engine.engine import ChatEngine
-from quintet_chat.protocol import Accepted, Grammar
+from quintet_chat.protocol import Accepted, Generate, Grammar, Sampling
 from quintet_common.errors import ApiError
 
 
@@ -200,8 +201,40 @@ def test_cancelling_before_preparation_is_over_ends_it_too(engine: ChatEngine) -
     assert not engine._open
 
 
-def test_a_full_queue_refuses_with_a_time_to_come_back() -> None:
+class AsksAgain(Heard):
+    """A client that sends its next two requests as soon as it is told that the last one has ended."""
+
+    engine: ChatEngine
+    again: tuple[Heard, ...] = ()
+
+    def done(self) -> None:
+        try:
+            for _ in range(2):
+                self.again += (submit(self.engine, "the", max_tokens=2)[1],)
+        except ApiError as error:
+            self.error = error
+        super().done()
+
+
+def test_a_request_whose_end_is_told_takes_nobodys_place() -> None:
+    client = AsksAgain()
+    client.engine = started(tiny_spec(max_batch=1, max_waiting=1))
+    body = Generate(prompt="the cat", sampling=Sampling(max_tokens=3, ignore_eos=True))
+    client.engine.submit(10**6, body, client)  # type: ignore[arg-type]
+    assert client.wait().error is None
+    assert [heard.wait().error for heard in client.again] == [None, None]
+
+
+def test_a_full_queue_refuses_with_a_time_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = started(tiny_spec(max_batch=1, max_waiting=2))
+    full, runner = threading.Event(), engine._scheduler._runner
+    decode = runner.decode
+
+    def held(*batch: Any) -> Any:
+        assert full.wait(60)
+        return decode(*batch)
+
+    monkeypatch.setattr(runner, "decode", held)
     first = submit(engine, "the cat", ignore_eos=True, max_tokens=450)
     until(lambda: engine.stats()["num_requests_running"] == 1)
     others = [submit(engine, "the", max_tokens=3, ignore_eos=True) for _ in range(2)]
@@ -211,6 +244,7 @@ def test_a_full_queue_refuses_with_a_time_to_come_back() -> None:
     assert 1 <= (caught.value.retry_after or 0) <= 60
     assert engine.stats()["num_requests_waiting"] == 2
     engine.cancel(first[0])
+    full.set()
     for _, heard in others:
         assert heard.wait().tokens() == 3
     assert ask(engine, "the", max_tokens=2, ignore_eos=True).tokens() == 2

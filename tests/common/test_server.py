@@ -94,13 +94,15 @@ def test_a_wrong_file_takes_down_nothing_that_runs(
         entry = f"{{id: echo, kind: chat, path: {path}, engine_args: {args}}}"
         (folder / "models.yml").write_text(f"models: [{entry}]\n")
         process.send_signal(signal.SIGHUP)
-        time.sleep(0.5)
+        time.sleep(0.5)  # what must not happen
         (card,) = client.get("/v1/models").json()["data"]
         assert (card["state"], card["created"]) == ("ready", created)
     (folder / "models.yml").write_text("models: [{id: other, kind: chat, path: 'embedded:echo'}]\n")
     process.send_signal(signal.SIGHUP)
-    time.sleep(0.5)
-    assert [card["id"] for card in client.get("/v1/models").json()["data"]] == ["other"]
+    deadline = time.monotonic() + 60
+    while [card["id"] for card in client.get("/v1/models").json()["data"]] != ["other"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_after_sigterm_it_answers_on_and_says_that_it_leaves(
@@ -113,4 +115,4 @@ def test_after_sigterm_it_answers_on_and_says_that_it_leaves(
         time.sleep(0.05)
     assert [card["state"] for card in client.get("/v1/models").json()["data"]] == ["stopping"]
     assert client.get("/health").status_code == 200
-    assert process.wait(10) is not None
+    assert process.wait(60) is not None

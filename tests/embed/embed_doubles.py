@@ -53,7 +53,7 @@ class ArithmeticBackend:
 
     def forward(self, batch: list[Tokens]) -> Output:
         self.entered.set()
-        assert self.gate.wait(10)
+        assert self.gate.wait(60)
         self.batches.append([len(tokens.ids) for tokens in batch])
         if any(LOST in tokens.ids for tokens in batch):
             raise DeviceLost("gone")
@@ -89,7 +89,7 @@ class Answer:
         self.done()
 
     def wait(self) -> Answer:
-        assert self._ended.wait(10), "no end within 10 s"
+        assert self._ended.wait(60), "no end within a minute"
         return self
 
     @property
@@ -126,7 +126,7 @@ class Rig:
         self.backend.gate.clear()
         self.backend.entered.clear()
         answer = self.submit("x")
-        assert self.backend.entered.wait(10)
+        assert self.backend.entered.wait(60)
         return answer
 
     def release(self) -> None:

@@ -168,7 +168,7 @@ def test_a_hundred_thousand_characters_begin_to_sound_at_once(http: httpx2.Clien
         assert answer.status_code == 200
         begun = time.monotonic()
         assert next(answer.iter_raw())
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 20  # all of it takes minutes
 
 
 def test_a_streamed_wav_can_be_opened(client: openai.OpenAI) -> None:

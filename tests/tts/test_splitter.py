@@ -73,7 +73,7 @@ def test_a_long_text_without_punctuation_is_cut_and_kept(unit: str) -> None:
     text = unit * (20_000 // len(unit))
     begun = time.process_time()
     pieces = split(text)
-    assert time.process_time() - begun < 1
+    assert time.process_time() - begun < 5  # 0.1 on a quiet machine; in quadratic time a minute
     assert "".join(pieces) == text
     assert max(map(weight, pieces)) <= MAX_WEIGHT
     assert len(pieces) < 2.2 * weight(text) / MAX_WEIGHT

@@ -296,7 +296,7 @@ def test_a_full_queue_answers_429_and_the_rest_is_served(client: OpenAI) -> None
 def test_a_client_that_leaves_stops_costing(client: OpenAI, emoji_url: str) -> None:
     with pytest.raises(openai.APITimeoutError):
         client.with_options(timeout=0.5).images.generate(prompt="sun", n=10, extra_body={"num_inference_steps": 150})
-    until = time.monotonic() + 5
+    until = time.monotonic() + 60
     while "quintet_num_requests_running{" + 'model="emoji-64",service="vision"} 0.0' not in metrics(emoji_url):
         assert time.monotonic() < until
         time.sleep(0.1)
