@@ -38,7 +38,7 @@ async def test_a_known_model_whose_upstream_is_down_is_503_and_comes_back() -> N
 async def test_a_dead_upstream_costs_the_others_nothing() -> None:
     dead = UpstreamSpec(url="http://127.0.0.1:9")
     async with open_door(dead, FakeUpstream()) as door:
-        assert (await asyncio.wait_for(door.chat(), 1)).status == 200
+        assert (await asyncio.wait_for(door.chat(), 10)).status == 200
 
 
 async def test_before_all_have_answered_an_unknown_model_may_still_come() -> None:
@@ -202,7 +202,7 @@ async def test_counters_are_released_once_whatever_happens() -> None:
                     await asyncio.sleep((number % 7) / 100)
                     writer.transport.abort()
                 else:
-                    await asyncio.wait_for(read_response(reader), 5)
+                    await asyncio.wait_for(read_response(reader), 20)
 
         clients = [asyncio.create_task(client(number)) for number in range(30)]
         await asyncio.sleep(0.15)
@@ -277,19 +277,19 @@ async def test_an_upload_does_not_meet_a_connection_that_is_just_closing() -> No
         writer.write(start)
         await asyncio.sleep(0.05)
         writer.write(b"x" * (5000 - body_size - 9) + b"\r\n--b--\r\n")
-        assert (await asyncio.wait_for(read_response(reader), 3)).status == 200
+        assert (await asyncio.wait_for(read_response(reader), 20)).status == 200
 
 
 async def test_a_connection_with_half_an_upload_is_not_used_again() -> None:
     async def at_once(_: Any, __: Any, writer: asyncio.StreamWriter) -> None:
         writer.write(http(200, b"{}"))
-        await asyncio.sleep(5)
+        await asyncio.sleep(60)
 
     upstream = FakeUpstream(at_once, [card("m", kind="image")], early=True)
     async with open_door(upstream) as door:
         reader, writer = await door.connect()
         writer.write(slow_form(upstream, 5000))
-        assert (await asyncio.wait_for(read_response(reader), 3)).status == 200
+        assert (await asyncio.wait_for(read_response(reader), 20)).status == 200
         assert not door.router.fleet.upstreams[0].pool.idle
 
 

@@ -6,11 +6,10 @@ import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-import pytest
-from router.harness import END, STREAM, Door, FakeUpstream, chunk, raw, read_response, until
+from router.harness import END, STREAM, Door, FakeUpstream, Response, chunk, raw, read_response, until
 from router.test_process import EVENT, router_process
 
 DONE = b"data: [DONE]\n\n"
@@ -40,6 +39,22 @@ async def process(*arguments: str) -> AsyncIterator[tuple[asyncio.subprocess.Pro
     await halves.upstream.stop()
 
 
+async def until_closed(door: Door) -> None:
+    """Until nobody new gets in."""
+    async with asyncio.timeout(20):
+        with suppress(ConnectionRefusedError):
+            while True:
+                await door.connect()
+                await asyncio.sleep(0.01)
+
+
+async def until_leaving(door: Door) -> Response:
+    """What ``/ready`` says once the signal has come."""
+    while (ready := await door.get("/ready")).status == 200:  # noqa: ASYNC110  # it happens in another process
+        await asyncio.sleep(0.01)
+    return ready
+
+
 async def test_sixty_four_open_streams_all_end_and_nobody_new_gets_in() -> None:
     async with process() as (running, door, halves):
         streams = [await door.send("/v1/chat/completions", {"model": "m"}) for _ in range(64)]
@@ -50,24 +65,22 @@ async def test_sixty_four_open_streams_all_end_and_nobody_new_gets_in() -> None:
             writer.write(raw("/v1/models", None, method="GET"))
             assert (await read_response(reader)).status == 200
         running.send_signal(signal.SIGTERM)
-        await asyncio.sleep(0.3)
-        with pytest.raises(ConnectionRefusedError):
-            await door.connect()
+        await until_closed(door)
         reader, writer = kept[1]
         writer.write(raw("/v1/chat/completions", {"model": "m"}))
-        refused = await asyncio.wait_for(read_response(reader), 2)
+        refused = await asyncio.wait_for(read_response(reader), 20)
         assert (refused.status, refused.error["code"]) == (503, "stopping")
         assert refused.get("connection") == "close"
         assert refused.get("retry-after") == "1"
-        assert await asyncio.wait_for(reader.read(), 2) == b""
-        assert await asyncio.wait_for(kept[0][0].read(), 2) == b""
+        assert await asyncio.wait_for(reader.read(), 20) == b""
+        assert await asyncio.wait_for(kept[0][0].read(), 20) == b""
         halves.go_on.set()
         for reader, _ in streams:
-            response = await asyncio.wait_for(read_response(reader), 5)
+            response = await asyncio.wait_for(read_response(reader), 20)
             assert response.complete
             assert response.body == EVENT + EVENT + DONE
-            assert await asyncio.wait_for(reader.read(), 2) == b""
-        assert await asyncio.wait_for(running.wait(), 5) is not None
+            assert await asyncio.wait_for(reader.read(), 20) == b""
+        assert await asyncio.wait_for(running.wait(), 20) is not None
         assert len(halves.upstream.requests) == 64
 
 
@@ -78,8 +91,7 @@ async def test_for_a_while_it_goes_on_but_says_that_it_leaves() -> None:
         kept, writer = await door.connect()
         running.send_signal(signal.SIGTERM)
         began = time.monotonic()
-        await asyncio.sleep(0.1)
-        ready = await door.get("/ready")
+        ready = await until_leaving(door)
         assert (ready.status, ready.json["stopping"]) == (503, True)
         assert (await door.get("/health")).status == 200
         response = await door.chat()  # whoever has not heard of it yet is served
@@ -88,17 +100,16 @@ async def test_for_a_while_it_goes_on_but_says_that_it_leaves() -> None:
         assert response.get("connection") == "close"
         writer.write(raw("/v1/chat/completions", {"model": "m"}))
         assert (await read_response(kept)).get("connection") == "close"
-        await asyncio.wait_for(running.wait(), 5)
-        assert 1.4 < time.monotonic() - began < 4
+        await asyncio.wait_for(running.wait(), 20)
+        assert time.monotonic() - began > 1.4
 
 
 async def test_a_second_signal_ends_the_delay() -> None:
     async with process("--drain-delay", "60") as (running, door, _):
         running.send_signal(signal.SIGTERM)
-        await asyncio.sleep(0.2)
-        assert (await door.get("/ready")).status == 503
+        await until_leaving(door)
         running.send_signal(signal.SIGTERM)
-        await asyncio.wait_for(running.wait(), 5)
+        await asyncio.wait_for(running.wait(), 20)
 
 
 async def test_grace_is_the_longest_that_a_stream_may_go_on() -> None:
@@ -107,7 +118,7 @@ async def test_grace_is_the_longest_that_a_stream_may_go_on() -> None:
         await until(lambda: len(halves.upstream.requests) == 1)
         running.send_signal(signal.SIGTERM)
         began = time.monotonic()
-        response = await asyncio.wait_for(read_response(reader), 5)
+        response = await asyncio.wait_for(read_response(reader), 20)
         assert not response.complete
-        await asyncio.wait_for(running.wait(), 5)
-        assert 0.4 < time.monotonic() - began < 4
+        await asyncio.wait_for(running.wait(), 20)
+        assert time.monotonic() - began > 0.4

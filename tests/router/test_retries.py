@@ -98,13 +98,13 @@ async def test_502_from_a_replica_that_is_passed_over_counts_against_it() -> Non
 
 async def test_a_replica_that_says_not_now_is_asked_last_for_a_moment() -> None:
     a, b = FakeUpstream(answering(503)), FakeUpstream()
-    async with open_door(a, b, busy_seconds=0.4) as door:
+    async with open_door(a, b, busy_seconds=60) as door:
         while not a.requests:
             await door.chat()
         assert [(await door.chat()).status for _ in range(20)] == [200] * 20
         assert len(a.requests) == 1
         a.behave = echo
-        await asyncio.sleep(0.4)
+        door.router.fleet.upstreams[0].busy_until = 0.0
         for _ in range(20):
             await door.chat()
         assert len(a.requests) > 1
@@ -181,7 +181,7 @@ async def test_a_frozen_replica_gets_nothing_new_and_what_waits_there_moves() ->
         await asyncio.gather(*(door.chat() for _ in range(8)))
         a.frozen = True
         asked = [asyncio.create_task(door.chat()) for _ in range(16)]  # nobody knows yet; half of them hang
-        statuses = [(await asyncio.wait_for(each, 5)).status for each in asked]
+        statuses = [(await asyncio.wait_for(each, 20)).status for each in asked]
         assert statuses == [200] * 16
         upstream = door.router.fleet.upstreams[0]
         assert upstream.frozen
@@ -232,7 +232,7 @@ async def test_a_client_that_leaves_while_its_request_moves_stops_costing() -> N
         await until(lambda: b.left == 6)
         answers.set()
         for reader, _ in clients[1::2]:
-            assert (await asyncio.wait_for(read_response(reader), 5)).status == 200
+            assert (await asyncio.wait_for(read_response(reader), 20)).status == 200
         await until(lambda: door.outstanding == 0)
         assert not door.router._proxy._active
 
@@ -243,7 +243,7 @@ async def test_all_replicas_down_is_503_at_once() -> None:
         for upstream in upstreams:
             await upstream.stop()
         for _ in range(5):
-            response = await asyncio.wait_for(door.chat(), 1)
+            response = await asyncio.wait_for(door.chat(), 10)
             assert response.status == 503
             assert int(response.get("retry-after")) >= 1
 
@@ -259,6 +259,6 @@ async def test_a_streamed_answer_is_not_moved() -> None:
         reader, _ = await door.send("/v1/chat/completions", {"model": "m"})
         await reader.readuntil(b"data: 1\n\n")
         a.frozen = b.frozen = True  # the polls hang, the stream goes on
-        response = await asyncio.wait_for(reader.readuntil(b"data: 2\n\n"), 3)
+        response = await asyncio.wait_for(reader.readuntil(b"data: 2\n\n"), 20)
         assert response.endswith(b"data: 2\n\n")
         assert len(a.requests + b.requests) == 1

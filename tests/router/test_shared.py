@@ -65,7 +65,7 @@ async def test_without_redis_each_router_counts_for_itself(caplog: pytest.LogCap
         rates = SharedRates(f"redis://127.0.0.1:{silent.getsockname()[1]}")
         started = time.monotonic()
         waits = [(await rates.hit("a", 2)).wait for _ in range(3)]
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 10
         assert waits[:2] == [0, 0]
         assert waits[2] > 0
         assert "Redis does not answer" in caplog.text
@@ -96,7 +96,8 @@ async def test_two_routers_share_the_places_of_a_key(redis_url: str, tmp_path: P
         first[0][1].close()  # a client that leaves gives its place back, to both routers
         go_on.set()
         await until(lambda: not any(client.running for gate in gates for client in gate.keyring._clients.values()))  # type: ignore[union-attr]
-        await asyncio.sleep(0.1)  # Redis is told beside the requests
+        for gate in gates:
+            await asyncio.gather(*gate._places._giving)  # type: ignore[union-attr]  # Redis is told beside the requests
         assert [(await door.chat(bearer("a"))).status for door in (two, one)] == [200, 200]
 
 

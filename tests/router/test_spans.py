@@ -67,7 +67,7 @@ async def test_spans_reach_a_collector() -> None:
     async with router_process("--upstream", upstream.url, "--traces", f"http://127.0.0.1:{port}") as (process, door):
         assert (await door.chat("x-request-id: find-me")).status == 200
         process.terminate()
-        await asyncio.wait_for(process.wait(), 10)
+        await asyncio.wait_for(process.wait(), 20)
     assert [line for line, _ in got] == ["POST /v1/traces HTTP/1.1"]
     assert b"find-me" in got[0][1]
     await upstream.stop()

@@ -50,7 +50,7 @@ async def test_server_sent_events_pass_at_once_and_untouched() -> None:
     stream = Streaming()
     async with open_door(FakeUpstream(stream)) as door:
         reader, _ = await door.send("/v1/chat/completions", {"model": "m"}, "accept-encoding: gzip")
-        _, headers = await asyncio.wait_for(read_head(reader), 2)
+        _, headers = await asyncio.wait_for(read_head(reader), 20)
         assert ("content-type", "text/event-stream; charset=utf-8") in headers
         assert ("x-accel-buffering", "no") in headers
         chunks = read_chunks(reader)
@@ -65,11 +65,11 @@ async def test_server_sent_events_pass_at_once_and_untouched() -> None:
             b"data: [DONE]\n\n",
         ):
             stream.pieces.put_nowait(chunk(piece))
-            assert await asyncio.wait_for(anext(chunks), 2) == piece
+            assert await asyncio.wait_for(anext(chunks), 20) == piece
         stream.pieces.put_nowait(END)
         stream.pieces.put_nowait(None)
         with pytest.raises(StopAsyncIteration):
-            await asyncio.wait_for(anext(chunks), 2)
+            await asyncio.wait_for(anext(chunks), 20)
         assert door.outstanding == 0
 
 
@@ -90,7 +90,7 @@ async def test_twenty_clients_that_leave_before_the_first_byte(stream: bool) -> 
         assert door.outstanding == 20
         for writer in writers:
             writer.transport.abort()
-        await until(lambda: upstream.left == 20, 1)
+        await until(lambda: upstream.left == 20)
         await until(lambda: door.outstanding == 0)
         assert await door.metric("quintet_client_disconnects_total", model="m") == 20
         assert await door.metric("quintet_requests_total", code="499") == 20
@@ -106,7 +106,7 @@ async def test_a_client_that_leaves_in_the_middle() -> None:
         stream.pieces.put_nowait(chunk(EVENT))
         await read_head(reader)
         writer.transport.abort()
-        await until(lambda: upstream.left == 1, 1)
+        await until(lambda: upstream.left == 1)
         await until(lambda: door.outstanding == 0)
 
 
@@ -115,9 +115,9 @@ async def test_a_client_that_leaves_while_it_sends() -> None:
     async with open_door(upstream) as door:
         _, writer = await door.connect()
         writer.write(raw("/v1/chat/completions", b"{" * 100).replace(b"length: 100", b"length: 200000"))
-        await asyncio.sleep(0.1)
+        await until(lambda: bool(door.router._proxy._active))
         writer.transport.abort()
-        await asyncio.sleep(0.1)
+        await until(lambda: not door.router._proxy._active)
         assert not upstream.requests
         assert await door.metric("quintet_requests_total", code="499") == 1
 
@@ -140,10 +140,15 @@ async def stalled_client(door: Door) -> socket.socket:
     return client
 
 
+def passed(door: Door) -> int:
+    """Bytes of the bodies that are with their clients, of answers that are under way."""
+    return sum(exchange.bytes for exchange in door.router._proxy._active)
+
+
 async def settled() -> int:
     """Wait until the flood stands still; how much went out."""
     before = -1
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while flood.sent != before:  # type: ignore[attr-defined]
             before = flood.sent  # type: ignore[attr-defined]
             await asyncio.sleep(0.4)
@@ -173,7 +178,7 @@ async def test_a_client_that_does_not_read_is_dropped_after_a_while() -> None:
         await until(lambda: upstream.left == 1)
         await until(lambda: door.outstanding == 0)
         reader, _ = await asyncio.open_connection(sock=client)
-        assert not (await asyncio.wait_for(reader.read(), 2)).endswith(END)  # cut off, not ended
+        assert not (await asyncio.wait_for(reader.read(), 20)).endswith(END)  # cut off, not ended
         assert door.router.fleet.upstreams[0].breaker.closed
 
 
@@ -183,9 +188,9 @@ async def test_an_upstream_that_dies_between_two_events() -> None:
         reader, _ = await door.send("/v1/chat/completions", {"model": "m"})
         stream.pieces.put_nowait(chunk(EVENT[:-1]))
         stream.pieces.put_nowait(chunk(b"\n"))
-        await asyncio.sleep(0.1)
+        await until(lambda: passed(door) == len(EVENT))
         stream.pieces.put_nowait(ConnectionError())
-        response = await asyncio.wait_for(read_response(reader), 5)
+        response = await asyncio.wait_for(read_response(reader), 20)
         assert response.body.startswith(EVENT)
         last = response.body[len(EVENT) :]
         assert last.startswith(b"data: ")
@@ -200,9 +205,9 @@ async def test_an_upstream_that_dies_in_the_middle_of_a_line() -> None:
     async with open_door(FakeUpstream(stream)) as door:
         reader, _ = await door.send("/v1/chat/completions", {"model": "m"})
         stream.pieces.put_nowait(chunk(EVENT + EVENT[:9]))
-        await asyncio.sleep(0.1)
+        await until(lambda: passed(door) == len(EVENT) + 9)
         stream.pieces.put_nowait(ConnectionError())
-        response = await asyncio.wait_for(read_response(reader), 5)
+        response = await asyncio.wait_for(read_response(reader), 20)
         assert response.body == EVENT + EVENT[:9]
         assert not response.complete
 
@@ -213,9 +218,9 @@ async def test_an_upstream_that_dies_in_the_middle_of_a_picture() -> None:
     async with open_door(upstream, FakeUpstream(cards=[card("other")])) as door:
         reader, _ = await door.send("/v1/chat/completions", {"model": "m"})
         stream.pieces.put_nowait(b"x" * 500)
-        await asyncio.sleep(0.1)
+        await until(lambda: passed(door) == 500)
         stream.pieces.put_nowait(ConnectionError())
-        response = await asyncio.wait_for(read_response(reader), 5)
+        response = await asyncio.wait_for(read_response(reader), 20)
         assert (response.body, response.complete) == (b"x" * 500, False)
         assert len(upstream.requests) == 1  # never again after the first byte
 
@@ -256,10 +261,10 @@ async def test_interim_answers_are_swallowed() -> None:
 async def test_an_upstream_that_talks_garbage(garbage: bytes) -> None:
     async def talk(_: Any, __: Any, writer: asyncio.StreamWriter) -> None:
         writer.write(garbage)
-        await asyncio.sleep(5)
+        await asyncio.sleep(60)
 
     async with open_door(FakeUpstream(talk)) as door:
-        response = await asyncio.wait_for(door.chat(), 3)
+        response = await asyncio.wait_for(door.chat(), 20)
         assert (response.status, response.error["code"]) == (502, "upstream_failed")
         assert door.outstanding == 0
 
@@ -290,10 +295,10 @@ async def test_a_silent_upstream_and_a_pause_in_the_middle() -> None:
     async with open_door(upstream, gap_timeout=0.3, first_byte_timeout={"": 0.3}) as door:
         reader, _ = await door.send("/v1/chat/completions", {"model": "m"})
         stream.pieces.put_nowait(chunk(EVENT))
-        response = await asyncio.wait_for(read_response(reader), 3)
+        response = await asyncio.wait_for(read_response(reader), 20)
         assert b"upstream_timeout" in response.body
         upstream.behave = silent
-        response = await asyncio.wait_for(door.chat(), 3)
+        response = await asyncio.wait_for(door.chat(), 20)
         assert (response.status, response.error["code"]) == (504, "upstream_timeout")
         await until(lambda: upstream.left == 2)
         assert door.outstanding == 0

@@ -80,9 +80,8 @@ async def test_a_stream_that_is_left_before_it_tells_its_usage_is_counted_in_eve
         await asyncio.sleep(10)
 
     async with open_door(FakeUpstream(endless, [{"id": "m"}])) as door:
-        reader, writer = await door.send("/v1/chat/completions", {"model": "m"})
-        await reader.readuntil(b"data")
-        await asyncio.sleep(0.1)
+        _, writer = await door.send("/v1/chat/completions", {"model": "m"})
+        await until(lambda: sum(exchange.events for exchange in door.router._proxy._active) == 10)
         writer.transport.abort()
         await until(lambda: not door.router._proxy._active)
         assert await door.metric("quintet_usage_total", model="m", unit="events") == 10
@@ -110,7 +109,7 @@ async def test_a_service_is_asked_later_for_what_it_could_not_tell(left: bool) -
         if left:
             writer.transport.abort()
         await until(lambda: len(questions) == 2)
-        await asyncio.sleep(0.1)
+        await until(lambda: not door.router._proxy._recorder._late._asking)
         assert questions[0] == "/quintet/usage/s%3F1"
         for unit, amount in {"audio_seconds": 2.5, "completion_tokens": 4, "events": 0, "requests": 1}.items():
             assert await door.metric("quintet_usage_total", model="m", unit=unit) == amount

@@ -37,13 +37,20 @@ class Slow:
 
 async def send(door: Door, name: str, model: str = "m") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A request that is surely there before the next one."""
-    sent = await door.send("/v1/chat/completions", {"model": model, "n": name})
-    await asyncio.sleep(0.03)
-    return sent
+    active = door.router._proxy._active
+    known = set(active)
+    reader, writer = await door.send("/v1/chat/completions", {"model": model, "n": name})
+
+    def there() -> bool:
+        refused = bool(reader._buffer)  # type: ignore[attr-defined]
+        return refused or any(job is not None for exchange, job in active.items() if exchange not in known)
+
+    await until(there)
+    return reader, writer
 
 
 async def answer(sent: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> Any:
-    return await asyncio.wait_for(read_response(sent[0]), 5)
+    return await asyncio.wait_for(read_response(sent[0]), 20)
 
 
 async def test_first_come_first_served_and_never_more_than_allowed() -> None:
@@ -132,7 +139,7 @@ async def test_places_are_given_back_exactly_once_whatever_happens() -> None:
             if number % 3 == 0:
                 await asyncio.sleep(number % 7 / 100)
             else:
-                await asyncio.wait_for(read_response(reader), 10)
+                await asyncio.wait_for(read_response(reader), 20)
             writer.transport.abort()
 
         for _ in range(3):
@@ -171,7 +178,7 @@ async def test_a_request_waits_for_a_model_that_is_loading() -> None:
         assert await door.metric("quintet_router_waiting", model="m") == 1
         assert not upstream.requests
         upstream.cards = [card("m")]
-        assert (await asyncio.wait_for(waiting, 3)).status == 200
+        assert (await asyncio.wait_for(waiting, 20)).status == 200
         assert door.router._proxy._lobby.lengths == {}
 
 
@@ -180,7 +187,7 @@ async def test_after_that_it_is_told_how_far_the_model_is() -> None:
     async with open_door(upstream, load_wait=0.3) as door:
         began = time.monotonic()
         response = await door.chat()
-        assert 0.3 <= time.monotonic() - began < 3
+        assert time.monotonic() - began >= 0.3
         assert (response.status, response.error["code"], response.get("retry-after")) == (503, "model_loading", "2")
         assert "(40 %, reading weights)" in response.error["message"]
         assert not upstream.requests
@@ -202,21 +209,21 @@ async def test_a_request_waits_for_a_service_that_comes_up() -> None:
         assert (await door.chat(model="never")).status == 404
         assert (await door.chat()).status == 200
         await upstream.start()
-        assert (await asyncio.wait_for(waiting, 5)).status == 200
+        assert (await asyncio.wait_for(waiting, 20)).status == 200
     await upstream.stop()
 
 
 async def test_nobody_waits_for_a_name_that_nobody_promised() -> None:
     """Early, with an upstream that refuses: it may have the model, so 503, but there is no sign that it comes."""
     dead = UpstreamSpec(url="http://127.0.0.1:9")
-    async with open_door(FakeUpstream(), dead, load_wait=10, start_seconds=60) as door:
-        response = await asyncio.wait_for(door.chat(model="gpt-4o"), 2)
+    async with open_door(FakeUpstream(), dead, load_wait=60, start_seconds=60) as door:
+        response = await asyncio.wait_for(door.chat(model="gpt-4o"), 20)
         assert (response.status, response.error["code"]) == (503, "upstream_unavailable")
         assert "gpt-4o" in response.error["message"]
-        response = await asyncio.wait_for(door.ask("/v1/embeddings", {"input": "x"}), 2)
+        response = await asyncio.wait_for(door.ask("/v1/embeddings", {"input": "x"}), 20)
         assert response.status == 503
         door.router.fleet.expected = frozenset({"m", "late"})
-        assert (await asyncio.wait_for(door.chat(model="gpt-4o"), 2)).status == 503
+        assert (await asyncio.wait_for(door.chat(model="gpt-4o"), 20)).status == 503
         for body in ({"input": "x", "model": "late"}, {"input": "x"}):
             _, writer = await door.send("/v1/embeddings", body)
             await until(lambda: bool(door.router._proxy._lobby.lengths))
@@ -226,11 +233,11 @@ async def test_nobody_waits_for_a_name_that_nobody_promised() -> None:
 
 async def test_who_leaves_while_a_model_loads_is_forgotten() -> None:
     upstream = FakeUpstream(cards=[card("m", state="loading")])
-    async with open_door(upstream, load_wait=10) as door:
+    async with open_door(upstream, load_wait=60) as door:
         _, writer = await door.send("/v1/chat/completions", {"model": "m"})
         await until(lambda: bool(door.router._proxy._lobby.lengths))
         writer.close()
-        await until(lambda: not door.router._proxy._active, 2)
+        await until(lambda: not door.router._proxy._active)
         assert door.router._proxy._lobby.lengths == {}
         assert await door.metric("quintet_requests_total", code="499", model="") == 1
 
