@@ -37,7 +37,7 @@ class Served:
     def text(self) -> str:
         return self.output.read_text()
 
-    def until(self, condition: Callable[[], object], seconds: float = 20) -> None:
+    def until(self, condition: Callable[[], object], seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, f"not within {seconds} s; the output was:\n{self.text()}"
@@ -55,7 +55,7 @@ class Served:
         lines = (self.folder / "starts").read_text().splitlines()
         return [int(line.split()[1]) for line in lines]
 
-    def stop(self, number: signal.Signals = signal.SIGINT, seconds: float = 20) -> int:
+    def stop(self, number: signal.Signals = signal.SIGINT, seconds: float = 60) -> int:
         self.process.send_signal(number)
         return self.process.wait(seconds)
 

@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from quintet import __version__
 from quintet.checks import load_changed, load_startable
-from quintet.commands.serve import chosen_kinds, port
+from quintet.commands.serve import chosen_kinds
 from quintet.main import main
 from quintet.supervisor.plan import ENDPOINTS, KINDS
 from quintet.supervisor.sockets import listen, listen_near, port_of
 from quintet.zlai import _flag
 from quintet_common import wheels, yaml_source
+from quintet_common.addresses import port_number
 from quintet_common.models_yml import Config, ConfigError
 from quintet_common.values import EMBEDDED_KINDS
 
@@ -138,6 +139,12 @@ def test_no_endpoint_is_one_line(capsys: pytest.CaptureFixture[str], command: tu
     assert error == f"Nothing answers at http://127.0.0.1:{free}. Is `quintet serve` running? Another place: --url.\n"
 
 
+@pytest.mark.parametrize("url", ["::", "http://[::1", "http://a:b", "a:0"])
+def test_an_address_that_is_none_is_told(capsys: pytest.CaptureFixture[str], url: str) -> None:
+    assert status_of("models", "--url", url) == 2
+    assert f"{url!r} is not an address like http://127.0.0.1:8000\n" in capsys.readouterr().err
+
+
 def test_only_takes_kinds_and_services_with_commas_or_spaces() -> None:
     assert chosen_kinds(None) == KINDS
     assert chosen_kinds(["chat,tts"]) == {"chat", "tts"}
@@ -153,7 +160,7 @@ def test_every_kind_has_a_service_and_an_endpoint() -> None:
 @pytest.mark.parametrize("text", ["70000", "-1", "http"])
 def test_a_port_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError):
-        port(text)
+        port_number(text)
 
 
 @pytest.mark.parametrize(("text", "value"), [("0", False), ("1", True), ("True", True), ("false", False)])

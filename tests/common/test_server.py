@@ -43,7 +43,7 @@ def service(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], httpx2.Clie
             [sys.executable, "-c", SERVICE, "models.yml", *options], cwd=folder, pass_fds=[listening.fileno()]
         )
     try:
-        with httpx2.Client(base_url=url, timeout=30) as client:
+        with httpx2.Client(base_url=url, timeout=120) as client:
             yield process, client
     finally:
         process.kill()
@@ -116,3 +116,10 @@ def test_after_sigterm_it_answers_on_and_says_that_it_leaves(
     assert [card["state"] for card in client.get("/v1/models").json()["data"]] == ["stopping"]
     assert client.get("/health").status_code == 200
     assert process.wait(60) is not None
+
+
+def test_after_ctrl_c_it_ends_as_if_nothing_was_wrong(service: tuple[subprocess.Popen[bytes], httpx2.Client]) -> None:
+    process, client = service
+    assert client.get("/health").status_code == 200
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0

@@ -32,6 +32,7 @@ def add_url(parser: argparse.ArgumentParser) -> None:
     """The option that names the endpoint."""
     parser.add_argument(
         "--url",
+        type=url,
         default=os.environ.get("QUINTET_URL", DEFAULT_URL),
         help=f"the endpoint (default: $QUINTET_URL, else {DEFAULT_URL})",
     )
@@ -47,6 +48,16 @@ def connect(url: str) -> openai.OpenAI:
     http = openai.DefaultHttpxClient(trust_env=not local)
     key = os.environ.get("OPENAI_API_KEY") or "none"
     return openai.OpenAI(base_url=base, api_key=key, http_client=http, max_retries=1)
+
+
+def url(text: str) -> str:
+    """The address of an endpoint, for argparse."""
+    try:
+        if urlsplit(text if "://" in text else f"http://{text}").port != 0:
+            return text
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is not an address like {DEFAULT_URL}")
 
 
 def cards(client: openai.OpenAI) -> list[Card]:

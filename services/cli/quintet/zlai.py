@@ -6,16 +6,20 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from quintet_common.addresses import port_number
+
 from quintet.commands import serve
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. ``--reload`` is 0 or 1, as ZLAI's page has it; alone it means 1."""
     parser = argparse.ArgumentParser(prog="zlai_models", description="quintet serve, as ZLAI's users call it.")
-    parser.add_argument("--config_path", default="./models_config.yml", help="models_config.yml or models.yml")
-    parser.add_argument("--port", type=serve.port, default=8000)
-    parser.add_argument("--host", default="localhost")
-    parser.add_argument("--reload", type=_flag, nargs="?", const=True, default=False, metavar="0|1")
+    add = parser.add_argument
+    add("--config_path", default="./models_config.yml", help="the file (default: ./models_config.yml); or a models.yml")
+    add("--port", type=port_number, default=8000, help="port of the endpoint (default: 8000)")
+    add("--host", default="localhost", help="address to listen on (default: localhost, this machine alone)")
+    reload = "1: apply changes of the file as they are saved (default: 0)"
+    add("--reload", type=_flag, nargs="?", const=True, default=False, metavar="0|1", help=reload)
     given = parser.parse_args(arguments)
     words = [given.config_path, f"--host={given.host}", f"--port={given.port}", *(["--reload"] if given.reload else [])]
     ours = argparse.ArgumentParser()

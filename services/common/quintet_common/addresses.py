@@ -8,6 +8,7 @@ environment of a service allows every address; set it where all clients are trus
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import ipaddress
 import os
@@ -23,6 +24,13 @@ _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 class AddressRefused(Exception):
     """The host has no address that may be fetched from."""
+
+
+def port_number(text: str) -> int:
+    """A port, for argparse; 0 takes any free one."""
+    if not (text.isascii() and text.isdigit()) or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port (1 to 65535)")
+    return int(text)
 
 
 def is_public(address: Address) -> bool:

@@ -26,6 +26,9 @@ log = logging.getLogger("quintet")
 access_log = logging.getLogger("quintet.access")
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _UNCOUNTED = frozenset({"/health", "/ready", "/metrics"})
+_POLLED = frozenset({"/v1/models", "/models"})
+"""What routers ask every few seconds, which would bury all else in the log."""
+
 FAILED = "The service failed on this request; its log has the details."
 
 
@@ -103,7 +106,8 @@ class Instrument:
         route = scope.get("route")
         seen.endpoint = getattr(route, "path", "").removeprefix("/v1") or "unknown"
         metrics.record(seen, seconds)
-        if access_log.isEnabledFor(logging.INFO):
+        level = logging.DEBUG if scope["path"] in _POLLED and seen.code == 200 else logging.INFO
+        if access_log.isEnabledFor(level):
             line = {
                 "request_id": request_id.decode(),
                 "service": seen.service,
@@ -113,4 +117,4 @@ class Instrument:
                 "code": seen.code or CLIENT_CLOSED_REQUEST,
                 "seconds": round(seconds, 4),
             }
-            access_log.info(msgspec.json.encode(line).decode())
+            access_log.log(level, msgspec.json.encode(line).decode())

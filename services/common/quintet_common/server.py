@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -19,6 +20,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from quintet_common import folder
+from quintet_common.addresses import port_number
 from quintet_common.models_yml import ConfigError, ModelSpec, load_config
 from quintet_common.pool import ModelPool
 
@@ -52,10 +54,11 @@ class Drain:
 def listen_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of everything that listens."""
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: loopback only)")
-    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--port", type=port_number, default=8000, help="port to listen on (default: 8000)")
     parser.add_argument("--fd", type=int, help="listen on this inherited socket instead of host and port")
     parser.add_argument("--lifeline", type=int, help="end when this inherited descriptor is closed at its other end")
-    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    levels = ["debug", "info", "warning", "error"]
+    parser.add_argument("--log-level", default="info", choices=levels, help="what is logged (default: info)")
 
 
 def main(service: str, kinds: set[str], create: Callable[[list[ModelSpec]], FastAPI]) -> None:
@@ -114,7 +117,10 @@ def run(
     http: type[asyncio.Protocol] | Literal["httptools"] = "httptools",
     drain: Drain | None = None,
 ) -> None:
-    """Serve ``app`` until SIGTERM or SIGINT; SIGHUP calls ``reload``. ``http`` is uvicorn's protocol class."""
+    """Serve ``app`` until SIGTERM or SIGINT; SIGHUP calls ``reload``. ``http`` is uvicorn's protocol class.
+
+    After SIGINT it returns as if nothing was wrong; a SIGTERM is given on to the process, which ends by it.
+    """
     drain = drain or Drain()
     logging.basicConfig(level=options.log_level.upper(), format="%(levelname)s %(name)s %(message)s")
     for chatty in ("httpx2", "uvicorn"):
@@ -134,7 +140,8 @@ def run(
         timeout_graceful_shutdown=drain.grace,  # type: ignore[arg-type]  # waits for any number of seconds
     )
     sockets = None if options.fd is None else [socket.socket(fileno=options.fd)]
-    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+    # What uvicorn raises once more behind a Ctrl-C is for those who do not end by it.
+    with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(_serve(_Server(config, drain), sockets, options.lifeline, reload))
 
 

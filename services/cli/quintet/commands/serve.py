@@ -7,6 +7,7 @@ import asyncio
 import sys
 from pathlib import Path
 
+from quintet_common.addresses import port_number
 from quintet_common.models_yml import ConfigError
 
 from quintet.checks import load_startable
@@ -22,7 +23,7 @@ PORT_TAKEN = 1
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", nargs="?", default="models.yml", help="what is served (default: models.yml)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
-    parser.add_argument("--port", type=port, default=8000, help="port of the endpoint (default: 8000)")
+    parser.add_argument("--port", type=port_number, default=8000, help="port of the endpoint (default: 8000)")
     parser.add_argument("--reload", action="store_true", help="apply changes of models.yml as they are saved")
     parser.add_argument(
         "--only",
@@ -38,13 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="which lines of the services reach the terminal (default: warning); their log files have all",
     )
     parser.add_argument("--logs", metavar="FOLDER", help="where they are (default: ~/.cache/quintet/logs/PORT)")
-
-
-def port(text: str) -> int:
-    """A port number, for argparse; 0 takes any free one."""
-    if not text.isdigit() or int(text) > 65535:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port (1 to 65535)")
-    return int(text)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import re
@@ -35,7 +36,10 @@ class ServiceLog:
         self.last_was_said = False
         if folder is not None:
             self.path = folder / f"{name}.log"
-            self._file = self.path.open("w", encoding="utf-8", buffering=1)
+            try:
+                self._file = self.path.open("w", encoding="utf-8", buffering=1)
+            except OSError as error:
+                self._say(f"No log of {name} is kept: {self.path}: {error.strerror}.")
 
     async def follow(self, pipe: int) -> None:
         """Read a pipe to its end, and close it."""
@@ -59,12 +63,23 @@ class ServiceLog:
             self._take(line.decode("utf-8", "replace").rstrip())
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):  # what could not be written before is tried once more
+                file.close()
+
+    def _keep(self, line: str) -> None:
+        """Into the file. A disk that is full must not end what is said to the terminal."""
+        if self._file is None:
+            return
+        try:
+            self._file.write(line + "\n")
+        except OSError as error:
+            self._say(f"The log of {self._name} ends here: {self.path}: {error.strerror}.")
+            self.close()
 
     def _take(self, line: str) -> None:
-        if self._file is not None:
-            self._file.write(line + "\n")
+        self._keep(line)
         found = _LEVEL.match(line)
         said = found is not None and logging.getLevelNamesMapping()[found[1]] >= self._level
         if line.strip():
