@@ -56,7 +56,7 @@ def smollm2_url() -> Iterator[str]:
         auto_tools="eager",
         sampling=SamplingDefaults(max_tokens=200),
     )
-    with serving(create_app("chat", [spec]), ready_seconds=180) as url:
+    with serving(create_app("chat", [spec])) as url:
         yield url
 
 

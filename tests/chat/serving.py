@@ -14,8 +14,8 @@ from fastapi import FastAPI
 
 
 @contextlib.contextmanager
-def serving(app: FastAPI, ready_seconds: float = 60, state: str = "ready") -> Iterator[str]:
-    """The URL of ``app``, once all of its models are in ``state``."""
+def serving(app: FastAPI, ready_seconds: float = 600, state: str = "ready") -> Iterator[str]:
+    """The URL of ``app``, once all of its models are in ``state``: seconds, or minutes where much else runs."""
     sock = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on", ws="none"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]}, daemon=True)
@@ -26,7 +26,7 @@ def serving(app: FastAPI, ready_seconds: float = 60, state: str = "ready") -> It
         yield url
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(60)
         sock.close()
 
 
@@ -35,7 +35,7 @@ def _wait_until(state: str, url: str, seconds: float) -> None:
     answer = "no answer"
     while time.monotonic() < deadline:
         with contextlib.suppress(httpx2.TransportError):
-            response = httpx2.get(f"{url}/ready", timeout=5)
+            response = httpx2.get(f"{url}/ready", timeout=60)
             if set(response.json()["models"].values()) <= {state}:
                 return
             answer = response.text

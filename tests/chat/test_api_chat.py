@@ -36,7 +36,7 @@ def shown(client: OpenAI, **fields: Any) -> dict[str, Any]:
 def stream_of(url: str, **body: Any) -> list[dict[str, Any]]:
     """The data of a stream, as it came over the wire."""
     body = {"model": "short", "messages": USER, "stream": True, **body}
-    with httpx2.stream("POST", f"{url}/chat/completions", json=body, timeout=20) as response:
+    with httpx2.stream("POST", f"{url}/chat/completions", json=body, timeout=120) as response:
         assert response.status_code == 200
         assert response.headers["content-type"].startswith("text/event-stream")
         lines = [line for line in response.iter_lines() if line]

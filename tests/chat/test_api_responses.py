@@ -41,7 +41,7 @@ def shown(client: OpenAI, **fields: Any) -> dict[str, Any]:
 def events_of(url: str, **body: Any) -> list[dict[str, Any]]:
     """The events of a stream, as they came over the wire."""
     body = {"model": "short", "input": "Hi", "stream": True, **body}
-    with httpx2.stream("POST", f"{url}/v1/responses", json=body, timeout=20) as response:
+    with httpx2.stream("POST", f"{url}/v1/responses", json=body, timeout=120) as response:
         assert response.status_code == 200
         lines = [line for line in response.iter_lines() if line]
     names, data = lines[::2], [json.loads(line.removeprefix("data: ")) for line in lines[1::2]]

@@ -24,7 +24,7 @@ async def worker() -> AsyncIterator[Worker[Event]]:
     spec = ModelSpec(id="smol", kind="chat", path="embedded:smollm2-135m-instruct", max_waiting=64)
     started: Worker[Event] = Worker(spec, "quintet_chat.worker:create_engine", Event)
     started.start()
-    await asyncio.wait_for(started.until(State.READY, State.FAILED), 180)
+    await asyncio.wait_for(started.until(State.READY, State.FAILED), 600)
     yield started
     await started.stop()
 

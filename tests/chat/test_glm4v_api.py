@@ -38,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def url(folder: Path) -> Iterator[str]:
     spec = ModelSpec(id=MODEL, kind="multimodal", path=str(folder), dtype="float32", device="cpu")
-    with serving(create_app("multimodal", [spec], "quintet_chat.worker:create_engine"), ready_seconds=180) as url:
+    with serving(create_app("multimodal", [spec], "quintet_chat.worker:create_engine")) as url:
         yield url
 
 

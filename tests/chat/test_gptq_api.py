@@ -43,7 +43,7 @@ def url(folder: Path, meant: Any) -> Iterator[str]:  # noqa: ARG001  the folder 
         id=MODEL, kind="chat", path=str(folder), engine="transformers", dtype="float32", device="cpu",
         engine_args={"tool_family": "hermes"},
     )  # fmt: skip
-    with serving(create_app("chat", [spec], "quintet_chat.worker:create_engine"), ready_seconds=180) as url:
+    with serving(create_app("chat", [spec], "quintet_chat.worker:create_engine")) as url:
         yield url
 
 

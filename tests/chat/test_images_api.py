@@ -22,7 +22,7 @@ SEEING = "tiny-vl"
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     seeing = tiny.spec("qwen2_vl", id=SEEING, engine_args={"tool_family": "hermes"})
-    with serving(create_app("multimodal", [seeing]), ready_seconds=180) as url:
+    with serving(create_app("multimodal", [seeing])) as url:
         yield url
 
 

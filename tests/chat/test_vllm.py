@@ -61,7 +61,7 @@ def url() -> Iterator[str]:
 
 @pytest.fixture
 def client(url: str) -> OpenAI:
-    return OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=20)
+    return OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120)
 
 
 def ask(client: OpenAI, text: str, **fields: Any) -> Any:
@@ -187,7 +187,7 @@ def test_the_reason_of_a_failed_start_is_told() -> None:
 def test_why_a_model_cannot_be_run_reaches_the_client() -> None:
     app = create_app("chat", [spec_of(engine_args={"fail": True})], "quintet_chat.worker:create_engine")
     with serving(app, state="failed") as url:
-        client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=20)
+        client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120)
         with pytest.raises(openai.APIStatusError, match="No room for 3 GiB of keys and values") as refused:
             ask(client, "hello")
         assert refused.value.status_code == 503
@@ -218,7 +218,7 @@ def test_a_running_server_can_be_used(double: str, monkeypatch: pytest.MonkeyPat
     )
     try:
         arguments = {"url": f"http://127.0.0.1:{port}/v1", "key": "secret"}
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while True:
             engine = VllmEngine(spec_of(engine_args=arguments))
             try:

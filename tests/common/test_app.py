@@ -121,7 +121,7 @@ async def client(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
 
 async def ready(app: FastAPI) -> None:
     (worker,) = app.state.pool
-    await asyncio.wait_for(worker.until(State.READY), 30)
+    await asyncio.wait_for(worker.until(State.READY), 120)
 
 
 @pytest.mark.parametrize("prefix", ["/v1", ""])

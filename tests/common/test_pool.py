@@ -63,7 +63,7 @@ async def test_a_reload_keeps_what_is_unchanged(pool: ModelPool[Any]) -> None:
     assert set(after) == {"a", "b"}
     assert before["c"].state is State.STOPPED
     assert pool.find("Bob").spec is changed
-    await asyncio.wait_for(after["b"].until(State.READY), 30)
+    await asyncio.wait_for(after["b"].until(State.READY), 120)
 
 
 async def test_reloads_take_effect_in_their_order_and_a_changed_model_is_known_all_the_time(

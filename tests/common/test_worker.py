@@ -37,11 +37,11 @@ async def start(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[..., 
 
 
 async def until(worker: Worker[Any], *states: State) -> None:
-    await asyncio.wait_for(worker.until(*states), 30)
+    await asyncio.wait_for(worker.until(*states), 120)
 
 
 async def eventually(what: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while not what():  # noqa: ASYNC110  # what is waited for happens in another process
             await asyncio.sleep(0.01)
 

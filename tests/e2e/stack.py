@@ -12,7 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 CHAT, OCR, IMAGE, TTS, EMBEDDING = "smollm2-135m-instruct", "ppocr", "emoji-64", "hibari", "all-minilm-l6-v2"
 
-START_SECONDS = 300
+START_SECONDS = 900
 """The first start converts the chat model; a machine that is busy takes its time."""
 
 
@@ -54,7 +54,7 @@ class Stack:
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:
-            return self.process.wait(20)
+            return self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()
             return self.process.wait()

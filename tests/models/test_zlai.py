@@ -46,8 +46,8 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def client_of(app: Any) -> Iterator[OpenAI]:
-    with serving(app, 180) as url:
-        yield OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120)
+    with serving(app) as url:
+        yield OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=300)
 
 
 def checked(file: Path) -> int | str | None:

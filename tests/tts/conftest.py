@@ -43,7 +43,7 @@ def origin() -> Iterator[str]:
     wait_ready(address)
     yield address
     server.should_exit = True
-    thread.join(20)
+    thread.join(60)
 
 
 @pytest.fixture(scope="session")
@@ -54,11 +54,11 @@ def client(origin: str) -> openai.OpenAI:
 @pytest.fixture(scope="session")
 def http(origin: str) -> Iterator[httpx2.Client]:
     """The service without an SDK between."""
-    with httpx2.Client(base_url=origin, timeout=30) as plain:
+    with httpx2.Client(base_url=origin, timeout=120) as plain:
         yield plain
 
 
-def wait_ready(address: str, seconds: float = 60) -> None:
+def wait_ready(address: str, seconds: float = 600) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:

@@ -44,7 +44,7 @@ class Listener:
 
     def all(self) -> tuple[list[Any], ApiError | None]:
         events = []
-        while not isinstance(event := self.events.get(timeout=30), tuple):
+        while not isinstance(event := self.events.get(timeout=120), tuple):
             events.append(event)
         return events, event[1]
 
@@ -90,7 +90,7 @@ def test_what_a_request_is_told(engine: SpeechEngine) -> None:
 def test_a_short_request_does_not_wait_for_the_end_of_long_ones(engine: SpeechEngine) -> None:
     long = [submit(engine, number, STORY * 3) for number in (1, 2, 3)]
     for listener in long:
-        assert isinstance(listener.events.get(timeout=30), Started)
+        assert isinstance(listener.events.get(timeout=120), Started)
     short = submit(engine, 4, "Me too.")
     _, error = short.all()
     assert error is None
@@ -120,7 +120,7 @@ def test_the_same_seed_gives_the_same_sound_alone_or_among_others(engine: Speech
 @pytest.mark.parametrize("voice", ["heart", "英文男"])
 def test_a_cancelled_request_ends_within_a_sentence(engine: SpeechEngine, voice: str) -> None:
     listener = submit(engine, 1, STORY * 5, voice=voice)
-    listener.events.get(timeout=30)
+    listener.events.get(timeout=120)
     engine.cancel(1)
     events, error = listener.all()
     assert error is None

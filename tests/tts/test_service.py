@@ -113,7 +113,7 @@ def test_sixty_four_at_once_of_whom_a_third_leaves(http: httpx2.Client, origin: 
 
 
 def test_a_worker_that_dies_cuts_the_stream_and_comes_back(tmp_path: Path) -> None:
-    with Service(tmp_path) as service, httpx2.Client(base_url=service.address, timeout=30) as http:
+    with Service(tmp_path) as service, httpx2.Client(base_url=service.address, timeout=120) as http:
         wait_ready(service.address)
         with pytest.raises(httpx2.RemoteProtocolError):
             hear_until_death(http, service, {})

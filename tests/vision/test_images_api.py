@@ -236,7 +236,7 @@ def test_bad_edits_are_refused_by_name(
     emoji_url: str, files: dict[str, bytes], fields: dict[str, str], param: str
 ) -> None:
     parts = {name: (f"{name}.png", data) for name, data in files.items()} or {"unused": ("u", b"")}
-    answer = httpx2.post(f"{emoji_url}/v1/images/edits", data=fields, files=parts, timeout=30)
+    answer = httpx2.post(f"{emoji_url}/v1/images/edits", data=fields, files=parts, timeout=120)
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"]["param"] == param
 
@@ -251,7 +251,7 @@ def test_half_a_character_in_a_form_is_refused(emoji_url: str) -> None:
     parts = [b'name="image"; filename="a.png"\r\n\r\n' + png(), b'name="prompt"\r\n\r\nx\\ud800']
     body = b"".join(b"--b\r\nContent-Disposition: form-data; " + part + b"\r\n" for part in parts) + b"--b--\r\n"
     headers = {"content-type": "multipart/form-data; boundary=b; charset=unicode_escape"}
-    answer = httpx2.post(f"{emoji_url}/v1/images/edits", content=body, headers=headers, timeout=30)
+    answer = httpx2.post(f"{emoji_url}/v1/images/edits", content=body, headers=headers, timeout=120)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "prompt"), answer.text
 
 

@@ -171,7 +171,7 @@ def deflate_bomb() -> bytes:
 )
 def test_hostile_pictures_are_refused(kolors_url: str, data: bytes) -> None:
     answer = httpx2.post(
-        f"{kolors_url}/v1/images/edits", data={"prompt": "x"}, files={"image": ("a.png", data)}, timeout=30
+        f"{kolors_url}/v1/images/edits", data={"prompt": "x"}, files={"image": ("a.png", data)}, timeout=120
     )
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "image")
 
@@ -228,13 +228,13 @@ def test_what_open_webui_sends_is_answered(kolors_url: str) -> None:
     """Its image settings: generations as JSON with its extra parameters merged in, edits as multipart with one
     ``image`` or several ``image[]``, every value as text."""
     body = {"model": "kolors", "prompt": "a cat", "n": 1, "size": "128x64", "response_format": "b64_json"}
-    answer = httpx2.post(f"{kolors_url}/v1/images/generations", json={**body, "num_inference_steps": 2}, timeout=30)
+    answer = httpx2.post(f"{kolors_url}/v1/images/generations", json={**body, "num_inference_steps": 2}, timeout=120)
     assert decoded(answer.json()["data"][0]["b64_json"]).size == (128, 64)
     fields = {"model": "kolors", "prompt": "a dog", "n": "1", "size": "64x64", "response_format": "b64_json"}
     for name in ("image", "image[]"):
         files = {name: ("image.png", png(), "image/png")}
-        answer = httpx2.post(f"{kolors_url}/v1/images/edits?api-version=1", data=fields, files=files, timeout=30)
+        answer = httpx2.post(f"{kolors_url}/v1/images/edits?api-version=1", data=fields, files=files, timeout=120)
         assert decoded(answer.json()["data"][0]["b64_json"]).size == (64, 64)
     without_format = {name: value for name, value in body.items() if name != "response_format"}
-    answer = httpx2.post(f"{kolors_url}/v1/images/generations", json=without_format, timeout=30)
+    answer = httpx2.post(f"{kolors_url}/v1/images/generations", json=without_format, timeout=120)
     assert "url" not in answer.json()["data"][0]

@@ -14,7 +14,7 @@ from quintet_vision.app import create
 
 
 @contextmanager
-def served(*specs: ModelSpec, seconds: float = 120) -> Iterator[str]:
+def served(*specs: ModelSpec, seconds: float = 600) -> Iterator[str]:
     """The base URL of a service with ``specs``, all of them loaded."""
     app = create(list(specs))
     sock = socket.create_server(("127.0.0.1", 0))
