@@ -40,6 +40,10 @@ def test_a_relative_file_of_keys_is_beside_models_yml(tmp_path: Path) -> None:
     [
         ("  keyz: k.yml", "{file}:3: unknown key 'keyz'; did you mean 'keys'?"),
         ("  max_concurrent: 0", "{file}:3: max_concurrent: expected a whole number >= 1."),
+        (
+            "  cors:\n  - https://a\n  - b.example",
+            "{file}:5: cors: 'b.example' is not an origin like https://chat.example.com, nor '*'.",
+        ),
         ("  load_wait: soon", "{file}:3: load_wait: expected a number, got text."),
     ],
 )

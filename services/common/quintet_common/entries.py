@@ -121,7 +121,8 @@ class RouterSpec(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
     ``keys`` is the file that ``quintet keys`` writes, ``redis`` a ``redis://`` URL through which several routers share
     the keys' limits. ``max_concurrent`` is the limit of requests at one upstream; ``max_waiting`` per model queue for
     at most ``queue_wait`` seconds. ``load_wait``: how long a request waits for a model that is still loading. After
-    SIGTERM the router goes on for ``drain_delay`` seconds, then open requests have ``grace`` seconds to end.
+    SIGTERM the router goes on for ``drain_delay`` seconds, then open requests have ``grace`` seconds to end. ``cors``
+    are the origins of pages that may use the router from a browser.
     """
 
     keys: str | None = None
@@ -134,6 +135,7 @@ class RouterSpec(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
     drain_delay: Annotated[float, msgspec.Meta(ge=0)] | None = None
     grace: Annotated[float, msgspec.Meta(ge=0)] | None = None
     traces: str | None = None
+    cors: list[str] | None = None
 
 
 class Config(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):

@@ -141,6 +141,9 @@ class _Reading:
         models = self._models(lists.get("models", []))
         upstreams = self.upstreams(lists.get("upstreams", []), ["upstreams"])
         router = rest.router
+        for index, origin in enumerate(router.cors or ()):
+            if text := values.origin_mistake(origin):
+                self._fault(["router", "cors", index], f"cors: {text}")
         if router.keys is not None:
             if text := values.path_mistake(self._folder, router.keys):
                 self._fault(["router", "keys"], f"keys: {text}")

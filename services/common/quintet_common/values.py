@@ -36,6 +36,8 @@ EMBEDDED_KINDS: dict[str, str] = {
 }
 """The kind of each embedded model."""
 
+_ORIGIN = re.compile(r"https?://(\[[0-9a-f:]+\]|[a-z0-9.-]+)(:\d+)?")
+"""As browsers write it: in small letters."""
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 _MEMORY = "{0: 20GB, cpu: 8GB}"
 
@@ -86,6 +88,13 @@ def url_mistake(url: str) -> str | None:
     except ValueError:  # a port that is no number, or half an IPv6 address
         right = False
     return None if right else f"{url!r} is not an address like http://host:8000 or dns+http://name:8000."
+
+
+def origin_mistake(origin: str) -> str | None:
+    """Why no browser has pages of this origin; None where one may, and for ``*``, which is all."""
+    if origin == "*" or _ORIGIN.fullmatch(origin):
+        return None
+    return f"{origin!r} is not an origin like https://chat.example.com, nor '*'."
 
 
 def path_mistake(folder: Path, path: str) -> str | None:

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from quintet_router.access.gate import Gate
 from quintet_router.asgi import Exchanged
 from quintet_router.control import create_control
+from quintet_router.cors import Cors
 from quintet_router.departure import Departure
 from quintet_router.downstream import Downstream
 from quintet_router.driven import in_task
@@ -31,7 +32,7 @@ class Router:
 
     ``specs``: the upstreams to begin with; ``gate``: who gets in, by default everyone; ``spans``: where traces go.
 
-    Raises ValueError for a URL that is none.
+    Raises ValueError for a URL that is none, and an origin that is none.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Router:
         self.metrics = Metrics(lambda: [*self.fleet.upstreams, *self.fleet.leaving])
         self._proxy = Proxy(self.fleet, self.metrics, self.gate, settings, spans)
         self._spans = spans
+        self._cors = Cors(settings.cors) if settings.cors else None
         self._control = create_control(self.fleet, self.metrics, self.gate, self.departure, settings.open_metrics)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -57,6 +59,8 @@ class Router:
             await self._live(receive, send)
 
     def answer(self, request: Downstream) -> Coroutine[Any, Any, None]:
+        if self._cors is not None and self._cors.allow(request):
+            return self._cors.answer(request)
         if self.departure.begun:
             request.keep_alive = False
             if self.departure.closed:

@@ -119,6 +119,7 @@ def _add_admission(parser: argparse.ArgumentParser) -> None:
     add("--max-concurrent", type=_count, metavar="N", help="requests at one upstream at a time (default: any number)")
     add("--max-waiting", type=int, metavar="N", help="requests that may wait for a model's upstreams, then 429")
     add("--queue-wait", type=float, metavar="SECONDS", help="how long they wait, then 503")
+    add("--cors", nargs="+", metavar="ORIGIN", help="pages that may use this from a browser: https://HOST, or '*'")
     add("--load-wait", type=float, metavar="SECONDS", help="how long a request waits for a model that is loading")
     add("--drain-delay", type=float, metavar="SECONDS", help="after SIGTERM, not ready but still open for so long")
     add("--grace", type=float, metavar="SECONDS", help="then open requests have so long to end")
@@ -154,6 +155,7 @@ def _settings(options: argparse.Namespace, admission: RouterSpec) -> Settings:
         session_header=options.session_header,
         retry_share=options.retry_share,
         ca_file=options.ca_file,
+        cors=tuple(admission.cors or ()),
         **chosen,
     )
     if options.first_byte_timeout is not None:

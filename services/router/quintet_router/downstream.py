@@ -28,9 +28,9 @@ class Downstream:
     lower case, and ``fields`` is their dict."""
 
     __slots__ = (
-        "_chunked", "_inbound", "_left", "_pieces", "_transport", "complete", "fields", "headers", "keep_alive", "lost",
-        "method", "more", "old", "on_leave", "on_news", "query", "raw_path", "slow", "started", "waiting",
-        "wants_continue",
+        "_chunked", "_inbound", "_left", "_pieces", "_transport", "complete", "extra", "fields", "headers",
+        "keep_alive", "lost", "method", "more", "old", "on_leave", "on_news", "query", "raw_path", "slow", "started",
+        "waiting", "wants_continue",
     )  # fmt: skip
 
     def __init__(
@@ -62,6 +62,8 @@ class Downstream:
         """Called once when the client leaves."""
         self.on_news: Callable[[], None] | None = None
         """Called whenever more of the body has come."""
+        self.extra = b""
+        """Lines for the answer's headers, in place of those by which an upstream speaks to browsers."""
         self._chunked = False
         self._left: int | None = None
         """Bytes that the answer's headers promise and that are still to be sent."""
@@ -178,6 +180,9 @@ class Downstream:
         self.started = True
         self.wants_continue = False
         head = (_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status) + self._inbound.default_headers
+        if self.extra:
+            head += self.extra
+            headers = [header for header in headers if not header[0].startswith(b"access-control-")]
         for name, value in headers:
             head += name + b": " + value + b"\r\n"
             if name == b"content-length":

@@ -78,6 +78,8 @@ class Settings:
     restart_wait: float = 10.0
     """So long after the last of a model's upstreams refused a connection for the first time, requests wait for one to
     be started again, if they wait for models at all."""
+    cors: tuple[str, ...] = ()
+    """Origins of pages that may use the router from a browser; ``*`` is all."""
     access_log: bool = False
     open_metrics: bool = True
     """Whether ``/metrics`` is answered without a key where keys are needed."""
