@@ -90,9 +90,20 @@ KINDS: dict[str, dict[str, Any]] = {
         "mamba_head_dim": 32, "ssm_state_size": 8, "n_groups": 1, "head_dim": 16, "pad_token_id": 0,
     },
     "lfm2": {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False, "pad_token_id": 0},
+    "falcon_h1": {
+        "mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 1,
+        "mamba_chunk_size": 16, "head_dim": 16, "pad_token_id": 0,
+    },
+    # Few heads of the indexer would find many keys equally good, of which transformers takes any.
+    "deepseek_v32": {
+        "q_lora_rank": 24, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 16, "v_head_dim": 16,
+        "num_key_value_heads": 4, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1, "n_routed_experts": 4,
+        "num_experts_per_tok": 2, "moe_intermediate_size": 32, "n_shared_experts": 1,
+        "index_topk": 8, "index_n_heads": 16, "index_head_dim": 16,
+    },
 }  # fmt: skip
 """Tiny models of the families that are served most, and every way of mixing kinds of layers."""
-STATEFUL = ("qwen3_next", "qwen3_5_text", "granitemoehybrid", "nemotron_h", "lfm2")
+STATEFUL = ("qwen3_next", "qwen3_5_text", "granitemoehybrid", "nemotron_h", "lfm2", "falcon_h1")
 """Those of which nothing is kept but the state behind the last token."""
 
 

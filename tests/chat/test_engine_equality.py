@@ -49,7 +49,7 @@ def prompts(vocabulary: int) -> list[list[int]]:
 
 GATHERED, FLASHED = "blocks, gathered", "blocks, read by the table"
 CASES = [(kind, "pages") for kind in KINDS] + [
-    *[(kind, GATHERED) for kind in ("gemma2", "llama4_text")],
+    *[(kind, GATHERED) for kind in ("gemma2", "llama4_text", "falcon_h1", "deepseek_v32")],
     *[(kind, FLASHED) for kind in ("mistral", "qwen2-half-sliding")],
 ]
 """In blocks every way of mixing what layers see; the other families differ in what has no part in it."""

@@ -206,9 +206,9 @@ def test_of_two_with_one_document_the_second_goes_on_within_it(kind: str, monkey
     engine.close()
 
 
-@pytest.mark.parametrize("kind", ["qwen3_5_text", "nemotron_h"])
-def test_what_is_evicted_goes_on_where_it_was(kind: str) -> None:
-    small = {"kv_memory": "60KB" if kind == "qwen3_5_text" else "90KB", "prefix_cache": "1MB", "prefill_chunk": 16}
+@pytest.mark.parametrize(("kind", "memory"), [("qwen3_5_text", "60KB"), ("nemotron_h", "90KB"), ("falcon_h1", "80KB")])
+def test_what_is_evicted_goes_on_where_it_was(kind: str, memory: str) -> None:
+    small = {"kv_memory": memory, "prefix_cache": "1MB", "prefill_chunk": 16}
     engine = started(tiny_spec(kind, max_batch=5, engine_args=small))
     inputs = [[40 + number, *BEGIN[: 20 + 6 * number]] for number in range(6)]
     expected = [said_by(engine, generate(kind, prompt, 60)) for prompt in inputs]

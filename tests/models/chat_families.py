@@ -40,6 +40,7 @@ _LATENT = {
     "q_lora_rank": 24, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 16, "v_head_dim": 16,
     "num_key_value_heads": 4, "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1,
 }  # fmt: skip
+_INDEXED = {"index_topk": 8, "index_n_heads": 16, "index_head_dim": 16}
 _RECURRENT = {
     "linear_num_value_heads": 2, "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
     "layer_types": ["linear_attention", "full_attention"],
@@ -79,6 +80,7 @@ FAMILIES = (
            "<｜tool▁calls▁begin｜>```json", "deepseek"),
     Family("DeepSeek V3.1", "deepseek_v3", "deepseek-ai/DeepSeek-V3.1", 671.0, {**_LATENT, **_ROUTED},
            "<｜tool▁calls▁begin｜><think>", "deepseek_v31", "think"),
+    Family("DeepSeek V3.2", "deepseek_v32", "deepseek-ai/DeepSeek-V3.2", 685.0, {**_LATENT, **_ROUTED, **_INDEXED}),
     Family("gpt-oss", "gpt_oss", "openai/gpt-oss-20b", 20.9, {**_SLIDING, "num_local_experts": 4,
            "num_experts_per_tok": 2}, "<|channel|>", "harmony", "harmony"),
     Family("GLM-4", "glm", "zai-org/glm-4-9b-chat-hf", 9.4, {**_HEADS16, "pad_token_id": 0}, "item['metadata']",
@@ -88,6 +90,8 @@ FAMILIES = (
     Family("GLM-4.5, GLM-4.6", "glm4_moe", "zai-org/GLM-4.5-Air", 106.9, {**_HEADS16, **_ROUTED, "n_group": 1,
            "topk_group": 1, "first_k_dense_replace": 1}, "<tool_call><arg_key><think>", "glm45", "think"),
     Family("GLM-4.7-Flash", "glm4_moe_lite", "zai-org/GLM-4.7-Flash", 30.0, {**_HEADS16, **_LATENT, **_ROUTED},
+           "<tool_call></arg_key><arg_value><think>", "glm47", "think"),
+    Family("GLM-5", "glm_moe_dsa", "zai-org/GLM-5", 744.0, {**_LATENT, **_ROUTED, **_INDEXED, "pad_token_id": 0},
            "<tool_call></arg_key><arg_value><think>", "glm47", "think"),
     Family("Phi-3, Phi-4", "phi3", "microsoft/phi-4", 14.66, {"pad_token_id": 0}),
     Family("OLMo 2", "olmo2", "allenai/OLMo-2-1124-7B-Instruct", 7.3),
@@ -108,6 +112,21 @@ FAMILIES = (
         "<tool_call><function=<parameter=<think>", "qwen3_coder", "think"),
     Family("LFM2", "lfm2", "LiquidAI/LFM2-1.2B", 1.17, {"layer_types": ["conv", "full_attention"],
            "block_auto_adjust_ff_dim": False, "pad_token_id": 0}),
+    Family("LFM2 MoE", "lfm2_moe", "LiquidAI/LFM2-8B-A1B", 8.34, {
+        **_EXPERTS, "layer_types": ["conv", "full_attention"], "num_dense_layers": 1, "pad_token_id": 0}),
+    Family("Falcon-H1", "falcon_h1", "tiiuae/Falcon-H1-7B-Instruct", 7.59, {
+        **_HEADS16, "mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8,
+        "mamba_chunk_size": 16, "pad_token_id": 0}),
+    Family("Bamba", "bamba", "ibm-ai-platform/Bamba-9B-v2", 9.78, {
+        "attn_layer_indices": [1], "mamba_n_heads": 4, "mamba_d_head": 32, "mamba_d_state": 8, "mamba_n_groups": 1,
+        "mamba_chunk_size": 16, "pad_token_id": 0}),
+    Family("Zamba2", "zamba2", "Zyphra/Zamba2-7B-Instruct", 7.36, {
+        "layers_block_type": ["linear_attention", "hybrid"] * 2, "num_hidden_layers": 4, "num_mem_blocks": 1,
+        "mamba_d_state": 8, "n_mamba_heads": 4, "mamba_headdim": 32, "mamba_ngroups": 1, "use_mem_rope": True,
+        "adapter_rank": 8, "chunk_size": 16, "pad_token_id": 0}),
+    Family("Kimi Linear", "kimi_linear", "moonshotai/Kimi-Linear-48B-A3B-Instruct", 49.1, {
+        **_LATENT, **_ROUTED, "layer_types": ["linear_attention", "full_attention"], "pad_token_id": 0,
+        "linear_attn_config": {"num_heads": 2, "head_dim": 16, "short_conv_kernel_size": 4}}),
     Family("ERNIE 4.5", "ernie4_5", "baidu/ERNIE-4.5-0.3B-PT", 0.36, _HEADS16),
     Family("Hunyuan", "hunyuan_v1_dense", "tencent/Hunyuan-7B-Instruct", 7.5, _HEADS16,
            "<tool_calls><tool_call><think><answer>", thinking="hunyuan"),
@@ -122,11 +141,13 @@ FAMILIES = (
     Family("MiniMax M2", "minimax_m2", "MiniMaxAI/MiniMax-M2", 228.7, {**_HEADS16, "num_local_experts": 4,
            "num_experts_per_tok": 2, "rotary_dim": 8}, "<minimax:tool_call><think>", "minimax_m2", "think"),
     Family("Mamba", "mamba", "state-spaces/mamba-2.8b-hf", 2.77, {"state_size": 4, "expand": 2, "conv_kernel": 4},
-           refused="linear_attention"),
-    Family("Falcon-H1", "falcon_h1", "tiiuae/Falcon-H1-7B-Instruct", 7.6, {"mamba_d_ssm": 64, "mamba_n_heads": 4,
-           "mamba_d_head": 16, "mamba_d_state": 8, "pad_token_id": 0}, refused="hybrid"),
-    Family("DeepSeek V3.2", "deepseek_v32", "deepseek-ai/DeepSeek-V3.2", 685.0, {**_LATENT, **_ROUTED},
-           refused="indexed_attention"),
+           refused="without keys and values per token"),
+    Family("Jamba", "jamba", "ai21labs/AI21-Jamba-Mini-1.7", 51.6, {
+        "attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 4, "num_experts_per_tok": 2,
+        "mamba_d_state": 8, "mamba_dt_rank": 4}, refused="of a prompt in pieces it forgets what was before each"),
+    Family("MiniMax-M1", "minimax", "MiniMaxAI/MiniMax-M1-40k-hf", 456.1, {**_HEADS16, "num_local_experts": 4,
+           "num_experts_per_tok": 2, "layer_types": ["linear_attention", "full_attention"]},
+           refused="uses cache of its own"),
 )  # fmt: skip
 
 

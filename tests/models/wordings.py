@@ -58,8 +58,9 @@ is known; `-` is none that is read.
 """,
     """\
 
-Refused by name at load are models with layers that keep anything but keys and values of each token or a state of each
-sequence, or with states alone. Run these with [`engine: vllm`](vllm.md).
+Refused by name at load are models with layers that keep anything but keys and values of each token and a state of each
+sequence, models with states alone, and those that transformers cannot go on with from the middle of a prompt. Run these
+with [`engine: vllm`](vllm.md).
 
 """,
     "layers of the kind `{}`",
@@ -104,8 +105,9 @@ CHINESE = Wording(
 """,
     """\
 
-如果某些层保存的既不是每个 token 的键和值，也不是每个序列的一个状态，或者所有层都只保存状态，
-模型在加载时就会被拒绝，并指明是哪种层。这类模型请用 [`engine: vllm`](vllm.md) 运行。
+如果某些层除每个 token 的键和值、每个序列的一个状态之外还保存别的内容，或者所有层都只保存状态，
+或者 transformers 的实现无法从提示词中间接着计算，模型在加载时就会被拒绝，并指明原因。
+这类模型请用 [`engine: vllm`](vllm.md) 运行。
 
 """,
     "含有 `{}` 类型的层",
@@ -129,7 +131,9 @@ CHINESE = Wording(
         "Ministral 3, its text part": "Ministral 3 的文本部分",
         "Gemma 4, small": "Gemma 4 小型号",
         "XLM-R cross encoders": "XLM-R 交叉编码器",
-        "none of its layers keeps keys and values per token": "没有一层逐个 token 保存键和值",
+        "without keys and values per token": "没有一层逐个 token 保存键和值",
+        "of a prompt in pieces it forgets what was before each": "提示词分段计算时，会忘记每段之前的内容",
+        "uses cache of its own": "使用自己的缓存",
         "one picture a conversation; no code from its folder is run": "每个对话一张图片；不执行模型文件夹里的代码",
         "goes to vLLM by itself, without code from its folder": "自动交给 vLLM 运行，不执行模型文件夹里的代码",
         "also CosyVoice-300M and -300M-Instruct; not CosyVoice 2 and 3": (

@@ -168,10 +168,18 @@ class BlockCache(SlotCache):
     paged = False
 
     def __init__(
-        self, layers: int, max_rows: int, longest: int, cells: int, *, block: int, recurrent: Container[int] = ()
+        self,
+        layers: int,
+        max_rows: int,
+        longest: int,
+        cells: int,
+        *,
+        block: int,
+        recurrent: Container[int] = (),
+        hybrid: Container[int] = (),
     ) -> None:
         self.table = Table(max_rows, block)
-        super().__init__(layers, max_rows, longest, cells, recurrent=recurrent)
+        super().__init__(layers, max_rows, longest, cells, recurrent=recurrent, hybrid=hybrid)
         self.flash: Flash | None = None
         """How attention reads; None to gather."""
         self._cells_of: tuple[tuple[int, int, int, torch.device], torch.Tensor] | None = None

@@ -21,10 +21,13 @@ LIKENESS, LIKENESS_FLOAT32 = 0.98, 0.9999
 
 FAILURES = (RuntimeError, ValueError, TypeError, AttributeError, LookupError)
 
-ATTENTION = {"full_attention", "sliding_attention", "chunked_attention"}
+INDEXED = "indexed_attention"
+ATTENTION = {"full_attention", "sliding_attention", "chunked_attention", INDEXED}
 RECURRENT = {"linear_attention", "conv"}
 FORGETFUL = {"mlp", "moe"}
-"""Kinds of layers: those that read keys and values, those that keep a state, and those that keep nothing."""
+HYBRID = {"hybrid": ["full_attention", "linear_attention"]}
+"""Kinds of layers: those that read keys and values, those that keep a state, those that keep nothing, and those that
+are of two kinds."""
 
 Mask = torch.Tensor | dict[str, torch.Tensor | None] | None
 
@@ -53,6 +56,8 @@ class Runner:
         self._model = model
         self.config = model.config.get_text_config()
         self.device: torch.device = model.get_input_embeddings().weight.device
+        # A model may be spread over several devices; its last layers tell which tokens' logits are wanted.
+        self._last_device: torch.device = list(model.get_decoder().parameters())[-1].device
         self._dtype = model.dtype
         self.layer_types = _layer_types(self.config)
         self._window: int = getattr(self.config, "sliding_window", None) or 0
@@ -70,11 +75,12 @@ class Runner:
     def _new_slots(self, max_rows: int, longest: int, cells: int) -> SlotCache:
         types = getattr(self.config, "layer_types", None) or []
         recurrent = {layer for layer, kind in enumerate(types) if kind in RECURRENT}
+        hybrid = {layer for layer, kind in enumerate(types) if kind in HYBRID}
         layers = self.config.num_hidden_layers
         if self.paging is None:
-            return SlotCache(layers, max_rows, longest, cells, recurrent=recurrent)
+            return SlotCache(layers, max_rows, longest, cells, recurrent=recurrent, hybrid=hybrid)
         block = self.paging.block
-        return BlockCache(layers, max_rows, longest, cells, block=block, recurrent=recurrent)
+        return BlockCache(layers, max_rows, longest, cells, block=block, recurrent=recurrent, hybrid=hybrid)
 
     @torch.inference_mode()
     def check(self) -> None:
@@ -108,10 +114,15 @@ class Runner:
         except FAILURES as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UnsupportedModel(f"it does not run over slots of keys and values ({reason})") from error
-        ours = torch.cat([extended, decoded])
+        if self._alike(torch.cat([extended, decoded]), alone):
+            return
+        if pictures is None and self._alike(self.prefill(0, [Piece(0, prompt[:last])]), alone[:1]):
+            raise UnsupportedModel("of a prompt in pieces it forgets what was before each")
+        raise UnsupportedModel("over slots of keys and values it does not say what it says alone")
+
+    def _alike(self, ours: torch.Tensor, alone: torch.Tensor) -> bool:
         likeness = torch.cosine_similarity(ours - ours.mean(), alone.float() - alone.float().mean())
-        if not bool((likeness > self.least_likeness).all()):
-            raise UnsupportedModel("over slots of keys and values it does not say what it says alone")
+        return bool((likeness > self.least_likeness).all())
 
     @property
     def least_likeness(self) -> float:
@@ -161,16 +172,16 @@ class Runner:
         # What pads a piece may lie behind the context, where some models know no position.
         positions = (torch.tensor(starts)[:, None] + torch.arange(widest)).clamp(max=self.slots.longest - 1)
         # Whole prompts need no mask, which is faster on a GPU. On a CPU prompts are always computed with one: then the
-        # same prompt gives the same bits whole, in pieces, and behind a beginning that was known.
+        # same prompt gives the same bits whole, in pieces, and behind a beginning that was known. Indexers want one.
         with_pictures = any(piece.pictures for piece in pieces)
         reach = _reach(positions, pieces) if with_pictures and self.mutual else None
-        fresh = not max(starts) and not self.slots.paged and reach is None
+        fresh = not max(starts) and not self.slots.paged and reach is None and INDEXED not in self.layer_types
         self.slots.plan = plan = self.slots.prefill(row, starts, counts, fresh=fresh)
         mask = None if fresh else self._mask(positions, plan.length, reach)
         if not with_pictures:
-            return self._forward({"input_ids": ids}, positions, mask, last.to(self.device))
+            return self._forward({"input_ids": ids}, positions, mask, last.to(self._last_device))
         return self._forward(
-            self._picture_input(ids, _shown(pieces)), _places(positions, pieces), mask, last.to(self.device)
+            self._picture_input(ids, _shown(pieces)), _places(positions, pieces), mask, last.to(self._last_device)
         )
 
     def _together(self, pieces: list[Piece]) -> bool:
@@ -306,7 +317,7 @@ def _layer_types(config: Any) -> list[str]:
     if types is None:
         sliding = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
         types = ["sliding_attention" if sliding else "full_attention"]
-    kinds = sorted(set(types))
+    kinds = sorted({part for kind in types for part in HYBRID.get(kind, [kind])})
     other = [kind for kind in kinds if kind not in ATTENTION | RECURRENT | FORGETFUL]
     if other:
         raise UnsupportedModel(f"it has layers of the kind {other[0]!r}")

@@ -17,7 +17,7 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from quintet_chat.engine.pages import Pages
-from quintet_chat.engine.states import StateLayer
+from quintet_chat.engine.states import HybridLayer, StateLayer
 
 ROUND = 64
 """Capacity, and what a slot is counted to hold, are multiples of this many tokens."""
@@ -100,7 +100,7 @@ class Decode:
 
 
 class _Kind(NamedTuple):
-    """What keys or values of a layer are like."""
+    """What keys, values or the like of a layer are like."""
 
     heads: int
     size: int
@@ -117,17 +117,17 @@ class KeyValueLayer(CacheLayerMixin):  # type: ignore[misc]
         super().__init__()
         self._slots = slots
         self.kinds: list[_Kind] = []
-        """Of keys and of values, once they are known."""
+        """Of keys and of values, once they are known, and of an indexer's keys where there is one."""
         self.stores: list[torch.Tensor] = []
-        """Keys and values, once there are any."""
+        """Of these, once there are any."""
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
-        self.kinds = [_Kind(new.shape[1], new.shape[3], new.dtype, new.device) for new in (key_states, value_states)]
+        self.kinds = [_kind(key_states), _kind(value_states)]
         self.allocate()
 
     def allocate(self) -> None:
-        """Make the stores, as large as the cache is."""
+        """Make the stores that there are not, as large as the cache is."""
         raise NotImplementedError
 
     def update(
@@ -135,11 +135,19 @@ class KeyValueLayer(CacheLayerMixin):  # type: ignore[misc]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.stores:
             self.lazy_initialization(key_states, value_states)
-        plan, (keys, values) = self._slots.plan, self.stores
+        plan, (keys, values) = self._slots.plan, self.stores[:2]
         return plan.put(keys, key_states), plan.put(values, value_states)
 
+    def update_indexer(self, keys: torch.Tensor) -> torch.Tensor:
+        """The same of the keys [batch, queries, size] by which sparse attention chooses what it reads."""
+        new = keys[:, None]
+        if len(self.stores) < 3:
+            self.kinds.append(_kind(new))
+            self.allocate()
+        return self._slots.plan.put(self.stores[2], new)[:, 0]
+
     def read(self, row: int, first: int, last: int) -> list[torch.Tensor]:
-        """Keys and values of the tokens ``first`` to ``last - 1`` of a slot, [tokens, heads, head size] each."""
+        """What is stored of the tokens ``first`` to ``last - 1`` of a slot, [tokens, heads, head size] each."""
         raise NotImplementedError
 
     def write(self, row: int, first: int, parts: list[torch.Tensor]) -> None:
@@ -177,9 +185,9 @@ class SlotLayer(KeyValueLayer):
         self._pages: list[Pages] = []
 
     def allocate(self) -> None:
-        shapes = [(self._slots.rows, kind.heads, self._slots.capacity, kind.size) for kind in self.kinds]
-        self._pages = [Pages(shape, kind.dtype) for shape, kind in zip(shapes, self.kinds, strict=True)]
-        self.stores = [pages.tensor for pages in self._pages]
+        for kind in self.kinds[len(self._pages) :]:
+            self._pages.append(Pages((self._slots.rows, kind.heads, self._slots.capacity, kind.size), kind.dtype))
+            self.stores.append(self._pages[-1].tensor)
 
     def read(self, row: int, first: int, last: int) -> list[torch.Tensor]:
         return [store[row, :, first:last].transpose(0, 1) for store in self.stores]
@@ -209,13 +217,22 @@ class SlotLayer(KeyValueLayer):
 class SlotCache:
     """All layers' slots: at most ``max_rows`` of at most ``longest`` tokens, ``cells`` tokens in all.
 
-    The layers with the numbers ``recurrent`` keep a state instead of keys and values.
+    The layers with the numbers ``recurrent`` keep a state instead of keys and values, those ``hybrid`` both.
     """
 
     paged = True
     """Whether the system gives memory page by page."""
 
-    def __init__(self, layers: int, max_rows: int, longest: int, cells: int, *, recurrent: Container[int] = ()) -> None:
+    def __init__(
+        self,
+        layers: int,
+        max_rows: int,
+        longest: int,
+        cells: int,
+        *,
+        recurrent: Container[int] = (),
+        hybrid: Container[int] = (),
+    ) -> None:
         self.max_rows = max_rows
         self.longest = longest
         self.cells = cells
@@ -224,8 +241,16 @@ class SlotCache:
         self.generation = 0
         """Changes whenever the stores are other tensors than before."""
         self.plan: Plan = Prefill(0, [0], [0], None)
-        self.layers = [StateLayer(self) if layer in recurrent else self._layer() for layer in range(layers)]
-        self.cache = Cache(layers=self.layers)
+        self.layers: list[KeyValueLayer | StateLayer] = []
+        """What is kept; of a hybrid layer first keys and values, then states."""
+        seen: list[KeyValueLayer | StateLayer] = []
+        for layer in range(layers):
+            parts = [StateLayer(self)] if layer in recurrent else [self._layer()]
+            if layer in hybrid:
+                parts.append(HybridLayer(self, parts[0]))
+            self.layers += parts
+            seen.append(parts[-1])
+        self.cache = Cache(layers=seen)
         self._state_layers = [layer for layer in self.layers if isinstance(layer, StateLayer)]
         self._cells_per_row = 0
         self._held = [0] * max_rows
@@ -339,6 +364,11 @@ class SlotCache:
     def bytes_per_row(self) -> int:
         """Bytes that a slot takes whatever its length. Known after the first pass."""
         return sum(layer.bytes_per_row for layer in self._state_layers)
+
+
+def _kind(new: torch.Tensor) -> _Kind:
+    """What ``new`` [batch, heads, queries, size] is like."""
+    return _Kind(new.shape[1], new.shape[3], new.dtype, new.device)
 
 
 def _round_up(capacity: int) -> int:

@@ -10,12 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers.cache_utils import LinearAttentionCacheLayerMixin
+from transformers.cache_utils import CacheLayerMixin, LinearAttentionCacheLayerMixin
 
 from quintet_chat.engine.pages import Pages
 
 if TYPE_CHECKING:
-    from quintet_chat.engine.slots import SlotCache
+    from quintet_chat.engine.slots import KeyValueLayer, SlotCache
 
 Key = tuple[str, int]
 """``conv`` or ``recurrent``, and the number of the state: some layers have several of a kind."""
@@ -131,3 +131,26 @@ class StateLayer(LinearAttentionCacheLayerMixin):  # type: ignore[misc]
     def bytes_per_row(self) -> int:
         """Of one slot. Known after the first pass."""
         return sum(state[0].nbytes for state in self._states.values())
+
+
+class HybridLayer(StateLayer, CacheLayerMixin):  # type: ignore[misc]
+    """The states of a layer that keeps ``keys_values`` besides, as transformers sees the two."""
+
+    is_sliding = False
+
+    def __init__(self, slots: SlotCache, keys_values: KeyValueLayer) -> None:
+        super().__init__(slots)
+        self._keys_values = keys_values
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """As ``KeyValueLayer.update``."""
+        return self._keys_values.update(keys, values)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self._keys_values.get_mask_sizes(query_length)
+
+    def get_seq_length(self) -> int:
+        return self._keys_values.get_seq_length()
+
+    def get_max_length(self) -> int:
+        return self._keys_values.get_max_length()
