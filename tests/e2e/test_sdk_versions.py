@@ -23,8 +23,11 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@pytest.mark.parametrize("prefix", ["/v1", ""])
-@pytest.mark.parametrize("version", ["1.109.1", "2.54.0", "3.54.0"])
+# On the bare paths, whose dialect is another, the oldest and the newest.
+@pytest.mark.parametrize(
+    ("version", "prefix"),
+    [("1.109.1", "/v1"), ("1.109.1", ""), ("2.54.0", "/v1"), ("3.54.0", "/v1"), ("3.54.0", "")],
+)
 def test_every_slice(stack: Stack, picture: Path, version: str, prefix: str) -> None:
     if not UV.exists():
         pytest.skip("uv is not installed beside Python; make install puts it there")
