@@ -98,13 +98,20 @@ def test_those_who_rest_count_as_waiting_and_can_be_cancelled() -> None:
     schedule.hold(99, True)
 
 
-def test_those_who_have_rested_for_long_are_named() -> None:
+def test_those_who_have_rested_for_long_are_taken_out_and_do_not_come_back() -> None:
     schedule = Schedule(streams=2, max_waiting=2)
-    schedule.add(task(1))
-    schedule.add(task(2))
+    resting, other = task(1), task(2)
+    schedule.add(resting)
+    schedule.add(other)
     schedule.hold(1, True)
     assert schedule.abandoned(60) == []
-    assert schedule.abandoned(-1) == [1]
+    assert schedule.abandoned(-1) == [resting]
+    schedule.hold(1, False)  # its client reads again, too late
+    assert schedule.cancel(1) is None
+    assert schedule.take() is other
+    assert not schedule._ready
+    schedule.end(resting)
+    assert schedule.counts() == (1, 0)
 
 
 def test_cancelling_what_is_not_there_does_nothing() -> None:

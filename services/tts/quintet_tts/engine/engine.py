@@ -77,10 +77,9 @@ class SpeechEngine:
         self._schedule.hold(request_id, held)
 
     def stats(self) -> dict[str, float]:
-        for request_id in self._schedule.abandoned(PATIENCE):
-            if task := self._schedule.cancel(request_id):
-                task.emit.fail(ApiError(408, f"The sound was not taken for {PATIENCE:.0f} seconds."))
-                self._end(task)
+        for task in self._schedule.abandoned(PATIENCE):
+            task.emit.fail(ApiError(408, f"The sound was not taken for {PATIENCE:.0f} seconds."))
+            self._end(task)
         running, waiting = self._schedule.counts()
         if self._spoke and not running + waiting:
             # Not after each answer: the next one would pay for getting the same pages again.

@@ -105,11 +105,15 @@ class Schedule:
                 self._waiting.appendleft(task)
             self._admit()
 
-    def abandoned(self, seconds: float) -> list[int]:
-        """The ids of those that have rested for longer than ``seconds``."""
+    def abandoned(self, seconds: float) -> list[Task]:
+        """Those that have rested for longer than ``seconds``. They are cancelled, and are to be ended."""
         before = time.monotonic() - seconds
         with self._changed:
-            return [task.id for task in self._resting if (task.held_since or before) < before]
+            found = [task for task in self._resting if (task.held_since or before) < before]
+            for task in found:
+                task.cancelled = True
+                self._resting.remove(task)
+            return found
 
     def end(self, task: Task) -> None:
         with self._changed:
