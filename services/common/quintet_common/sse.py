@@ -21,7 +21,7 @@ _HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 def event(data: BaseModel | dict[str, object], name: str | None = None) -> bytes:
     """One event. A model is written without the fields that were never set; ``name`` adds an ``event:`` line."""
     if isinstance(data, BaseModel):
-        payload = data.model_dump_json(exclude_unset=True).encode()
+        payload = data.model_dump_json(exclude_unset=True, by_alias=True).encode()
     else:
         payload = msgspec.json.encode(data)
     if _BREAKS.search(payload):

@@ -62,10 +62,12 @@ class ResponseTool(BaseModel):
     strict: bool | None = None
     format: ResponseInputFormat | None = None
 
-    # Refused by name when they ask for what cannot be had here.
-    allowed_callers: list[str] | None = None
+    # Accepted without effect: every tool is known from the first, and whoever runs it may take his time.
     defer_loading: bool | None = None
     is_async: bool | None = Field(None, alias="async")
+
+    # Refused by name when there is none but a program to call it.
+    allowed_callers: list[str] | None = None
 
 
 class ResponseToolChoice(BaseModel):
@@ -227,8 +229,6 @@ def _tool(tool: ResponseTool, index: int) -> Tool:
         raise _missing(f"tools[{index}].name")
     path, programs = f"tools[{index}]", "there are no programs here that call tools"
     _refuse("direct" not in (tool.allowed_callers or ["direct"]), f"{path}.allowed_callers", programs)
-    _refuse(bool(tool.defer_loading), f"{path}.defer_loading", "there is no tool search here")
-    _refuse(bool(tool.is_async), f"{path}.async", "an answer does not wait for tools here")
     if tool.type == "custom":
         format = None if tool.format is None else _input_format(tool.format, f"tools[{index}].format")
         return Tool(type="custom", custom=CustomDefinition(name=tool.name, description=tool.description, format=format))

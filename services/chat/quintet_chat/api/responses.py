@@ -37,7 +37,9 @@ def responses_router(service: str) -> APIRouter:
             obfuscates = body.stream_options is not None and bool(body.stream_options.include_obfuscation)
             return sse.sse_response(_events(turn, writer, obfuscates))
         await or_disconnect(request, _whole(turn, writer))
-        return HttpResponse(writer.response.model_dump_json(exclude_unset=True), media_type="application/json")
+        return HttpResponse(
+            writer.response.model_dump_json(exclude_unset=True, by_alias=True), media_type="application/json"
+        )
 
     @router.post("/responses/input_tokens")
     async def count_input_tokens(
