@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
+import signal
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from quintet.supervisor import supervisor
+from quintet.supervisor.child import Child
+from quintet.supervisor.logs import ServiceLog
 from quintet.supervisor.plan import SERVICES
 from quintet.supervisor.states import ModelState
 from quintet.supervisor.supervisor import Options, Supervisor
@@ -49,12 +54,13 @@ class Asked:
     url = "http://127.0.0.1:1"
     service = SERVICES[0]
     quick_deaths = 0
+    pid = 1
 
     @property
     def child(self) -> Asked:
         return self
 
-    def mark_answered(self) -> None: ...
+    def mark_answered(self, pid: int | None) -> None: ...
 
 
 @pytest.fixture
@@ -74,6 +80,25 @@ async def test_answers_from_before_the_change_count_for_nothing(following: Follo
     assert following.supervisor._state(CHAT).state == "loading"
     await following.supervisor._look()
     assert following.supervisor._state(CHAT).state == "ready"
+
+
+async def test_a_process_that_has_come_meanwhile_has_not_answered(tmp_path: Path) -> None:
+    """It could not take the signal to reload yet, and would die of it."""
+    command = [sys.executable, "-c", "import time; time.sleep(600)"]
+    child = Child("chat", command, [], ServiceLog("chat", tmp_path, "info", lambda *_: None), lambda *_: None)
+    child.start()
+    async with asyncio.timeout(60):
+        while (first := child.pid) is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        child.reload()
+        os.kill(first, signal.SIGKILL)
+        while child.pid in (first, None):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    second = child.pid
+    child.mark_answered(first)
+    await asyncio.sleep(0.2)
+    assert child.pid == second
+    await child.stop(5)
 
 
 async def test_nothing_is_up_when_models_yml_changes_just_before_it_is_said(following: Following) -> None:

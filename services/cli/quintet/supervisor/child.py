@@ -58,8 +58,11 @@ class Child:
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name=f"service {self.name}")
 
-    def mark_answered(self) -> None:
-        """The service has answered a request, so its signal handlers are in place."""
+    def mark_answered(self, pid: int | None) -> None:
+        """The service has answered a request, so its signal handlers are in place. ``pid`` is what it was when it was
+        asked: a process that has come in its place since has answered nothing."""
+        if pid != self.pid:
+            return
         self._answered = True
         self.quick_deaths = 0
         if self._reload_waits:

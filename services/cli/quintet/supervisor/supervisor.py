@@ -191,24 +191,24 @@ class Supervisor:
 
     async def _changed(self) -> bool:
         """Whether a model is in another state than it was."""
-        running = list(self._services.values())
-        answers = await asyncio.gather(*(fetch_states(each.url) for each in running))
-        for each, answer in zip(running, answers, strict=True):
+        running = [(each, each.child.pid) for each in self._services.values()]
+        answers = await asyncio.gather(*(fetch_states(each.url) for each, _ in running))
+        for (each, pid), answer in zip(running, answers, strict=True):
             if answer is not None:
-                each.child.mark_answered()
+                each.child.mark_answered(pid)
         now = {name: state for answer in answers if answer is not None for name, state in answer.items()}
         return any(name in now and now[name] != known.state for name, known in self._states.items())
 
     async def _look(self) -> None:
         """Ask every service for its models, and say what changed since all was up."""
-        running, config = list(self._services.values()), self._config
-        answers = await asyncio.gather(*(fetch(each.url) for each in running))
+        running, config = [(each, each.child.pid) for each in self._services.values()], self._config
+        answers = await asyncio.gather(*(fetch(each.url) for each, _ in running))
         if config is not self._config:
             return  # these are answers from before
         states: dict[str, ModelState] = {}
-        for each, answer in zip(running, answers, strict=True):
+        for (each, pid), answer in zip(running, answers, strict=True):
             if answer is not None:
-                each.child.mark_answered()
+                each.child.mark_answered(pid)
                 states |= {state.id: state for state in answer}
         for spec in self._wanted():
             before, now = self._states.get(spec.id), states.get(spec.id)
@@ -245,13 +245,14 @@ class Supervisor:
 
     async def _router_answers(self) -> bool:
         """Whether the router is there; until then nothing is up."""
+        assert self._router is not None
+        router, pid = self._router, self._router.pid
         try:
             if await fetch(self._url) is None:
                 return False
         except KeyNeeded:
             pass
-        assert self._router is not None
-        self._router.mark_answered()
+        router.mark_answered(pid)
         return True
 
     async def _router_lag(self, ready: set[str]) -> str | None:
@@ -259,13 +260,14 @@ class Supervisor:
         deadline = asyncio.get_running_loop().time() + ROUTER_LAG
         missing = ready
         while asyncio.get_running_loop().time() < deadline:
+            assert self._router is not None
+            router, pid = self._router, self._router.pid
             try:
                 answer = await fetch(self._url)
             except KeyNeeded:
                 return None
             if answer is not None:
-                assert self._router is not None
-                self._router.mark_answered()
+                router.mark_answered(pid)
                 missing = ready - {state.id for state in answer if state.state != "loading"}
                 if not missing:
                     return None
