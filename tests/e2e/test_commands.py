@@ -14,7 +14,7 @@ from stack import CHAT, EMBEDDING, IMAGE, OCR, TTS, Stack
 
 def quintet(stack: Stack, folder: Path, *arguments: str, status: int = 0) -> str:
     command = [str(Path(sys.executable).with_name("quintet")), *arguments, "--url", stack.url]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == status, done.stderr
     return done.stdout if status == 0 else done.stderr
 

@@ -20,7 +20,7 @@ def test_a_signal_stops_everything_and_leaves_nothing(small: Stack, number: sign
     started = descendants(small.process.pid)
     assert len(started) >= 3, "the router, the service and the model's process"
     assert small.stop(number) == 0
-    assert wait_gone(started, 1) == {}
+    assert wait_gone(started, 20) == {}
     assert "Traceback" not in small.text()
 
 
@@ -28,4 +28,4 @@ def test_a_supervisor_that_is_killed_takes_everything_with_it(small: Stack) -> N
     started = descendants(small.process.pid)
     os.kill(small.process.pid, signal.SIGKILL)
     small.process.wait()
-    assert wait_gone(started, 10) == {}
+    assert wait_gone(started, 60) == {}
