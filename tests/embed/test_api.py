@@ -183,7 +183,7 @@ BAD: list[tuple[dict[str, Any], int, str | None, str | None, str]] = [
     ({"input": "a", "model": 3}, 400, "model", "invalid_value", "string"),
     ({"input": "a", "model": "nope"}, 404, "model", "model_not_found", "nope"),
     ({"input": "a", "model": "tiny-reranker"}, 404, "model", "model_not_found", "rerank"),
-    ({"input": "a", "model": "other-minilm"}, 503, None, "model_failed", "there is no such directory"),
+    ({"input": "a", "model": "other-minilm"}, 503, None, "model_failed", "does not exist"),
 ]
 
 
