@@ -182,7 +182,7 @@ def _processor(spec: ModelSpec, path: str, config: Any) -> Any:
     except LoadError as error:
         if spec.kind == "multimodal":
             raise
-        log.warning("%s It takes text only.", error)
+        log.warning("%s. It takes text only.", str(error).rstrip("."))
         return None
 
 

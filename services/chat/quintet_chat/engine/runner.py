@@ -56,8 +56,8 @@ class Runner:
         self._model = model
         self.config = model.config.get_text_config()
         self.device: torch.device = model.get_input_embeddings().weight.device
-        # A model may be spread over several devices; its last layers tell which tokens' logits are wanted.
-        self._last_device: torch.device = list(model.get_decoder().parameters())[-1].device
+        self._spread = len({parameter.device for parameter in model.parameters()}) > 1
+        """Whether it is on several devices: accelerate hands what it is called with to the first of them."""
         self._dtype = model.dtype
         self.layer_types = _layer_types(self.config)
         self._window: int = getattr(self.config, "sliding_window", None) or 0
@@ -168,7 +168,8 @@ class Runner:
         if self.slots.paged and self.slots.resumable:
             widest = -(-widest // QUERIES) * QUERIES
         ids = torch.tensor([piece.tokens + [0] * (widest - len(piece.tokens)) for piece in pieces])
-        last = torch.tensor([[count - 1] for count in counts])
+        # Places would have to be where the last layer is.
+        keep = 1 if self._spread else torch.tensor([[count - 1] for count in counts]).to(self.device)
         # What pads a piece may lie behind the context, where some models know no position.
         positions = (torch.tensor(starts)[:, None] + torch.arange(widest)).clamp(max=self.slots.longest - 1)
         # Whole prompts need no mask, which is faster on a GPU. On a CPU prompts are always computed with one: then the
@@ -179,13 +180,13 @@ class Runner:
         self.slots.plan = plan = self.slots.prefill(row, starts, counts, fresh=fresh)
         mask = None if fresh else self._mask(positions, plan.length, reach)
         if not with_pictures:
-            return self._forward({"input_ids": ids}, positions, mask, last.to(self._last_device))
-        return self._forward(
-            self._picture_input(ids, _shown(pieces)), _places(positions, pieces), mask, last.to(self._last_device)
-        )
+            return self._forward({"input_ids": ids}, positions, mask, keep)
+        return self._forward(self._picture_input(ids, _shown(pieces)), _places(positions, pieces), mask, keep)
 
     def _together(self, pieces: list[Piece]) -> bool:
         """Whether pieces can be computed in one pass."""
+        if self._spread:
+            return False  # the last token of each is wanted, which is the last of all only where nothing is padded
         if not self.slots.resumable:
             return False  # what pads a shorter piece would enter its state
         longest = max(piece.start + len(piece.tokens) for piece in pieces)

@@ -49,7 +49,8 @@ def sample(logits: torch.Tensor, sequences: list[Sequence]) -> list[Choice]:
     for sequence, token in zip(sequences, tokens, strict=True):
         if sequence.matcher is not None:
             sequence.matcher.accept(token)
-    return [Choice(token, raw.of(row, token)) for row, token in enumerate(tokens)]
+    logprobs = raw.of(tokens)
+    return [Choice(token, logprobs.get(row)) for row, token in enumerate(tokens)]
 
 
 class _RawLogprobs:
@@ -57,7 +58,6 @@ class _RawLogprobs:
 
     def __init__(self, logits: torch.Tensor, sequences: list[Sequence]) -> None:
         counts = {row: count for row, s in enumerate(sequences) if (count := s.request.sampling.logprobs) is not None}
-        self._place = {row: place for place, row in enumerate(counts)}
         self._counts = counts
         if not counts:
             return
@@ -65,12 +65,14 @@ class _RawLogprobs:
         top = self._logprobs.topk(min(max(*counts.values(), 1), logits.shape[1]), dim=-1)
         self._top, self._top_ids = top.values.tolist(), top.indices.tolist()
 
-    def of(self, row: int, token: int) -> Logprob | None:
-        if row not in self._counts:
-            return None
-        place, count = self._place[row], self._counts[row]
-        chosen = float(self._logprobs[place, token])
-        return Logprob(chosen, self._top_ids[place][:count], self._top[place][:count])
+    def of(self, tokens: list[int]) -> dict[int, Logprob]:
+        """By row, of those that asked, for the tokens that were chosen."""
+        if not self._counts:
+            return {}
+        ids = torch.tensor([[tokens[row]] for row in self._counts]).to(self._logprobs.device)
+        chosen = self._logprobs.gather(1, ids)[:, 0].tolist()
+        rows = zip(self._counts.items(), chosen, self._top_ids, self._top, strict=True)
+        return {row: Logprob(value, best[:count], top[:count]) for (row, count), value, best, top in rows}
 
 
 def _apply_rules(row: torch.Tensor, sequence: Sequence) -> None:
@@ -96,8 +98,10 @@ def _apply_rules(row: torch.Tensor, sequence: Sequence) -> None:
 
 
 def _choose(logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
-    tokens: list[int] = logits.argmax(-1).tolist()
+    """On a GPU each way of choosing that has rows waits for the device once, and each seed."""
     random_rows = [row for row, s in enumerate(sequences) if s.request.sampling.temperature >= GREEDY_BELOW]
+    greedy = len(random_rows) < len(sequences)
+    tokens: list[int] = logits.argmax(-1).tolist() if greedy else [0] * len(sequences)
     for row in random_rows:
         if (stream := sequences[row].stream) is not None:
             tokens[row] = stream.choose(logits[row], sequences[row].request.sampling)
@@ -111,21 +115,20 @@ def _choose(logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
 
 
 def _draw(logits: torch.Tensor, sequences: list[Sequence]) -> list[int]:
-    rules = [sequence.request.sampling for sequence in sequences]
-    draws = logits.new_tensor([sequence.draw() for sequence in sequences])[:, None]
     vocabulary = logits.shape[1]
-    scaled = logits.div_(logits.new_tensor([rule.temperature for rule in rules])[:, None])
-    cuts = _Cuts(
-        top_k=logits.new_tensor([min(rule.top_k or vocabulary, vocabulary) for rule in rules])[:, None],
-        top_p=logits.new_tensor([rule.top_p for rule in rules])[:, None],
-        min_p=logits.new_tensor([rule.min_p for rule in rules])[:, None],
-    )
+    numbers = [
+        (s.draw(), rule.temperature, min(rule.top_k or vocabulary, vocabulary), rule.top_p, rule.min_p)
+        for s in sequences
+        for rule in [s.request.sampling]
+    ]
+    draws, temperatures, *rules = logits.new_tensor(numbers)[:, :, None].unbind(1)
+    scaled, cuts = logits.div_(temperatures), _Cuts(*rules)
     tokens = [0] * len(sequences)
     rows = list(range(len(sequences)))
     for size in CANDIDATES:
         chosen, settled = _walk(scaled, draws, cuts, min(size, vocabulary))
         open_rows = []
-        for place, (row, token, done) in enumerate(zip(rows, chosen.tolist(), settled.tolist(), strict=True)):
+        for place, (row, token, done) in enumerate(zip(rows, *torch.stack([chosen, settled]).tolist(), strict=True)):
             tokens[row] = token
             if not done:
                 open_rows.append(place)

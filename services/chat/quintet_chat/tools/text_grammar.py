@@ -10,10 +10,16 @@ Ranges = tuple[tuple[int, int], ...]
 MAX_COST = 16_000
 """Characters, classes and names of a grammar, repetitions written out."""
 
+MAX_RULES = 200
+
 LAST = 0x10FFFF
 _ESCAPES = {0x08: "b", 0x09: "t", 0x0A: "n", 0x0C: "f", 0x0D: "r", 0x22: '"', 0x5C: "\\"}
 _NOT_BARE: Ranges = ((0x00, 0x1F), (0x22, 0x22), (0x5C, 0x5C), (0xD800, 0xDFFF))
 """Code points that are not written in a JSON string as they are; halves of surrogate pairs are no text."""
+
+
+_SIGNS = {(0, None): "*", (1, None): "+", (0, 1): "?"}
+"""Repetitions that have a sign, which xgrammar holds for less than the same written with numbers."""
 
 
 class GrammarError(ValueError):
@@ -86,14 +92,14 @@ def without(ranges: Iterable[tuple[int, int]], taken: Iterable[tuple[int, int]])
     return tuple(left)
 
 
-def check(rules: Mapping[str, Node], start: str) -> None:
+def check(rules: Mapping[str, Node]) -> None:
     """Raise GrammarError for a name without a rule, a rule without an end, and for more than ``MAX_COST``."""
     for name, node in rules.items():
         for used in _names(node):
             if used not in rules:
                 raise GrammarError(f"{used!r}, which {name!r} names, is not defined")
-    if start not in rules:
-        raise GrammarError(f"there is no rule {start!r}")
+    if len(rules) > MAX_RULES:
+        raise GrammarError(f"it has more than {MAX_RULES} rules and terminals")
     cost = sum(_cost(node) for node in rules.values())
     if cost > MAX_COST:
         raise GrammarError(f"with its repetitions written out it has more than {MAX_COST} characters")
@@ -152,7 +158,7 @@ def _written(node: Node, numbers: Mapping[str, str]) -> str:
         return numbers[node.name]
     if isinstance(node, Repeat):
         times = f"{{{node.least},{'' if node.most is None else node.most}}}"
-        return f"({_written(node.part, numbers)}){times}"
+        return f"({_written(node.part, numbers)}){_SIGNS.get((node.least, node.most), times)}"
     if not node.parts:
         return '""'
     return f"({(' | ' if isinstance(node, Choice) else ' ').join(_written(part, numbers) for part in node.parts)})"
@@ -164,7 +170,8 @@ def _chars(ranges: Ranges) -> str:
     odd = [
         code for first, last in ranges for code in range(first, min(last, 0x5C) + 1) if code < 0x20 or code in _ESCAPES
     ]
-    ways += [f'"\\\\{_point(ord(_ESCAPES[code]))}"' for code in odd if code in _ESCAPES]
+    if escaped := "".join(_point(ord(_ESCAPES[code])) for code in odd if code in _ESCAPES):
+        ways.append(f'"\\\\" [{escaped}]')
     if not ways:
         ways = [f'"\\\\u{code:04x}"' for code in odd]
     if not ways:

@@ -1,0 +1,136 @@
+"""Grammars that read a text in many ways at once, which makes every step of an answer slow: mended, or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from quintet_chat.tools.text_grammar import Choice, GrammarError, Name, Node, Repeat, Row
+
+Rules = Mapping[str, Node]
+
+
+def with_few(rules: Rules) -> dict[str, Node]:
+    """The same grammar, where repetitions of repetitions are one. Raises GrammarError for what cannot be mended."""
+    mender = _Mender(rules)
+    result = {name: mender.mended(node) for name, node in rules.items()}
+    sight = _Sight(result)
+    for name, node in result.items():
+        for part in _all(node):
+            if isinstance(part, Repeat) and part.most is None and sight.alone(part.part):
+                raise GrammarError(f"{name!r} repeats what may be empty, or a repetition with nothing fixed beside it")
+            if isinstance(part, Row) and sight.times(part, name) > 1:
+                raise GrammarError(f"{name!r} may be itself twice with nothing fixed between; say it as a repetition")
+    return result
+
+
+class _Sight:
+    """What a grammar's parts may be."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._empty = _growing(rules, lambda node, found: _empty(node, found))
+        self._alone = _growing(rules, lambda node, found: self._is_alone(node, found))
+        self._units = {name: set(self._unit(node)) for name, node in rules.items()}
+
+    def empty(self, node: Node) -> bool:
+        return _empty(node, self._empty)
+
+    def alone(self, node: Node) -> bool:
+        """Whether ``node`` may be empty, or a repetition and nothing that is fixed besides."""
+        return self._is_alone(node, self._alone)
+
+    def times(self, row: Row, name: str) -> int:
+        """How often the rule ``name`` may stand in ``row`` with nothing beside it."""
+        may_be = [any(self._reaches(unit, name) for unit in self._unit(part)) for part in row.parts]
+        others = zip(row.parts, may_be, strict=True)
+        return 0 if any(not may and not self.empty(part) for part, may in others) else sum(may_be)
+
+    def _is_alone(self, node: Node, found: set[str]) -> bool:
+        if isinstance(node, Name):
+            return node.name in found or node.name in self._empty
+        if isinstance(node, Choice):
+            return any(self._is_alone(part, found) for part in node.parts)
+        if isinstance(node, Row):
+            fixed = [part for part in node.parts if not self.empty(part)]
+            return not fixed or (len(fixed) == 1 and self._is_alone(fixed[0], found))
+        return isinstance(node, Repeat) and (node.most is None or node.least == 0 or self._is_alone(node.part, found))
+
+    def _unit(self, node: Node) -> Iterator[str]:
+        """The rules that ``node`` may be with nothing beside them."""
+        if isinstance(node, Name):
+            yield node.name
+        elif isinstance(node, Repeat):
+            yield from self._unit(node.part)
+        elif isinstance(node, Choice):
+            for part in node.parts:
+                yield from self._unit(part)
+        elif isinstance(node, Row):
+            fixed = [part for part in node.parts if not self.empty(part)]
+            for part in (fixed or node.parts) if len(fixed) < 2 else ():
+                yield from self._unit(part)
+
+    def _reaches(self, name: str, wanted: str) -> bool:
+        seen, ahead = {name}, [name]
+        while ahead:
+            here = ahead.pop()
+            if here == wanted:
+                return True
+            new = self._units[here] - seen
+            seen |= new
+            ahead += new
+        return False
+
+
+class _Mender:
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._sight = _Sight(rules)
+
+    def mended(self, node: Node) -> Node:
+        if isinstance(node, Row | Choice):
+            return type(node)(tuple(map(self.mended, node.parts)))
+        if not isinstance(node, Repeat):
+            return node
+        if node.most is not None or node.least > 1:
+            return node._replace(part=self.mended(node.part))
+        ways = tuple(self.mended(way) for way in dict.fromkeys(self._ways(node.part, set())))
+        least = 0 if self._sight.empty(node.part) else node.least
+        return Repeat(ways[0] if len(ways) == 1 else Choice(ways), least, None)
+
+    def _ways(self, node: Node, seen: set[str]) -> Iterator[Node]:
+        """What is repeated by an endless repetition of ``node``."""
+        if isinstance(node, Choice) or (isinstance(node, Row) and len(node.parts) < 2):
+            for part in node.parts:
+                yield from self._ways(part, seen)
+        elif isinstance(node, Repeat) and node.least < 2 and node.most in (None, 1):
+            yield from self._ways(node.part, seen)
+        elif isinstance(node, Name) and node.name not in seen and self._sight.alone(node):
+            seen.add(node.name)
+            yield from self._ways(self._rules[node.name], seen)
+        else:
+            yield node
+
+
+def _growing(rules: Rules, holds: Callable[[Node, set[str]], bool]) -> set[str]:
+    """The rules of which something holds that may depend on its holding of others."""
+    found: set[str] = set()
+    while new := {name for name, node in rules.items() if name not in found and holds(node, found)}:
+        found |= new
+    return found
+
+
+def _empty(node: Node, found: set[str]) -> bool:
+    if isinstance(node, Name):
+        return node.name in found
+    if isinstance(node, Repeat):
+        return node.least == 0 or _empty(node.part, found)
+    if isinstance(node, Row | Choice):
+        return (any if isinstance(node, Choice) else all)(_empty(part, found) for part in node.parts)
+    return False
+
+
+def _all(node: Node) -> Iterator[Node]:
+    yield node
+    parts = (node.part,) if isinstance(node, Repeat) else node.parts if isinstance(node, Row | Choice) else ()
+    for part in parts:
+        yield from _all(part)
