@@ -9,7 +9,7 @@ from typing import Literal
 from quintet_chat.tools import lark, regex
 from quintet_chat.tools.base import ToolFunction
 from quintet_chat.tools.text_grammar import Node, as_ebnf, check
-from quintet_chat.tools.text_readings import with_few
+from quintet_chat.tools.text_readings import inlined, with_few
 
 PARAMETERS = {
     "type": "object",
@@ -31,7 +31,7 @@ def function_of(name: str, syntax: Literal["lark", "regex"] | None = None, defin
     else:
         rules[start] = regex.node_of(definition)
     check(rules)
-    return ToolFunction(name, PARAMETERS, is_custom=True, ebnf=as_ebnf(with_few(rules), start))
+    return ToolFunction(name, PARAMETERS, is_custom=True, ebnf=as_ebnf(inlined(with_few(rules)), start))
 
 
 def arguments_of(given: str) -> str:

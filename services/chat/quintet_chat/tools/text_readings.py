@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from quintet_chat.tools.text_grammar import Choice, GrammarError, Name, Node, Repeat, Row
+from quintet_chat.tools.text_grammar import MAX_COST, Choice, GrammarError, Name, Node, Repeat, Row
 
 Rules = Mapping[str, Node]
+
+_SMALL = 12
+"""Parts of a rule that is written out where it is named."""
 
 
 def with_few(rules: Rules) -> dict[str, Node]:
@@ -21,6 +24,28 @@ def with_few(rules: Rules) -> dict[str, Node]:
             if isinstance(part, Row) and sight.times(part, name) > 1:
                 raise GrammarError(f"{name!r} may be itself twice with nothing fixed between; say it as a repetition")
     return result
+
+
+def inlined(rules: Rules) -> dict[str, Node]:
+    """The same grammar with small rules written out where they are named, which xgrammar holds for less; as it is where
+    that would make too much of it."""
+    small = {name: node for name, node in rules.items() if sum(1 for _ in _all(node)) <= _SMALL and not _names(node)}
+    result = {name: _written_out(node, small) for name, node in rules.items()}
+    return result if sum(1 for node in result.values() for _ in _all(node)) <= MAX_COST else dict(rules)
+
+
+def _names(node: Node) -> bool:
+    return any(isinstance(part, Name) for part in _all(node))
+
+
+def _written_out(node: Node, small: Rules) -> Node:
+    if isinstance(node, Name):
+        return small.get(node.name, node)
+    if isinstance(node, Repeat):
+        return node._replace(part=_written_out(node.part, small))
+    if isinstance(node, Row | Choice):
+        return type(node)(tuple(_written_out(part, small) for part in node.parts))
+    return node
 
 
 class _Sight:
