@@ -219,7 +219,7 @@ def readings(setup: Setup, size: str, path: Path) -> Table:
         ["asked for", "used", "likeness", "tokens/s", f"tokens/s, one of {long}", "MB held then", "MB of its tokens"],
     )
     for asked, kernel in (("gathered", None), ("by FlashAttention", varlen_attn)):
-        record = Graphs() if setup.device.type == "cuda" else None
+        record = Graphs(setup.device) if setup.device.type == "cuda" else None
         engine = Ours(setup, path, setup.dtype, Paging(BLOCK, record, kernel))
         few = prompts(count, 256, short)
         mixed = [prompts(1, 256, long)[0], *few[1:]]

@@ -100,7 +100,7 @@ def speed(setup: Setup, models: Models) -> Table:
     dtype = default_dtype(setup.device)
     columns = ["at once", "first sound, s", "sound per second", "CPU s per s of sound"]
     table = Table(f"Speech: CosyVoice in {str(dtype).removeprefix('torch.')} on {setup.where}", columns)
-    clients = CLIENTS[setup.device.type]
+    clients = CLIENTS["cpu" if setup.tiny else setup.device.type]
     speaker = Speaker(*torch.randn(2, 1, 192))
     tokenizer = Tokenizer(find_ranks(Path()))
     backend = CosyVoiceBackend(moved(models, setup, dtype), {"中文女": speaker}, tokenizer, max(clients), FIRST_CHUNK)

@@ -115,7 +115,8 @@ def nothing_is_held(engine: ChatEngine, kind: str, paging: str) -> None:
     runner = engine._scheduler._runner
     blocks = paging != "pages" or DEVICE != "cpu"
     assert isinstance(runner.slots, BlockCache) == blocks
-    assert (runner.padded is not None) == (blocks and kind not in STATEFUL)
+    if DEVICE == "cpu":  # a GPU does not record experts in float32
+        assert (runner.padded is not None) == (blocks and kind not in STATEFUL)
     flashed = paging == FLASHED and kind not in ("gemma2", "llama4_text")
     assert (runner.reading == "flash over blocks") == flashed
     if isinstance(runner.slots, BlockCache):

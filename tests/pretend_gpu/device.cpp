@@ -6,6 +6,7 @@
 // with, and with nothing else. Only the tests load this.
 
 #include <ATen/ATen.h>
+#include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <torch/library.h>
 
@@ -38,6 +39,19 @@ struct Guard final : c10::impl::NoOpDeviceGuardImpl<GPU> {
   c10::DeviceIndex deviceCount() const noexcept override { return DEVICES; }
 };
 
+struct CUDAHooks final : at::CUDAHooksInterface {
+  CUDAHooks(at::CUDAHooksArgs) {}
+  void init() const override {}
+  bool hasCUDA() const override { return true; }
+  bool isBuilt() const override { return true; }
+  bool isAvailable() const override { return true; }
+  bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
+  c10::DeviceIndex deviceCount() const override { return DEVICES; }
+  c10::DeviceIndex getCurrentDevice() const override { return current; }
+  bool isPinnedPtr(const void*) const override { return false; }
+  c10::Allocator* getPinnedMemoryAllocator() const override { return c10::GetAllocator(c10::kCPU); }
+};
+
 // Graphs
 
 struct Step {
@@ -54,6 +68,7 @@ struct Graph {
 std::mutex graphs_lock;
 std::map<int64_t, Graph> graphs;
 thread_local Graph* capturing = nullptr;
+thread_local c10::DeviceIndex captured = 0;  // only what runs on this device becomes part of the graph
 std::atomic<int64_t> reads{0};  // how often the host waited for the device
 
 // Tensors
@@ -191,16 +206,13 @@ void run(const c10::OperatorHandle& op, Stack* stack) {
 
   Stack work = entered;
   op.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), &work);
-  if (capturing) {
+  if (capturing && call.device && call.device->index() == captured) {
     capturing->steps.push_back({op, entered, work});
     for (const auto& [theirs, alias] : call.known) capturing->alive.push_back(theirs);
   }
   for (const auto& each : work)
     stack->push_back(call.device && !(copies && arguments[0].toTensor().device().type() != GPU) ? call.leave(each) : each);
 }
-
-// What is the CPU's business alone there, or chosen by what a real GPU has.
-void run_here(const c10::OperatorHandle& op, Stack* stack) { run(op, stack); }
 
 void copy_fresh(const c10::IValue& result, const c10::IValue& again, const Stack& arguments) {
   if (result.isTensorList()) {
@@ -217,6 +229,7 @@ void copy_fresh(const c10::IValue& result, const c10::IValue& again, const Stack
 void begin(int64_t graph) {
   const std::lock_guard<std::mutex> held(graphs_lock);
   capturing = &graphs[graph];
+  captured = current;
 }
 
 void end() { capturing = nullptr; }
@@ -248,11 +261,16 @@ int64_t get_device() { return current; }
 
 C10_REGISTER_GUARD_IMPL(CUDA, Guard)
 
+namespace at {
+REGISTER_CUDA_HOOKS(CUDAHooks)  // torch looks for this name
+}
+
 TORCH_LIBRARY_IMPL(_, CUDA, library) { library.fallback(torch::CppFunction::makeFromBoxedFunction<&run>()); }
 
 TORCH_LIBRARY_IMPL(aten, CUDA, library) {
+  // Those that torch itself would take apart, or send to libraries of a GPU.
   for (const auto* name : {"copy_", "convolution", "_unsafe_view"})
-    library.impl(name, torch::CppFunction::makeFromBoxedFunction<&run_here>());
+    library.impl(name, torch::CppFunction::makeFromBoxedFunction<&run>());
 }
 
 TORCH_LIBRARY(pretend_gpu, library) {

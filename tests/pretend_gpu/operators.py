@@ -1,15 +1,51 @@
-"""FlashAttention's operator for pretended GPUs: what it computes and what it refuses, in plain operations.
+"""Operators that a GPU has and a CPU has not, in plain operations that do not wait for the device.
 
-What it demands of its input is what torch's CUDA source checks (aten/src/ATen/native/transformers/cuda/flash_attn).
-Nothing here waits for the device, so that it can be captured.
+What FlashAttention demands of its input is what torch's source for it checks
+(aten/src/ATen/native/transformers/cuda/flash_attn).
 """
 
 from __future__ import annotations
 
 import torch
 
+_library = torch.library.Library("aten", "IMPL")
 BLOCKS_OF = 256
 MOST_HEAD_SIZE = 256
+
+
+def register() -> None:
+    """Let tensors of the device type "cuda" have them."""
+    _library.impl("_flash_attention_forward", attend, "CUDA")
+    _library.impl("histc", histc, "CUDA")
+    _library.impl("_grouped_mm", grouped_mm, "CUDA")
+
+
+def histc(values: torch.Tensor, bins: int = 100, least: float = 0, most: float = 0) -> torch.Tensor:
+    """The CPU counts no integers."""
+    places = ((values.float() - least) * bins / (most - least)).floor().clamp(max=bins - 1)
+    counted = (places[:, None] == torch.arange(bins, device=values.device)) & (values <= most)[:, None]
+    return counted.sum(0).to(values.dtype)
+
+
+def grouped_mm(
+    left: torch.Tensor,
+    right: torch.Tensor,
+    offs: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+) -> torch.Tensor:
+    """Rows of ``left`` [rows, in] by the matrix of their group, [groups, in, out]; groups end at ``offs``."""
+    assert left.dim() == 2
+    assert right.dim() == 3
+    assert bias is None
+    # A GPU has a kernel for this type; for others torch asks for the ends first.
+    ends = offs if left.dtype == torch.bfloat16 else offs.tolist()
+    rows = torch.arange(len(left), device=left.device)[:, None]
+    out, begin = left.new_zeros(len(left), right.shape[2]), torch.zeros_like(offs[0])
+    for number in range(len(right)):
+        here = (rows >= begin) & (rows < ends[number])
+        out, begin = torch.where(here, left @ right[number], out), ends[number]
+    return out.to(out_dtype or left.dtype)
 
 
 def attend(
@@ -35,6 +71,9 @@ def attend(
     """``query`` [tokens, heads, size]; keys and values like it, or [blocks, tokens, heads, size] with a table."""
     assert cum_seq_q is not None
     assert cum_seq_k is not None
+    assert (dropout_p, return_debug_mask, alibi_slopes) == (0, False, None)
+    assert num_splits == 1, "more are wrong for several rows (pytorch#194167)"
+    assert min(max_q, max_k) > 0
     _check(query, key, value, cum_seq_q, cum_seq_k, seqused_k, block_table)
     rows = len(cum_seq_q) - 1
     left = -1 if window_size_left is None else window_size_left
