@@ -121,7 +121,9 @@ def write(folder: Path) -> Path:
     (folder / "cosyvoice.yaml").write_text(YAML)
     config = files.read_config(folder)
     generator = torch.Generator().manual_seed(1)
-    lm, flow, hift = SpeechLM(config.lm), Flow(config.flow), Hift(config.hift)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)  # biases are as the modules are made
+        lm, flow, hift = SpeechLM(config.lm), Flow(config.flow), Hift(config.hift)
     for module in (lm, flow, hift):
         for parameter in module.parameters():
             if parameter.dim() > 1:
