@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers
 from chat import picture_models as tiny
-from chat.engine_kit import ask, started, submit, user
+from chat.engine_kit import KINDS, SHAPE, ask, started, submit, tokenizer, user
 from quintet_chat.backends import processor
 from quintet_chat.backends.loader import load
 from quintet_chat.engine.runner import Runner, UnsupportedModel
+from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.host import LoadError
 
 
@@ -42,6 +44,30 @@ def test_pictures_need_no_torchvision_where_only_videos_do() -> None:
     made = processor.load(str(tiny.path("qwen2_vl")), transformers.AutoConfig.from_pretrained(tiny.path("qwen2_vl")))
     assert isinstance(made, transformers.Qwen2VLProcessor)
     assert made.chat_template
+
+
+@pytest.mark.skipif(processor.is_torchvision_available(), reason="with torchvision there is a processor")
+def test_llama_4_takes_pictures_with_torchvision_alone_and_text_without(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    words = tokenizer()
+    text = {**SHAPE, **KINDS["llama4_text"], "vocab_size": len(words), "eos_token_id": words.eos_token_id}
+    tower = {**tiny.SQUARE, "vision_output_dim": 32, "projector_input_dim": 32, "projector_output_dim": 32}
+    config = transformers.AutoConfig.for_model("llama4", text_config=text, vision_config=tower)
+    model = transformers.AutoModelForImageTextToText.from_config(config).float().eval()
+    model.save_pretrained(tmp_path)
+    words.save_pretrained(tmp_path)
+    (tmp_path / "processor_config.json").write_text('{"processor_class": "Llama4Processor", "patch_size": 14}')
+    (tmp_path / "preprocessor_config.json").write_text('{"image_processor_type": "Llama4ImageProcessorFast"}')
+    fields: dict[str, Any] = {"id": "tiny", "path": str(tmp_path), "dtype": "float32", "device": "cpu"}
+    with pytest.raises(LoadError, match=r"its processor cannot be loaded: it needs the package 'torchvision'"):
+        load(ModelSpec(kind="multimodal", **fields), 2, lambda _fraction, _note: None)
+    engine = started(ModelSpec(kind="chat", **fields))
+    prompt = torch.arange(5, 25)[None]
+    model.generation_config.eos_token_id = None
+    answer = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=12, do_sample=False)[0, 20:]
+    heard = ask(engine, prompt[0].tolist(), temperature=0, max_tokens=12, ignore_eos=True, logprobs=1)
+    said = [logprob.token for delta in heard.deltas() for logprob in delta.logprobs]
+    assert said == [engine._output._token_text(token)[0] for token in answer.tolist()]
 
 
 def test_a_model_without_a_processor_is_refused_or_as_kind_chat_takes_text(tmp_path: Path) -> None:
