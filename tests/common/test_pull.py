@@ -6,9 +6,11 @@ import hashlib
 import http.server
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -102,11 +104,15 @@ def hub() -> Iterator[str]:
     server.server_close()
 
 
+def environment(hub: str, home: Path) -> dict[str, str]:
+    found = os.environ | {"HF_ENDPOINT": hub, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
+    found.pop("HF_HUB_OFFLINE", None)
+    return found
+
+
 def pull(hub: str, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"HF_ENDPOINT": hub, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
-    environment.pop("HF_HUB_OFFLINE", None)
     command = [sys.executable, "-m", "quintet_common.pull", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, env=environment(hub, home), timeout=120)
 
 
 def test_a_model_comes_whole_and_checked(hub: str, tmp_path: Path) -> None:
@@ -137,6 +143,48 @@ def test_what_is_damaged_is_removed(hub: str, tmp_path: Path, name: str) -> None
     Hub.damaged = None
     again = pull(hub, tmp_path, "org/name")
     assert again.returncode == 0, again.stderr
+
+
+def test_ctrl_c_ends_it_in_the_middle_of_a_file_and_what_is_complete_is_kept(
+    hub: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, enough = threading.Event(), threading.Event()
+    send = Hub._send
+
+    def stall(self: Hub, status: int, body: bytes, headers: dict[str, str], with_body: bool) -> None:
+        if not with_body or body != FILES["model.safetensors"]:
+            return send(self, status, body, headers, with_body)
+        send(self, status, body, headers, False)
+        begun.set()
+        enough.wait(60)
+        return None
+
+    monkeypatch.setattr(Hub, "_send", stall)
+    command = [sys.executable, "-m", "quintet_common.pull", "org/name", "--into", str(tmp_path / "models")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment(hub, tmp_path))
+    try:
+        assert begun.wait(60)
+        config = tmp_path / "models" / "org" / "name" / "config.json"
+        while not config.exists():
+            time.sleep(0.05)
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+        assert not enough.is_set()
+    finally:
+        enough.set()
+        process.kill()
+    assert process.stderr is not None
+    assert process.stderr.read().endswith(
+        "\nStopped. Files that are complete are kept; the same command fetches the rest.\n"
+    )
+    assert list(tmp_path.rglob("*.incomplete")) == []
+    monkeypatch.setattr(Hub, "_send", send)
+    Hub.asked.clear()
+    assert pull(hub, tmp_path, "org/name", "--into", str(tmp_path / "models")).returncode == 0
+    assert [each for each in Hub.asked if each.startswith("GET") and "resolve" in each] == [
+        f"GET /org/name/resolve/{COMMIT}/model.safetensors"
+    ]
 
 
 def test_what_cannot_be_had_is_one_line(hub: str, tmp_path: Path) -> None:

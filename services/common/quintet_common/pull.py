@@ -12,9 +12,12 @@ from __future__ import annotations
 import argparse
 import fnmatch
 import hashlib
+import os
 import re
+import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,13 @@ _NEVER = (
 )  # fmt: skip
 _PICKLED = ("pytorch_model*.bin", "diffusion_pytorch_model*.bin", "*.ckpt")
 """Left out where the same folder has safetensors."""
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C."""
+
+_STOPPED = b"\nStopped. Files that are complete are kept; the same command fetches the rest.\n"
+_HALF = ".incomplete"
+"""How the hub's client names a file that it has not all of."""
 
 _BLOCK = 1 << 20
 _ID = re.compile(r"[^/\s]+/[^/\s]+")
@@ -133,8 +143,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--into", metavar="FOLDER", type=Path, help="default: the cache where services look")
 
 
+@contextmanager
+def _ending_at_once() -> Iterator[None]:
+    """Ctrl-C ends the process: the hub's client would first fetch the files that it has begun, which may take hours."""
+
+    def end(*_: object) -> None:
+        _drop_halves()
+        os.write(
+            sys.stderr.fileno(), b"\nStopped. Files that are complete are kept; the same command fetches the rest.\n"
+        )
+        os._exit(INTERRUPTED)
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _drop_halves() -> None:
+    """Remove the files that are being written: the client never goes on with them."""
+    with suppress(OSError):  # no /proc: another system than Linux
+        for each in Path("/proc/self/fd").iterdir():
+            with suppress(OSError):
+                if (file := each.readlink()).name.endswith(_HALF):
+                    file.unlink()
+
+
 def run(options: argparse.Namespace) -> int:
     """Print the folder of each model as it is complete; 1 when one cannot be had."""
+    with _ending_at_once():
+        return _pull_all(options)
+
+
+def _pull_all(options: argparse.Namespace) -> int:
     wanted = [Wanted.parse(text) for text in options.models]
     try:
         wanted += from_config(options.config) if options.config else []
