@@ -140,3 +140,15 @@ def test_what_cannot_be_held_is_refused_by_name(client: OpenAI) -> None:
         with pytest.raises(openai.BadRequestError) as caught:
             client.responses.create(model="short", input="Hi", tools=[flat | {"format": form}])
         assert caught.value.param == f"tools[0].format.{param}"
+
+
+def test_grammars_have_a_length_together(client: OpenAI) -> None:
+    def tools(count: int) -> Any:
+        grammar = {"syntax": "regex", "definition": "(?:[0-9])" + "(?#)" * 4000}
+        form = {"type": "grammar", "grammar": grammar}
+        return [{"type": "custom", "custom": {"name": f"a{number}", "format": form}} for number in range(count)]
+
+    with pytest.raises(openai.BadRequestError, match="more than 65536 characters together") as caught:
+        client.chat.completions.create(model="short", messages=USER, tools=tools(5))
+    assert caught.value.param == "tools"
+    client.chat.completions.create(model="short", messages=USER, tools=tools(4))

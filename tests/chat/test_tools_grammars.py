@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import random
 import re
+import time
 
 import pytest
 from chat.accepts import Accepts
 from quintet_chat.tools import FAMILIES
 from quintet_chat.tools.base import CallArguments, CallStart, ToolFunction
 from quintet_chat.tools.custom import InputReader, arguments_of, function_of
-from quintet_chat.tools.text_grammar import GrammarError
+from quintet_chat.tools.text_grammar import GrammarError, without
 
 PATCH = r"""
 start: begin_patch hunk+ end_patch
@@ -107,6 +108,7 @@ def test_a_lark_grammar_holds_the_input(accepts: Accepts, definition: str, good:
         ("regex", r"a\bc", "anchor"),
         ("regex", "(a{100}){1000}", "more than 16000"),
         ("regex", "(" * 5000, "no regular expression"),
+        ("regex", "(" * 400 + "a" + ")" * 400, "nested too deep"),
         ("regex", r"[\ud800-\ud900]", "surrogate"),
         ("regex", "(a?b*c?)*", "'pattern' repeats what may be empty"),
         ("regex", "(a?b+c?)+", "'pattern' repeats"),
@@ -125,6 +127,7 @@ def test_a_lark_grammar_holds_the_input(accepts: Accepts, definition: str, good:
         ("lark", 'start: "a', "line 1"),
         ("lark", 'start: "ab".."c"', "one character"),
         ("lark", 'start: "a"~3..1', "number of times"),
+        ("lark", f'start: "a"~{"9" * 5000}', "more than 16000"),
         ("lark", "start: " + "(" * 60 + '"a"' + ")" * 60, "nested"),
         ("lark", 'start: ("a"', "line 1"),
         ("lark", "start: /(?<=a)b/", "looking around"),
@@ -133,6 +136,32 @@ def test_a_lark_grammar_holds_the_input(accepts: Accepts, definition: str, good:
 def test_what_no_grammar_is_made_of_is_said(syntax: str, definition: str, said: str) -> None:
     with pytest.raises(GrammarError, match=re.escape(said)):
         function_of("f", syntax, definition)  # type: ignore[arg-type]
+
+
+def test_the_longest_definitions_take_no_time_and_make_no_more_of_themselves() -> None:
+    """A request is read where all others are."""
+    listed = "".join(chr(0x4E00 + 2 * number) for number in range(10_000))
+    names = " | ".join(f"a{number}" for number in range(100))
+    rules = "\n".join(f'a{number}: ({names} | "x{number}")+' for number in range(100))
+    began = time.process_time()
+    assert len(function_of("f", "regex", f"[^{listed}]").ebnf) < 300_000
+    assert len(function_of("f", "lark", f"start: {'X ' * 10_000}\nX: /[{listed}]/").ebnf) < 400_000
+    with pytest.raises(GrammarError, match="in too many repetitions"):
+        function_of("f", "lark", f'start: a0* "x"\n{rules}')
+    assert time.process_time() - began < 5  # a tenth of it; without limits half a minute
+
+
+def test_a_class_is_without_what_is_taken_from_it() -> None:
+    draw = random.Random(1)
+    for _ in range(300):
+        ranges, taken = (
+            [(first, first + draw.randrange(8)) for first in draw.choices(range(60), k=draw.randrange(9))]
+            for _ in range(2)
+        )
+        left, gone = ({code for first, last in some for code in range(first, last + 1)} for some in (ranges, taken))
+        found = without(ranges, taken)
+        assert {code for first, last in found for code in range(first, last + 1)} == left - gone
+        assert all(first <= last for first, last in found)
 
 
 @pytest.mark.parametrize("name", list(FAMILIES))

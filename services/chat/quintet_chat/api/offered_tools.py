@@ -6,7 +6,14 @@ from typing import Any, Literal, NamedTuple
 
 from quintet_common.errors import bad_request
 
-from quintet_chat.api.chat_request import AllowedTools, ChatRequest, CustomDefinition, Tool, ToolChoiceObject
+from quintet_chat.api.chat_request import (
+    MAX_DEFINITION,
+    AllowedTools,
+    ChatRequest,
+    CustomDefinition,
+    Tool,
+    ToolChoiceObject,
+)
 from quintet_chat.api.schema_limits import Cost, check_schema, check_together
 from quintet_chat.api.schema_strict import check_strict
 from quintet_chat.tools import custom
@@ -24,6 +31,11 @@ class Offered(NamedTuple):
 
 def offered_tools(request: ChatRequest) -> dict[str, Offered]:
     """The tools by their names. Raises ApiError 400 that names the field."""
+    customs = [tool.custom for tool in request.tools or [] if tool.custom is not None]
+    grammars = [each.format.grammar for each in customs if each.format is not None and each.format.grammar is not None]
+    if sum(len(each.definition) for each in grammars) > MAX_DEFINITION:
+        message = f"tools: their grammars have more than {MAX_DEFINITION} characters together."
+        raise bad_request(message, "tools", "unsupported_grammar")
     offered: dict[str, Offered] = {}
     costs: list[Cost] = []
     for index, tool in enumerate(request.tools or []):

@@ -8,7 +8,7 @@ from typing import Literal
 
 from quintet_chat.tools import lark, regex
 from quintet_chat.tools.base import ToolFunction
-from quintet_chat.tools.text_grammar import Node, as_ebnf, check
+from quintet_chat.tools.text_grammar import GrammarError, Node, as_ebnf, check
 from quintet_chat.tools.text_readings import inlined, with_few
 
 PARAMETERS = {
@@ -24,6 +24,14 @@ def function_of(name: str, syntax: Literal["lark", "regex"] | None = None, defin
     """A custom tool as the function that the model calls. Raises GrammarError for what no grammar is made of."""
     if syntax is None:
         return ToolFunction(name, PARAMETERS, is_custom=True)
+    try:
+        ebnf = _ebnf(syntax, definition)
+    except RecursionError:
+        raise GrammarError("it is nested too deep") from None
+    return ToolFunction(name, PARAMETERS, is_custom=True, ebnf=ebnf)
+
+
+def _ebnf(syntax: Literal["lark", "regex"], definition: str) -> str:
     start = "pattern"
     rules: dict[str, Node] = {}
     if syntax == "lark":
@@ -31,7 +39,7 @@ def function_of(name: str, syntax: Literal["lark", "regex"] | None = None, defin
     else:
         rules[start] = regex.node_of(definition)
     check(rules)
-    return ToolFunction(name, PARAMETERS, is_custom=True, ebnf=as_ebnf(inlined(with_few(rules)), start))
+    return as_ebnf(inlined(with_few(rules)), start)
 
 
 def arguments_of(given: str) -> str:

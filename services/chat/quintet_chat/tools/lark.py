@@ -15,6 +15,7 @@ from quintet_chat.tools.text_grammar import Chars, Choice, GrammarError, Name, N
 
 START, _IGNORED, _WHOLE = "start", "%ignore", "%whole"
 _MAX_DEPTH = 50
+_DIGITS = 9
 _COMMON = {
     "DIGIT": "[0-9]", "HEXDIGIT": "[a-fA-F0-9]", "INT": "[0-9]+", "SIGNED_INT": "[+-]?[0-9]+",
     "DECIMAL": r"[0-9]+\.[0-9]*|\.[0-9]+",
@@ -187,13 +188,16 @@ class _Reader:
         if self._take("mark", "?"):
             return Repeat(part, 0, 1)
         if self._take("mark", "~"):
-            least = most = int(self._expect("number").text)
+            least = most = self._number()
             if self._take("mark", ".."):
-                most = int(self._expect("number").text)
+                most = self._number()
             if not 0 <= least <= most:
                 raise GrammarError(f"line {self._next.line}: {least}..{most} is no number of times")
             return Repeat(part, least, most)
         return part
+
+    def _number(self) -> int:
+        return int(self._expect("number").text[:_DIGITS])  # so many are too many already
 
     def _one(self) -> Node | None:
         for opening, closing in (("(", ")"), ("[", "]")):

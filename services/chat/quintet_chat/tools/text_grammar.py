@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import NamedTuple
 
 Ranges = tuple[tuple[int, int], ...]
@@ -11,6 +12,9 @@ MAX_COST = 16_000
 """Characters, classes and names of a grammar, repetitions written out."""
 
 MAX_RULES = 200
+
+_USUAL = 16
+"""Ranges that a class has at most where nobody lists characters; ``\\S`` has 11."""
 
 LAST = 0x10FFFF
 _ESCAPES = {0x08: "b", 0x09: "t", 0x0A: "n", 0x0C: "f", 0x0D: "r", 0x22: '"', 0x5C: "\\"}
@@ -30,6 +34,11 @@ class Chars(NamedTuple):
     """One character of these code points; each range has its last one in it."""
 
     ranges: Ranges
+
+    @property
+    def cost(self) -> int:
+        """What it is as long as when it is written, in characters and the usual classes."""
+        return 1 + len(self.ranges) // _USUAL
 
 
 class Row(NamedTuple):
@@ -81,15 +90,20 @@ def merged(ranges: Iterable[tuple[int, int]]) -> Ranges:
 
 def without(ranges: Iterable[tuple[int, int]], taken: Iterable[tuple[int, int]]) -> Ranges:
     """The code points of ``ranges`` that are not in ``taken``."""
-    left = list(merged(ranges))
-    for first, last in taken:
-        left = [
-            part
-            for start, end in left
-            for part in ((start, min(end, first - 1)), (max(start, last + 1), end))
-            if part[0] <= part[1]
-        ]
-    return tuple(left)
+    result: list[tuple[int, int]] = []
+    cuts, begin = merged(taken), 0
+    for first, last in merged(ranges):
+        while begin < len(cuts) and cuts[begin][1] < first:
+            begin += 1
+        for start, end in islice(cuts, begin, None):
+            if start > last:
+                break
+            if first < start:
+                result.append((first, start - 1))
+            first = end + 1
+        if first <= last:
+            result.append((first, last))
+    return tuple(result)
 
 
 def check(rules: Mapping[str, Node]) -> None:
@@ -100,8 +114,7 @@ def check(rules: Mapping[str, Node]) -> None:
                 raise GrammarError(f"{used!r}, which {name!r} names, is not defined")
     if len(rules) > MAX_RULES:
         raise GrammarError(f"it has more than {MAX_RULES} rules and terminals")
-    cost = sum(_cost(node) for node in rules.values())
-    if cost > MAX_COST:
+    if sum(map(cost, rules.values())) > MAX_COST:
         raise GrammarError(f"with its repetitions written out it has more than {MAX_COST} characters")
     ending: set[str] = set()
     while found := {name for name, node in rules.items() if name not in ending and _ends(node, ending)}:
@@ -134,10 +147,13 @@ def _parts(node: Node) -> tuple[Node, ...]:
     return node.parts if isinstance(node, Row | Choice) else ()
 
 
-def _cost(node: Node) -> int:
+def cost(node: Node) -> int:
+    """Characters, classes and names of ``node``, repetitions written out; more than ``MAX_COST`` are not counted."""
+    if isinstance(node, Chars):
+        return node.cost
     if isinstance(node, Repeat):
-        return min(max(1, node.least, node.most or 0) * _cost(node.part), MAX_COST + 1)
-    return min(1 + sum(map(_cost, _parts(node))), MAX_COST + 1)
+        return min(max(1, node.least, node.most or 0) * cost(node.part), MAX_COST + 1)
+    return min(1 + sum(map(cost, _parts(node))), MAX_COST + 1)
 
 
 def _ends(node: Node, ending: set[str]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from quintet_chat.tools.text_grammar import MAX_COST, Choice, GrammarError, Name, Node, Repeat, Row
+from quintet_chat.tools.text_grammar import MAX_COST, Chars, Choice, GrammarError, Name, Node, Repeat, Row, cost
 
 Rules = Mapping[str, Node]
 
@@ -29,9 +29,13 @@ def with_few(rules: Rules) -> dict[str, Node]:
 def inlined(rules: Rules) -> dict[str, Node]:
     """The same grammar with small rules written out where they are named, which xgrammar holds for less; as it is where
     that would make too much of it."""
-    small = {name: node for name, node in rules.items() if sum(1 for _ in _all(node)) <= _SMALL and not _names(node)}
+    small = {name: node for name, node in rules.items() if _size(node) <= _SMALL and not _names(node)}
     result = {name: _written_out(node, small) for name, node in rules.items()}
-    return result if sum(1 for node in result.values() for _ in _all(node)) <= MAX_COST else dict(rules)
+    return result if sum(map(_size, result.values())) <= MAX_COST else dict(rules)
+
+
+def _size(node: Node) -> int:
+    return sum(part.cost if isinstance(part, Chars) else 1 for part in _all(node))
 
 
 def _names(node: Node) -> bool:
@@ -110,6 +114,8 @@ class _Mender:
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
         self._sight = _Sight(rules)
+        self._copied = 0
+        """What was written out of rules where they are repeated."""
 
     def mended(self, node: Node) -> Node:
         if isinstance(node, Row | Choice):
@@ -118,22 +124,29 @@ class _Mender:
             return node
         if node.most is not None or node.least > 1:
             return node._replace(part=self.mended(node.part))
-        ways = tuple(self.mended(way) for way in dict.fromkeys(self._ways(node.part, set())))
+        found: dict[Node, None] = {}
+        rules: set[str] = set()
+        self._collect(node.part, found, rules)
+        self._copied += sum(map(cost, found)) if rules else 0
+        if self._copied > MAX_COST:
+            raise GrammarError("its rules name one another in too many repetitions")
+        ways = tuple(map(self.mended, found))
         least = 0 if self._sight.empty(node.part) else node.least
         return Repeat(ways[0] if len(ways) == 1 else Choice(ways), least, None)
 
-    def _ways(self, node: Node, seen: set[str]) -> Iterator[Node]:
-        """What is repeated by an endless repetition of ``node``."""
+    def _collect(self, node: Node, found: dict[Node, None], rules: set[str]) -> None:
+        """Into ``found``, in order, what is repeated by an endless repetition of ``node``; ``rules`` are those
+        that were written out for it."""
         if isinstance(node, Choice) or (isinstance(node, Row) and len(node.parts) < 2):
             for part in node.parts:
-                yield from self._ways(part, seen)
+                self._collect(part, found, rules)
         elif isinstance(node, Repeat) and node.least < 2 and node.most in (None, 1):
-            yield from self._ways(node.part, seen)
-        elif isinstance(node, Name) and node.name not in seen and self._sight.alone(node):
-            seen.add(node.name)
-            yield from self._ways(self._rules[node.name], seen)
+            self._collect(node.part, found, rules)
+        elif isinstance(node, Name) and node.name not in rules and self._sight.alone(node):
+            rules.add(node.name)
+            self._collect(self._rules[node.name], found, rules)
         else:
-            yield node
+            found[node] = None
 
 
 def _growing(rules: Rules, holds: Callable[[Node, set[str]], bool]) -> set[str]:
