@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from quintet_common.worker.host import LoadError
 
 Wanted = tuple[tuple[str, float], ...]
@@ -43,11 +44,12 @@ class Loras:
         """Let exactly ``wanted`` work in the pictures that are drawn next."""
         if wanted == self._active:
             return
-        if wanted:
-            self._pipe.enable_lora()
-            self._pipe.set_adapters([self._adapters[name] for name, _ in wanted], [weight for _, weight in wanted])
-        else:
-            self._pipe.disable_lora()
+        with torch.inference_mode():  # weights that moved while a picture was drawn take no settings outside
+            if wanted:
+                self._pipe.enable_lora()
+                self._pipe.set_adapters([self._adapters[name] for name, _ in wanted], [weight for _, weight in wanted])
+            else:
+                self._pipe.disable_lora()
         self._active = wanted
 
 
