@@ -106,6 +106,52 @@ async def test_headers_without_end_are_refused(at_once: bool) -> None:
     assert not upstream.requests
 
 
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: +5\r\n\r\n", 400),
+        (b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nx: " + b"y" * 70_000, 431),
+        (b"POST /nowhere HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 16777216\r\n\r\n", 404),
+        (b"POST /nowhere HTTP/1.0\r\nhost: x\r\ncontent-length: 16777216\r\n\r\n", 404),
+    ],
+)
+async def test_who_is_refused_while_it_still_sends_can_read_why(head: bytes, status: int) -> None:
+    async with open_door(FakeUpstream()) as door:
+        reader, writer = await door.connect()
+        writer.write(head + b"y" * (16 << 20))  # more than is read before the refusal, and than the kernel holds
+        response = await asyncio.wait_for(read_response(reader), 20)
+        assert response.status == status
+        assert await asyncio.wait_for(reader.read(), 20) == b""  # closed, and not reset
+        await asyncio.wait_for(writer.drain(), 20)
+
+
+async def test_a_request_whose_body_turns_out_to_be_no_http_ends_at_once() -> None:
+    async with open_door(FakeUpstream(), body_timeout=600.0) as door:
+        reader, writer = await door.connect()
+        writer.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}")
+        await until(lambda: len(door.router._proxy._active) == 1)
+        writer.write(b"no chunk")
+        assert (await asyncio.wait_for(read_response(reader), 20)).status == 400
+        assert await asyncio.wait_for(reader.read(), 20) == b""
+        await until(lambda: not door.router._proxy._active)
+
+
+async def test_who_is_refused_and_goes_on_sending_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quintet_router.inbound._LAST_WORDS", 0.1)
+    async with open_door(FakeUpstream()) as door:
+        _, writer = await door.connect()
+        writer.write(b"no HTTP\r\n\r\n")
+
+        async def go_on() -> None:
+            while True:
+                writer.write(b"more")
+                await writer.drain()
+                await asyncio.sleep(0.01)
+
+        with pytest.raises(ConnectionError):
+            await asyncio.wait_for(go_on(), 20)
+
+
 async def test_a_client_that_sends_its_headers_too_slowly_is_dropped() -> None:
     async with open_door(FakeUpstream(), head_timeout=0.3) as door:
         reader, writer = await door.connect()

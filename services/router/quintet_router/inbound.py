@@ -28,6 +28,8 @@ log = logging.getLogger("quintet.router")
 Handler = Callable[[Downstream], Coroutine[Any, Any, None]]
 """Answers one request."""
 _LAST_REQUESTS = 0.5
+_LAST_WORDS = 2.0
+"""Seconds for which what a client still sends is thrown away, so that it can read why."""
 _MOST_HEADERS = 256
 _FRAMING = (b"content-length", b"transfer-encoding")
 _NEVER = float("inf")
@@ -205,13 +207,24 @@ class Inbound(asyncio.Protocol):
         """All of a request's answer is sent."""
         self._current = None
         if not request.keep_alive:
-            self.transport.close()
+            self._part()
         elif self._next:
             self._loop.call_soon(self._go_on)
         else:
             if self._paused:
                 self.resume()
             self._expect(self.settings.head_timeout if self._in_head else self._idle_seconds)
+
+    def _part(self) -> None:
+        """Close the connection. While the client may still send, only our half: what a closed connection has not read
+        makes the kernel reset it, and the client may lose the answer."""
+        sends = self._deaf or self._incoming is not None or self._next
+        if not (sends and self.transport.can_write_eof()) or self.transport.is_closing():
+            return self.transport.close()
+        self._stop_reading()
+        self.transport.write_eof()
+        self.resume()
+        return self._expect(_LAST_WORDS)
 
     def shutdown(self) -> None:
         """The server stops. A request that is on its way on an idle connection is still refused in words."""
@@ -293,6 +306,7 @@ class Inbound(asyncio.Protocol):
         return False
 
     def _stop_reading(self) -> None:
+        """From now on what comes is thrown away."""
         self._deaf = True
         self._next.clear()
 
