@@ -134,6 +134,21 @@ async def test_a_name_without_addresses_has_had_models_that_may_come_again(monke
     await stop(*upstreams)
 
 
+async def test_names_that_a_reload_gives_to_models_without_addresses_may_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    upstreams = await pods("127.0.0.1")
+    names = Names("127.0.0.1")
+    async with named(names, upstreams[0].port, monkeypatch) as door:
+        fleet = door.router.fleet
+        await until(lambda: bool(fleet.upstreams))
+        url = fleet.upstreams[0].spec.url
+        await fleet.apply([UpstreamSpec(url=url, prefix="p/", aliases={"new": "m"})])
+        names.addresses = frozenset()
+        await until(lambda: not fleet.upstreams)
+        assert fleet.may_come("p/m") is not None
+        assert fleet.may_come("new") is not None
+    await stop(*upstreams)
+
+
 async def test_the_system_is_asked_for_names() -> None:
     assert "127.0.0.1" in await resolve("localhost", 80)
     assert await resolve("127.0.0.7", 80) == {"127.0.0.7"}
