@@ -111,10 +111,9 @@ class Fleet:
             if not addresses:
                 mine = [upstream for upstream in self.upstreams if upstream.spec.url == spec.url]
                 names = {each.spec.prefix + card["id"] for each in mine for card in each.cards or []}
-                now = [
-                    each.aliases for each in self._specs if each.url == spec.url
-                ]  # ``spec`` may be of before a reload
-                self._known[spec.url] = frozenset(names).union(*now)
+                # ``spec`` may be of before a reload.
+                aliases = [each.aliases for each in self._specs if each.url == spec.url]
+                self._known[spec.url] = frozenset(names).union(*aliases)
             await self._change()
 
     def _wanted(self) -> Iterator[tuple[UpstreamSpec, str | None]]:
