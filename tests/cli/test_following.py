@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from quintet.supervisor import supervisor
+from quintet.supervisor import supervisor, watch
 from quintet.supervisor.child import Child
 from quintet.supervisor.logs import ServiceLog
 from quintet.supervisor.plan import SERVICES
@@ -111,3 +111,20 @@ async def test_nothing_is_up_when_models_yml_changes_just_before_it_is_said(foll
     await welcoming
     assert following.supervisor._loading
     assert "Quintet is up" not in following.out.getvalue()
+
+
+async def test_a_file_that_is_being_written_is_read_when_it_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = ["old", "old", "half", "whole", "whole", "whole", None, "next", "next"]
+    seen: list[str | None] = []
+
+    def look(_: Path) -> str | None:
+        seen.append(looks[len(seen)])
+        return seen[-1]
+
+    monkeypatch.setattr(watch, "_stamp", look)
+    monkeypatch.setattr(watch, "INTERVAL", 0)
+    changes = watch.changes(Path("models.yml"))
+    await anext(changes)
+    assert seen == looks[:5]
+    await anext(changes)
+    assert seen == looks

@@ -11,14 +11,16 @@ INTERVAL = 0.5
 
 
 async def changes(file: Path) -> AsyncIterator[None]:
-    """Yield after each change of ``file``. A file that is gone for a moment (an editor saves) is waited for."""
-    seen = _stamp(file)
+    """Yield after each change of ``file``, once it stays as it is: half of a file may be one of fewer models, and those
+    that it lacks would be unloaded. A file that is gone for a moment (an editor saves) is waited for."""
+    taken = before = _stamp(file)
     while True:
         await asyncio.sleep(INTERVAL)
         now = _stamp(file)
-        if now is not None and now != seen:
-            seen = now
+        if now is not None and now == before and now != taken:
+            taken = now
             yield
+        before = now
 
 
 def _stamp(file: Path) -> tuple[int, int, int] | None:
