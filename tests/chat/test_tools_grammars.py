@@ -69,6 +69,7 @@ def held(accepts: Accepts, offered: ToolFunction, given: str) -> bool:
         (r"\w+?\s\W\S", ["ab_1 -x", "ab  ", "a\n<猫"]),
         (r"(?P<name>a|)b*", ["", "a", "abb", "ba"]),
         (r"[\x00\x1f]", ["\x00", "\x1f", "a"]),
+        ("(?:a*b?)" * 20 + "c" + "a?" * 40, ["c", "ab" * 20 + "c" + "a" * 40]),
     ],
 )
 def test_an_expression_holds_the_whole_input(accepts: Accepts, pattern: str, texts: list[str]) -> None:
@@ -112,6 +113,9 @@ def test_a_lark_grammar_holds_the_input(accepts: Accepts, definition: str, good:
         ("regex", r"[\ud800-\ud900]", "surrogate"),
         ("regex", "(a?b*c?)*", "'pattern' repeats what may be empty"),
         ("regex", "(a?b+c?)+", "'pattern' repeats"),
+        ("regex", "a*b?" * 21, "'pattern' has more than 40 parts side by side"),
+        ("regex", "a+" * 41, "that may be empty or are endless"),
+        ("lark", "start: " + "a " * 14 + '\na: b b b\nb: c?\nc: "x"', "'start' has more than 40 parts"),
         ("lark", 'start: l*\nl: /[a-z]*/ " "?', "'start' repeats"),
         ("lark", 'start: s\ns: s s | "a"', "'s' may be itself twice"),
         ("lark", 'start: s\ns: t s? | "a"\nt: "b"? s', "'s' may be itself twice"),

@@ -8,6 +8,10 @@ from quintet_chat.tools.text_grammar import MAX_COST, Chars, Choice, GrammarErro
 
 Rules = Mapping[str, Node]
 
+MAX_OPEN = 40
+"""Parts side by side that may be empty or are endless. Steps take the square of their number, and a few milliseconds
+with so many."""
+
 _SMALL = 12
 """Parts of a rule that is written out where it is named."""
 
@@ -21,6 +25,10 @@ def with_few(rules: Rules) -> dict[str, Node]:
         for part in _all(node):
             if isinstance(part, Repeat) and part.most is None and sight.alone(part.part):
                 raise GrammarError(f"{name!r} repeats what may be empty, or a repetition with nothing fixed beside it")
+            if isinstance(part, Row) and sight.open(part) > MAX_OPEN:
+                raise GrammarError(
+                    f"{name!r} has more than {MAX_OPEN} parts side by side that may be empty or are endless"
+                )
             if isinstance(part, Row) and sight.times(part, name) > 1:
                 raise GrammarError(f"{name!r} may be itself twice with nothing fixed between; say it as a repetition")
     return result
@@ -60,6 +68,7 @@ class _Sight:
         self._empty = _growing(rules, lambda node, found: _empty(node, found))
         self._alone = _growing(rules, lambda node, found: self._is_alone(node, found))
         self._units = {name: set(self._unit(node)) for name, node in rules.items()}
+        self._widths: dict[str, int] = {}
 
     def empty(self, node: Node) -> bool:
         return _empty(node, self._empty)
@@ -68,11 +77,29 @@ class _Sight:
         """Whether ``node`` may be empty, or a repetition and nothing that is fixed besides."""
         return self._is_alone(node, self._alone)
 
+    def open(self, row: Row) -> int:
+        """How many parts of ``row``, and of what they are made of, may be empty or endless side by side."""
+        most = here = 0
+        for part in row.parts:
+            here = here + self._width(part) if self.alone(part) else 0
+            most = max(most, here)
+        return most
+
     def times(self, row: Row, name: str) -> int:
         """How often the rule ``name`` may stand in ``row`` with nothing beside it."""
         may_be = [any(self._reaches(unit, name) for unit in self._unit(part)) for part in row.parts]
         others = zip(row.parts, may_be, strict=True)
         return 0 if any(not may and not self.empty(part) for part, may in others) else sum(may_be)
+
+    def _width(self, node: Node) -> int:
+        """The same of a node that may be so as a whole; more than ``MAX_OPEN`` are not counted."""
+        if isinstance(node, Name):
+            if node.name not in self._widths:
+                self._widths[node.name] = 1  # where it names itself
+                self._widths[node.name] = self._width(self._rules[node.name])
+            return self._widths[node.name]
+        parts = (node.part,) if isinstance(node, Repeat) else node.parts if isinstance(node, Row | Choice) else ()
+        return min(max(1, sum(self._width(part) for part in parts if self.alone(part))), MAX_OPEN + 1)
 
     def _is_alone(self, node: Node, found: set[str]) -> bool:
         if isinstance(node, Name):
