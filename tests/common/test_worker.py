@@ -92,6 +92,8 @@ async def test_a_model_that_refuses_to_load_is_failed_with_its_reason(start: Any
     with pytest.raises(ApiError, match="no such file") as caught:
         await words(worker, "hello")
     assert caught.value.code == "model_failed"
+    assert caught.value.retry is False  # it is not tried again, so a client that waits would do so for nothing
+    assert caught.value.retry_after is None
 
 
 async def test_leaving_a_job_early_cancels_it_in_the_worker(start: Any) -> None:

@@ -116,7 +116,11 @@ class Runner:
             raise UnsupportedModel(f"it does not run over slots of keys and values ({reason})") from error
         if self._alike(torch.cat([extended, decoded]), alone):
             return
-        if pictures is None and self._alike(self.prefill(0, [Piece(0, prompt[:last])]), alone[:1]):
+        if (
+            pictures is None
+            and not self._quantised
+            and self._alike(self.prefill(0, [Piece(0, prompt[:last])]), alone[:1])
+        ):
             raise UnsupportedModel("of a prompt in pieces it forgets what was before each")
         raise UnsupportedModel("over slots of keys and values it does not say what it says alone")
 
@@ -128,8 +132,12 @@ class Runner:
     def least_likeness(self) -> float:
         """The least cosine between two of its logit vectors that are the same but for rounding."""
         # Layers that are quantised may take a token otherwise among others: int8 does with outliers.
-        rounds = self._dtype != torch.float32 or getattr(self._model, "hf_quantizer", None) is not None
+        rounds = self._dtype != torch.float32 or self._quantised
         return LIKENESS if rounds else LIKENESS_FLOAT32
+
+    @property
+    def _quantised(self) -> bool:
+        return getattr(self._model, "hf_quantizer", None) is not None
 
     @property
     def windows(self) -> list[int]:

@@ -212,8 +212,9 @@ class Worker(Generic[EventT]):
     def unavailable(self) -> ApiError:
         """Why there is no answer now, as the client should read it."""
         if self.state is State.FAILED:
+            message, again = f"The model {self.spec.id!r} failed to load: {self.note}", not self.given_up
             return ApiError(
-                503, f"The model {self.spec.id!r} failed to load: {self.note}", code="model_failed", retry_after=30
+                503, message, code="model_failed", retry_after=30 if again else None, retry=None if again else False
             )
         percent = f"{self.progress:.0%}".replace("%", " %")
         message = f"The model {self.spec.id!r} is loading ({percent}, {self.note}). Try again in a moment."
