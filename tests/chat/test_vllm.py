@@ -18,6 +18,7 @@ import pytest
 import transformers
 from chat import gptq_tiny
 from chat.chatglm_tiny import write_tokenizer
+from chat.engine_kit import tiny_path
 from chat.serving import serving
 from openai import OpenAI
 from quintet_chat.app import create_app
@@ -185,7 +186,8 @@ def test_the_reason_of_a_failed_start_is_told() -> None:
 
 
 def test_why_a_model_cannot_be_run_reaches_the_client() -> None:
-    app = create_app("chat", [spec_of(engine_args={"fail": True})], "quintet_chat.worker:create_engine")
+    spec = spec_of(path=str(tiny_path()), engine_args={"fail": True})
+    app = create_app("chat", [spec], "quintet_chat.worker:create_engine")
     with serving(app, state="failed") as url:
         client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120)
         with pytest.raises(openai.APIStatusError, match="No room for 3 GiB of keys and values") as refused:
