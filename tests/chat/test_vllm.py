@@ -35,7 +35,7 @@ DOUBLE = Path(__file__).with_name("vllm_double.py")
 
 
 def spec_of(**fields: Any) -> ModelSpec:
-    return ModelSpec(**({"id": "tiny", "kind": "chat", "path": "/nowhere", "engine": "vllm"} | fields))
+    return ModelSpec(**({"id": "tiny", "kind": "chat", "path": str(tiny_path()), "engine": "vllm"} | fields))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -186,8 +186,7 @@ def test_the_reason_of_a_failed_start_is_told() -> None:
 
 
 def test_why_a_model_cannot_be_run_reaches_the_client() -> None:
-    spec = spec_of(path=str(tiny_path()), engine_args={"fail": True})
-    app = create_app("chat", [spec], "quintet_chat.worker:create_engine")
+    app = create_app("chat", [spec_of(engine_args={"fail": True})], "quintet_chat.worker:create_engine")
     with serving(app, state="failed") as url:
         client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120)
         with pytest.raises(openai.APIStatusError, match="No room for 3 GiB of keys and values") as refused:
