@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from functools import partial
 from time import monotonic
 
@@ -129,16 +129,7 @@ class Proxy:
         self._active[exchange] = job
         attempts = job.attempts
         while True:
-            try:
-                target = await self._place(job, exchange) if self._limited else self._pick(job, job.targets)
-            except Nobody:
-                if (until := self._back_by(job)) is None:
-                    raise
-                exchange.renew()
-                began = monotonic()
-                await self._intake.wait_for_return(job, until)
-                job.seen.waited += monotonic() - began
-                continue
+            target = await self._target(job, exchange)
             attempts.at = upstream = target.upstream
             ticket = upstream.breaker.taken(monotonic())
             try:
@@ -174,10 +165,7 @@ class Proxy:
                 if _may_wait(job) and _says_loading(exchange.turned_down):
                     job.waited = True
                     self._fleet.ask_now(upstream)
-                    exchange.renew()
-                    began = monotonic()
-                    await self._intake.wait_again(job)
-                    job.seen.waited += monotonic() - began
+                    await self._wait(job, exchange, self._intake.wait_again(job))
                 else:
                     attempts.budget.spend()
             else:
@@ -187,6 +175,22 @@ class Proxy:
                     error = self._explain(upstream, exchange, outcome, ticket) if stale else error
                     return self._end(exchange, error)
             job.seen.retries += 1
+
+    async def _target(self, job: Job, exchange: Exchange) -> Target:
+        """Where the next attempt goes. Raises what ``_pick`` and ``_place`` raise."""
+        try:
+            return await self._place(job, exchange) if self._limited else self._pick(job, job.targets)
+        except Nobody:
+            if (until := self._back_by(job)) is None:
+                raise
+        await self._wait(job, exchange, self._intake.wait_for_return(job, until))
+        return await self._target(job, exchange)  # a job waits so only once
+
+    async def _wait(self, job: Job, exchange: Exchange, waiting: Awaitable[None]) -> None:
+        exchange.renew()
+        began = monotonic()
+        await waiting
+        job.seen.waited += monotonic() - began
 
     def _back_by(self, job: Job) -> float | None:
         """Until when a request may wait for its upstreams, of which none is there; None where it may not.
