@@ -196,3 +196,19 @@ def test_the_text_is_read_out_of_its_json(ascii: bool) -> None:
             piece, rest = rest[:size], rest[size:]
             found += reader.feed(piece)
         assert found == given
+
+
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        (r"a\ud83dx\ude00\ud83d\ud83d\ude00", "a\ufffdx\ufffd\ufffd😀"),
+        (r"\ud83d\n\ud83d\u0041\\ud83d", "\ufffd\n\ufffdA\\ud83d"),
+        (r"\q\u12\uzzzz\\q", r"\q\u12\uzzzz\q"),
+    ],
+)
+def test_escapes_that_are_no_character_are_read_all_the_same(written: str, text: str) -> None:
+    """A grammar of JSON lets halves of characters through, and free text may come to be a call without a grammar."""
+    given = f'{{"input": "{written}"}}'
+    for size in range(1, len(given) + 1):
+        reader = InputReader()
+        assert "".join(reader.feed(given[start : start + size]) for start in range(0, len(given), size)) == text

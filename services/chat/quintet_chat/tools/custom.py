@@ -4,6 +4,7 @@ function with one parameter ``input``, whose JSON is taken off again on the way 
 from __future__ import annotations
 
 import json
+import re
 from typing import Literal
 
 from quintet_chat.tools import lark, regex
@@ -17,7 +18,11 @@ PARAMETERS = {
     "required": ["input"],
     "additionalProperties": False,
 }
-_LEAD, _TRAIL = range(0xD800, 0xDC00), range(0xDC00, 0xE000)
+_LEAD, _TRAIL = r"u[dD][89abAB][0-9a-fA-F]{2}", r"\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+_ESCAPE = re.compile(rf"\\(?:{_LEAD}{_TRAIL}|u[0-9a-fA-F]{{4}}|.)", re.DOTALL)
+"""What may be an escape of JSON, the two halves of a character together."""
+_BEGUN = re.compile(rf"\\(?:u[0-9a-fA-F]{{0,3}}|{_LEAD}(?:\\(?:u(?:[dD](?:[c-fC-F][0-9a-fA-F]?)?)?)?)?)?\Z")
+"""One at the end of a text that may go on."""
 
 
 def function_of(name: str, syntax: Literal["lark", "regex"] | None = None, definition: str = "") -> ToolFunction:
@@ -69,31 +74,22 @@ class InputReader:
         end, is_whole = _end_of(self._buffer)
         text, self._buffer = self._buffer[:end], self._buffer[end:]
         self._quotes += is_whole
-        return str(json.loads(f'"{text}"', strict=False))
+        return _ESCAPE.sub(_meant, text)
 
 
 def _end_of(text: str) -> tuple[int, bool]:
     """Where what can be read of a JSON string ends, and whether that is its closing quote."""
     place = 0
-    while place < len(text):
-        if text[place] == '"':
-            return place, True
-        length = 1 if text[place] != "\\" else _escape(text, place)
-        if not length:
-            return place, False
-        place += length
-    return place, False
+    while place < len(text) and text[place] != '"' and not _BEGUN.match(text, place):
+        escape = _ESCAPE.match(text, place)
+        place = escape.end() if escape else place + 1
+    return place, text[place : place + 1] == '"'
 
 
-def _escape(text: str, place: int) -> int:
-    """The length of an escape, with the second half of a pair; 0 while it is not complete."""
-    if text[place + 1 : place + 2] != "u":
-        return 2 if place + 2 <= len(text) else 0
-    if place + 6 > len(text):
-        return 0
-    if int(text[place + 2 : place + 6], 16) not in _LEAD:
-        return 6
-    follows = text[place + 6 : place + 12]
-    if not "\\u".startswith(follows[:2]):
-        return 6
-    return 12 if len(follows) == 6 else 0
+def _meant(escape: re.Match[str]) -> str:
+    """What an escape stands for. One that is none stays: not every call is held to a grammar from its beginning on."""
+    try:
+        meant = str(json.loads(f'"{escape[0]}"'))
+    except ValueError:
+        return escape[0]
+    return "\ufffd" if "\ud800" <= meant <= "\udfff" else meant  # half of a character cannot be sent
