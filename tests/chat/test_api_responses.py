@@ -245,6 +245,29 @@ def test_logprobs_come_with_the_text(client: OpenAI) -> None:
     assert [each.token for each in part.logprobs or []] == ["Hello", " there", "."]
 
 
+@pytest.mark.parametrize(
+    ("model", "pieces", "told"),
+    [
+        ("short", ["Hello", "\n", "there", " <", "tool", "!", ""], ["Hello", "\n", "there", " <", "tool", "!", ""]),
+        ("short", ["Hello", "\n", *CALL, "\n", "Done."], ["Hello", "Done."]),
+        ("thinker", ["<think>", "Hm", ".", "</think>", "So", "\n", "be it."], ["So", "\n", "be it."]),
+    ],
+)
+def test_logprobs_of_what_is_held_back_come_with_its_text(
+    scripted_url: str, model: str, pieces: list[str], told: list[str]
+) -> None:
+    events = events_of(
+        scripted_url,
+        **{"model": model, "tools": [WEATHER], "include": ["message.output_text.logprobs"], **script(pieces=pieces)},
+    )
+    deltas = [event for event in events if event["type"] == "response.output_text.delta"]
+    parts = [part for item in events[-1]["response"]["output"] for part in item.get("content", [])]
+    whole = [each["token"] for part in parts for each in part.get("logprobs") or []]
+    assert whole == told
+    streamed = [each["token"] for delta in deltas for each in delta["logprobs"]]
+    assert streamed == [token for token in told if token]
+
+
 def test_the_sdk_parses_a_response_into_its_model(client: OpenAI) -> None:
     class Answer(BaseModel):
         a: int

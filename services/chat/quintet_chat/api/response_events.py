@@ -22,6 +22,7 @@ from quintet_chat.tools.base import CallArguments, CallInput, CallStart, Piece, 
 Events = Iterator[BaseModel]
 Item = sdk.ResponseReasoningItem | sdk.ResponseOutputMessage | sdk.ResponseFunctionToolCall | sdk.ResponseCustomToolCall
 Status = Literal["in_progress", "completed", "incomplete"]
+_CALLS = (sdk.ResponseFunctionToolCall, sdk.ResponseCustomToolCall)
 
 
 class ResponseWriter:
@@ -35,20 +36,29 @@ class ResponseWriter:
         self.reader = reading.reader()
         self._number = -1
         self._logprobs: list[TokenLogprob] = []
+        """Of the message that is open."""
+        self._waiting: list[TokenLogprob] = []
+        """Of tokens whose text is held back, or has just come."""
 
     def begin(self) -> Events:
         for make, kind in ((sdk.ResponseCreatedEvent, "created"), (sdk.ResponseInProgressEvent, "in_progress")):
             yield make(type=f"response.{kind}", response=self.response, sequence_number=self._next())  # type: ignore[arg-type]
 
     def add(self, delta: Delta) -> Events:
+        thoughts = self.reader.reasoning_tokens
         pieces = self.reader.read(delta)
-        for index, piece in enumerate(pieces):
-            yield from self._write(piece, delta.logprobs if index == 0 else [])
+        if self.reader.reasoning_tokens == thoughts:
+            self._waiting += delta.logprobs
+        for piece in pieces:
+            yield from self._write(piece)
+        if self.response.output and isinstance(self.response.output[-1], _CALLS):
+            self._waiting = []
 
     def finish(self, finished: Finished) -> Events:
         """Close what is open. The usage must be in ``response`` before ``end``."""
         for piece in self.reader.close():
-            yield from self._write(piece, [])
+            yield from self._write(piece)
+        self._logprobs += self._waiting  # of the last tokens, if there is no text of them
         if not self.response.output:
             yield from self._open(Text(""))
         is_whole = finished.reason == "stop"
@@ -86,7 +96,7 @@ class ResponseWriter:
             "sequence_number": self._next(),
         }
 
-    def _write(self, piece: Piece, logprobs: list[TokenLogprob]) -> Events:
+    def _write(self, piece: Piece) -> Events:
         item = self.response.output[-1] if self.response.output else None
         if not _continues(item, piece):
             if item is not None:
@@ -112,6 +122,7 @@ class ResponseWriter:
             )
         elif isinstance(item, sdk.ResponseOutputMessage):
             text_of(item).text += piece.text
+            logprobs, self._waiting = self._waiting, []
             self._logprobs += logprobs
             yield sdk.ResponseTextDeltaEvent(
                 type="response.output_text.delta",
