@@ -121,7 +121,7 @@ async def test_a_file_that_is_being_written_is_read_when_it_stays_as_it_is(monke
         seen.append(looks[len(seen)])
         return seen[-1]
 
-    monkeypatch.setattr(watch, "_stamp", look)
+    monkeypatch.setattr(watch, "stamp", look)
     monkeypatch.setattr(watch, "INTERVAL", 0)
     changes = watch.changes(Path("models.yml"))
     await anext(changes)

@@ -192,9 +192,9 @@ class Applied:
 
     def __init__(self) -> None:
         self.specs: list[list[UpstreamSpec]] = []
-        self.expected: frozenset[str] = frozenset()
 
-    async def apply(self, specs: list[UpstreamSpec]) -> None:
+    async def apply(self, specs: list[UpstreamSpec], expected: frozenset[str]) -> None:
+        assert not expected
         self.specs.append(specs)
 
 

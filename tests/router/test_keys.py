@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from quintet_router.access import keyfile
+from quintet_router.access import keyring as keyring_module
 from quintet_router.access.gate import Gate
 from quintet_router.access.keyfile import Key, KeyFileError
 from quintet_router.access.keyring import Client, Keyring
 from quintet_router.access.rates import Window
+from quintet_router.configuration import Reloads, Sources
 from router.harness import Door, FakeUpstream, Response, card, http, open_door, until
 from router.test_routing import form
 
@@ -232,7 +236,7 @@ async def test_requests_at_once(tmp_path: Path) -> None:
 async def test_a_changed_file_is_taken_over_and_a_wrong_one_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("quintet_router.access.keyring._WATCH_SECONDS", 0.02)
+    monkeypatch.setattr("quintet_router.access.keyring._LOOK_SECONDS", 0.02)
     file = tmp_path / "keys.yml"
     async with locked_door(tmp_path, [key("a", requests_per_minute=2), key("b")], FakeUpstream()) as door:
         keyring = door.router.gate.keyring
@@ -243,12 +247,91 @@ async def test_a_changed_file_is_taken_over_and_a_wrong_one_is_not(
         assert (await door.chat(bearer("b"))).status == 401
         assert (await door.chat(bearer("c"))).status == 200
         assert (await door.chat(bearer("a"))).get("x-ratelimit-remaining-requests") == "0"  # it did not start anew
-        file.write_text("keys: [{name: x}]")
-        await asyncio.sleep(0.1)
-        assert (await door.chat(bearer("c"))).status == 200
-        file.unlink()
-        await asyncio.sleep(0.1)
-        assert (await door.chat(bearer("c"))).status == 200
+        for text in ("keys: [{name: x}]", "keys: [{created: 2026-13-45}]", "[" * 5000, None):
+            if text is None:
+                file.unlink()
+            else:
+                file.write_text(text)
+            await until(lambda: not keyring.successful)
+            assert (await door.chat(bearer("c"))).status == 200
+            keyfile.write(file, [key("c"), key(f"k{len(text or '')}")])
+            await until(lambda: keyring.successful)
+
+
+async def test_a_file_of_keys_that_is_wrong_shows_in_the_metrics(tmp_path: Path) -> None:
+    file = tmp_path / "keys.yml"
+    async with locked_door(tmp_path, [key("a")], FakeUpstream()) as door:
+        keyring = door.router.gate.keyring
+        assert keyring is not None
+        sources = Sources([door.router.fleet.upstreams[0].url], None, None)
+        reloads = Reloads(sources, door.router.fleet, 1.0, keyring)
+        door.router.metrics.more.append(reloads.metrics)
+        assert await door.metric("quintet_config_last_reload_successful") == 1
+        file.write_text("keys: [")
+        await reloads.reload_all()
+        assert reloads.successful
+        assert await door.metric("quintet_config_last_reload_successful") == 0
+        assert (await door.chat(bearer("a"))).status == 200
+        keyfile.write(file, [key("b")])
+        await reloads.reload_all()
+        assert await door.metric("quintet_config_last_reload_successful") == 1
+        at = await door.metric("quintet_config_last_reload_success_timestamp_seconds")
+        assert at == keyring.succeeded_at or at == reloads.succeeded_at
+        assert (await door.chat(bearer("a"))).status == 401
+
+
+async def test_keys_that_are_just_being_written_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The half that is there already would shut out whoever comes in the other one."""
+    looks = iter(["half", "more", "all", "all"])
+    read: list[str] = []
+    file = tmp_path / "keys.yml"
+    keyfile.write(file, [key("a")])
+    monkeypatch.setattr(keyring_module, "_LOOK_SECONDS", 0.0)
+    ring = Keyring(file)
+    seen = [""]
+
+    def look(_: Path) -> str:
+        seen.append(next(looks, "all"))
+        return seen[-1]
+
+    monkeypatch.setattr(keyring_module, "stamp", look)
+    monkeypatch.setattr(ring, "_read", lambda: read.append(seen[-1]) or [key("a")])  # type: ignore[func-returns-value]
+    watching = asyncio.create_task(ring.watch())
+    await until(lambda: len(seen) > 10)
+    watching.cancel()
+    assert (read, seen[:5]) == (["all"], ["", "half", "more", "all", "all"])
+
+
+async def test_thousands_of_keys_are_read_while_the_router_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+    async with locked_door(tmp_path, [key("a")], FakeUpstream()) as door:
+        ring = door.router.gate.keyring
+        assert ring is not None
+        whole = ring._read
+
+        def slow() -> list[Key]:
+            go_on.wait(30)
+            return whole()
+
+        monkeypatch.setattr(ring, "_read", slow)
+        keyfile.write(tmp_path / "keys.yml", [key("b")])
+        first, second = (asyncio.create_task(ring.reload()) for _ in range(2))
+        assert (await door.chat(bearer("a"))).status == 200
+        go_on.set()
+        await asyncio.gather(first, second)
+        assert (await door.chat(bearer("a"))).status == 401
+
+
+def test_many_keys_are_compared_in_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "keys.yml"
+    file.write_text("")
+    many = [{"name": f"k{number}", "sha256": f"{number:064x}"} for number in range(20_000)]
+    monkeypatch.setattr(yaml, "safe_load", lambda _: {"keys": many})
+    started = time.process_time()
+    assert len(keyfile.read(file)) == len(many)
+    assert time.process_time() - started < 1
 
 
 async def test_finding_a_key_takes_microseconds(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from quintet_common.models_yml import UpstreamSpec
 from quintet_router.upstream.breaker import Breaker, Failure
 from router.harness import Door, FakeUpstream, card, open_door, until
 from router.test_keys import bearer, key, locked_door
@@ -84,6 +85,51 @@ async def test_a_request_that_was_sent_is_not_kept_for_the_next_life_of_its_upst
         response = await asyncio.wait_for(door.chat(), 20)
         assert response.status in (502, 503)
         assert not lengths(door)
+
+
+async def test_who_waits_for_a_model_that_a_reload_takes_away_is_told_at_once() -> None:
+    upstream, other = FakeUpstream(), FakeUpstream(cards=[card("other")])
+    async with open_door(upstream, other, **LONG) as door:
+        await upstream.stop()
+        waiting = asyncio.create_task(door.chat())
+        await until(lambda: lengths(door) == {"m": 1})
+        await door.router.fleet.apply([UpstreamSpec(url=other.url)])
+        response = await asyncio.wait_for(waiting, 5)
+        assert (response.status, response.error["code"]) == (404, "model_not_found")
+        assert not lengths(door)
+
+
+async def test_who_waits_for_a_model_that_a_reload_gives_to_another_upstream_goes_on_there() -> None:
+    """Also where the one that is gone stays in the list, and where the name is another model's now."""
+    upstream, other = FakeUpstream(), FakeUpstream(cards=[card("m"), card("new", aliases=["alias"])])
+    upstream.cards = [card("m"), card("old", aliases=["alias"])]
+    async with open_door(upstream, **LONG) as door:
+        await upstream.stop()
+        asked = [asyncio.create_task(door.chat(model=name)) for name in ("m", "alias")]
+        await until(lambda: lengths(door) == {"m": 1, "old": 1})
+        await other.start()
+        await door.router.fleet.apply([UpstreamSpec(url=upstream.url), UpstreamSpec(url=other.url)])
+        assert (await asyncio.wait_for(asked[0], 5)).status == 200
+        assert not asked[1].done()  # the first server's alias is still the first server's
+        await door.router.fleet.apply([UpstreamSpec(url=other.url)])
+        assert (await asyncio.wait_for(asked[1], 5)).status == 200
+        assert [request.json["model"] for request in other.requests] == ["m", "alias"]
+        assert await door.metric("quintet_requests_total", model="new", code="200") == 1
+    await other.stop()
+
+
+async def test_who_waits_for_a_promised_model_that_a_reload_takes_away_is_told_at_once() -> None:
+    """Before the next poll."""
+    upstream, silent = FakeUpstream(), FakeUpstream()
+    silent.frozen = True
+    async with open_door(upstream, silent, poll_seconds=60.0, poll_timeout=60.0, **LONG) as door:
+        fleet = door.router.fleet
+        fleet.expected = frozenset({"promised"})
+        waiting = asyncio.create_task(door.chat(model="promised"))
+        await until(lambda: lengths(door) == {"promised": 1})
+        await fleet.apply([UpstreamSpec(url=each.url) for each in (upstream, silent)], frozenset({"else"}))
+        assert (await asyncio.wait_for(waiting, 5)).status == 404
+        assert fleet.expected == {"else"}
 
 
 def test_an_upstream_is_lost_from_the_first_refusal_on() -> None:

@@ -33,7 +33,7 @@ log = logging.getLogger("quintet.router")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the router until SIGTERM or SIGINT; SIGHUP reads ``--config`` again. Ends the process on a wrong option."""
+    """Run the router until SIGTERM or SIGINT; SIGHUP reads all its files again. Ends the process on a wrong option."""
     options = _parser().parse_args(argv)
     try:
         sources = Sources(options.upstream, options.config, options.upstreams_file, options.reload)
@@ -45,14 +45,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except (ConfigError, KeyFileError, ValueError) as error:
         sys.exit(str(error))
     router.fleet.expected = promised_by(config)
-    reloads = Reloads(sources, router.fleet, settings.file_seconds)
+    reloads = Reloads(sources, router.fleet, settings.file_seconds, gate.keyring)
     router.metrics.more.append(reloads.metrics)
     router.background.append(reloads.watch)
-
-    async def reload() -> None:
-        if gate.keyring is not None:
-            gate.keyring.reload()
-        await reloads.reload()
 
     # A hostile form would write a line of log per request.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
@@ -69,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         router.departure.close,
     )
     warn_if_open(options, gate)
-    server.run(router, options, reload, inbound_protocol(router.answer, settings), drain)
+    server.run(router, options, reloads.reload_all, inbound_protocol(router.answer, settings), drain)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,16 +1,17 @@
-"""Where the upstreams are written down, and taking over what was changed there while the router runs."""
+"""Where the router's configuration is written down, and taking over what was changed there while it runs."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from time import time
 
 from prometheus_client.core import GaugeMetricFamily, Metric
+from quintet_common.changes import settled, stamp
 from quintet_common.models_yml import Config, ConfigError, UpstreamSpec, load_config, load_upstreams
 
+from quintet_router.access.keyring import Keyring
 from quintet_router.fleet import Fleet
 
 log = logging.getLogger("quintet.router")
@@ -47,19 +48,29 @@ class Sources:
 
     def signature(self) -> tuple[object, ...]:
         """Another one after a watched file was changed, replaced, made or removed."""
-        return tuple(_signature(path) for path in self.watched)
+        return tuple(stamp(path) for path in self.watched)
 
 
 class Reloads:
-    """Reads the sources again. What is wrong changes nothing but ``successful``; what is right is swapped whole."""
+    """Reads the sources again. What is wrong changes nothing but ``successful``; what is right is swapped whole.
 
-    def __init__(self, sources: Sources, fleet: Fleet, seconds: float) -> None:
+    ``seconds`` are between two looks at a watched file. ``keyring`` follows its file itself; the metrics tell of both.
+    """
+
+    def __init__(self, sources: Sources, fleet: Fleet, seconds: float, keyring: Keyring | None = None) -> None:
         self._sources = sources
         self._fleet = fleet
         self._seconds = seconds
+        self._keyring = keyring
         self._reading = asyncio.Lock()
         self.successful = True
         self.succeeded_at = time()
+
+    async def reload_all(self) -> None:
+        """Read everything again, the keys as well."""
+        if self._keyring is not None:
+            await self._keyring.reload()
+        await self.reload()
 
     async def reload(self) -> None:
         async with self._reading:  # or what was read first might be taken over last
@@ -68,12 +79,11 @@ class Reloads:
     async def _reload(self) -> None:
         try:
             config, specs = await asyncio.to_thread(self._read)
-            await self._fleet.apply(specs)
+            await self._fleet.apply(specs, promised_by(config))
         except (ConfigError, ValueError) as error:
             self.successful = False
             log.error("Not reloaded, what runs goes on: %s", error)
             return
-        self._fleet.expected = promised_by(config)
         self.successful, self.succeeded_at = True, time()
 
     def _read(self) -> tuple[Config, list[UpstreamSpec]]:
@@ -85,33 +95,21 @@ class Reloads:
         good = GaugeMetricFamily(
             "quintet_config_last_reload_successful", "0 when what is written now is wrong and not used", labels=label
         )
-        good.add_metric(["router"], float(self.successful))
+        parts: list[Reloads | Keyring] = [self] if self._keyring is None else [self, self._keyring]
+        good.add_metric(["router"], float(all(part.successful for part in parts)))
         at = GaugeMetricFamily(
             "quintet_config_last_reload_success_timestamp_seconds", "When it was last taken over", labels=label
         )
-        at.add_metric(["router"], self.succeeded_at)
+        at.add_metric(["router"], max(part.succeeded_at for part in parts))
         yield from (good, at)
 
     async def watch(self) -> None:
         """Reload whenever a watched file has changed and then stayed as it is for a moment, until cancelled."""
-        taken = before = self._sources.first
-        while self._sources.watched:
-            await asyncio.sleep(self._seconds)
-            now = self._sources.signature()
-            if now == before and now != taken:  # else somebody is just writing
-                taken = now
+        if self._sources.watched:
+            async for _ in settled(self._sources.signature, self._sources.first, self._seconds):
                 await self.reload()
-            before = now
 
 
 def promised_by(config: Config) -> frozenset[str]:
     """Every name that models.yml says will be served."""
     return frozenset(name for spec in config.models for name in spec.names)
-
-
-def _signature(path: str) -> object:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino

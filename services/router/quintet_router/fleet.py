@@ -89,14 +89,15 @@ class Fleet:
             upstream.close()
         await self.client.aclose()
 
-    async def apply(self, specs: list[UpstreamSpec]) -> None:
-        """Make the upstreams those of ``specs``. Unchanged ones keep their connections and what is known of them.
+    async def apply(self, specs: list[UpstreamSpec], expected: frozenset[str] = frozenset()) -> None:
+        """Make the upstreams those of ``specs``, and the promised names those of ``expected``. Unchanged upstreams keep
+        their connections and what is known of them.
 
         Raises ValueError, with nothing changed, when a URL is none.
         """
         _check(specs)
         async with self._changing:
-            self._specs = specs
+            self._specs, self.expected = specs, expected  # before the swap, which wakes those that wait for a model
             names = {spec.url for spec in specs if spec.dns}
             for url in self._watches.keys() - names:
                 await self._watches.pop(url).stop()

@@ -96,22 +96,30 @@ class Intake:
 
     async def wait_again(self, job: Job) -> None:
         """For a job that came to a model which loads again, as its upstream has just said: wait until that is known
-        here, and then as long as for any that loads. Raises NotYet, and ClientGone."""
+        here, and then as long as for any that loads. Raises ApiError, and ClientGone."""
         await self._lobby.news(job.model, job.seen.exchange)
-        job.targets, _, _ = await self._wait_for(job.path, job.body, job.seen)
-        job.attempts.tried.clear()
+        await self._find_again(job)
 
     async def wait_for_return(self, job: Job, until: float) -> None:
-        """For a job whose upstreams are all gone: wait for one to answer again, and then as long as for any model that
-        loads. Raises NotYet, and ClientGone."""
+        """For a job whose upstreams are all gone: wait for one of those that have its model now to answer, and then as
+        long as for any model that loads. Raises ApiError, at once where there is no such model any more, and
+        ClientGone."""
         job.returned = True
-        upstreams = [target.upstream for target in job.targets]
 
         def over() -> bool:
-            return monotonic() >= until or any(each.breaker.reachable for each in upstreams)
+            try:
+                targets, _, _ = self._find(job.path, job.body, job.seen.client)
+            except ApiError:
+                return True
+            return monotonic() >= until or any(each.upstream.breaker.reachable for each in targets)
 
         await self._lobby.hold(job.model, over, until, job.seen.exchange)
-        job.targets, _, _ = await self._wait_for(job.path, job.body, job.seen)
+        await self._find_again(job)
+
+    async def _find_again(self, job: Job) -> None:
+        """For a job that has waited: a reload may have given its model to others, or its name to another model."""
+        job.targets, job.model, job.kind = await self._wait_for(job.path, job.body, job.seen)
+        job.seen.model = job.model
         job.attempts.tried.clear()
 
     async def _wait_for(self, path: Path, body: Body, seen: Seen) -> tuple[list[Target], str, str | None]:

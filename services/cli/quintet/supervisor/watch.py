@@ -1,10 +1,11 @@
-"""Notice that a file has changed, without help of the operating system: it works on every mount."""
+"""Notice that models.yml has changed."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+
+from quintet_common.changes import settled, stamp
 
 INTERVAL = 0.5
 """Seconds between two looks."""
@@ -13,19 +14,6 @@ INTERVAL = 0.5
 async def changes(file: Path) -> AsyncIterator[None]:
     """Yield after each change of ``file``, once it stays as it is: half of a file may be one of fewer models, and those
     that it lacks would be unloaded. A file that is gone for a moment (an editor saves) is waited for."""
-    taken = before = _stamp(file)
-    while True:
-        await asyncio.sleep(INTERVAL)
-        now = _stamp(file)
-        if now is not None and now == before and now != taken:
-            taken = now
+    async for now in settled(lambda: stamp(file), stamp(file), INTERVAL):
+        if now is not None:
             yield
-        before = now
-
-
-def _stamp(file: Path) -> tuple[int, int, int] | None:
-    try:
-        status = file.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_size, status.st_ino

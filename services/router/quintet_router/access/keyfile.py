@@ -8,6 +8,7 @@ import os
 import secrets
 import stat
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import date
@@ -21,6 +22,8 @@ PREFIX = "sk-quintet-"
 _RANDOM_BYTES = 32
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$"
 _HEADER = "# API keys of the router, as hashes. `quintet keys` writes this file.\n"
+_NO_YAML = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
+"""What the parser raises: of the 45th of a month or too many brackets it lets Python complain."""
 
 
 class KeyFileError(Exception):
@@ -71,15 +74,15 @@ def read(path: str | Path) -> list[Key]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise KeyFileError(f"{path}: cannot be read: {reason}.") from None
-    except yaml.YAMLError as error:
+    except _NO_YAML as error:
         mark = getattr(error, "problem_mark", None)
         raise KeyFileError(f"{path}:{mark.line + 1 if mark else 1}: not valid YAML.") from None
     try:
         keys = msgspec.convert(data, _File).keys
     except msgspec.ValidationError as error:
         raise KeyFileError(f"{path}: {error}.") from None
-    for values in ([key.name for key in keys], [key.sha256 for key in keys]):
-        if twice := next((value for value in values if values.count(value) > 1), None):
+    for counts in (Counter(key.name for key in keys), Counter(key.sha256 for key in keys)):
+        if twice := next((value for value, count in counts.items() if count > 1), None):
             raise KeyFileError(f"{path}: {twice} is there twice.")
     return keys
 

@@ -7,15 +7,18 @@ import logging
 import re
 from collections.abc import Sequence
 from fnmatch import translate
+from functools import partial
 from pathlib import Path
+from time import time
 
+from quintet_common.changes import settled, stamp
 from quintet_common.errors import ApiError
 
 from quintet_router.access import keyfile
 from quintet_router.access.keyfile import Key, KeyFileError, digest
 
 log = logging.getLogger("quintet.router")
-_WATCH_SECONDS = 2.0
+_LOOK_SECONDS = 1.0
 
 
 class Client:
@@ -56,23 +59,31 @@ class Keyring:
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
-        self._stamp: tuple[int, int, int] | None = None
+        self._first = stamp(self._path)
+        self._reading = asyncio.Lock()
         self._clients: dict[bytes, Client] = {}
         self._known: dict[bytes, Client] = {}
         """By the whole header, as clients have sent it."""
-        self.load()
+        self.successful = True
+        """Whether what the file says now is in force."""
+        self.succeeded_at = time()
+        self._take(self._read())
 
-    def load(self) -> None:
-        """Read the file. Clients that stay keep what is counted of them. Raises KeyFileError, with nothing changed."""
-        self._stamp = self._seen()
+    def _read(self) -> list[Key]:
+        """Raises KeyFileError."""
         keys = keyfile.read(self._path)
         if keyfile.too_open(self._path):
             log.warning("%s can be read by everyone on this machine; chmod 600 it.", self._path)
+        return keys
+
+    def _take(self, keys: Sequence[Key]) -> None:
+        """Put ``keys`` in force. Clients that stay keep what is counted of them."""
         known = {client.name: client for client in self._clients.values()}
         clients = {}
         for key in keys:
             client = known.get(key.name) or Client(key)
-            client.change(key)
+            if client.key != key:
+                client.change(key)
             clients[bytes.fromhex(key.sha256)] = client
         self._clients = clients
         self._known = {}
@@ -98,27 +109,25 @@ class Keyring:
         return client
 
     async def watch(self) -> None:
-        """Read the file again whenever it changes, until cancelled. A mistake in it leaves what is in force."""
-        while True:
-            await asyncio.sleep(_WATCH_SECONDS)
-            if self._seen() != self._stamp:
-                self.reload()
+        """Read the file again whenever it has changed and stays as it is, until cancelled."""
+        async for _ in settled(partial(stamp, self._path), self._first, _LOOK_SECONDS):
+            await self.reload()
 
-    def reload(self) -> None:
-        """``load`` that only logs a mistake."""
-        try:
-            self.load()
-        except KeyFileError as error:
-            log.error("The keys stay as they were: %s", error)
-        else:
-            log.info("%d keys are in force.", len(self._clients))
+    async def reload(self) -> None:
+        """Read the file again. What cannot be used changes nothing but ``successful``.
 
-    def _seen(self) -> tuple[int, int, int] | None:
-        try:
-            stat = self._path.stat()
-        except OSError:
-            return None
-        return stat.st_mtime_ns, stat.st_ino, stat.st_size
+        In a thread: thousands of keys take seconds, in which nobody would be answered.
+        """
+        async with self._reading:  # or what was read first might be taken over last
+            try:
+                keys = await asyncio.to_thread(self._read)
+            except KeyFileError as error:
+                self.successful = False
+                log.error("The keys stay as they were: %s", error)
+                return
+            self._take(keys)
+            self.successful, self.succeeded_at = True, time()
+            log.info("%d keys are in force.", len(keys))
 
 
 class Unauthorized(ApiError):
