@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from chat.engine_kit import Heard, ask, started, submit, tiny_engine, tiny_spec, tokenizer, user
+from chat.engine_kit import DEVICE, Heard, ask, started, submit, tiny_engine, tiny_path, tiny_spec, tokenizer, user
 from quintet_chat.engine.engine import ChatEngine
 from quintet_chat.protocol import Accepted, Generate, Grammar, Sampling
 from quintet_common.errors import ApiError
+from quintet_common.models_yml import ModelSpec
 
 
 @pytest.fixture
@@ -171,6 +174,41 @@ def test_what_cannot_be_done_is_refused_by_name(
         ask(engine, **fields)
     assert (caught.value.status, caught.value.param, caught.value.code) == (400, param, code)
     assert ask(engine, "the cat", **FIXED).tokens() == 12
+
+
+def test_a_token_that_the_model_lacks_costs_its_own_request_alone(tmp_path: Path) -> None:
+    """Published tokenizers have such: a ``[PAD]`` that was added, and no row of the embeddings for it."""
+    shutil.copytree(tiny_path(), tmp_path, dirs_exist_ok=True)
+    larger = tokenizer()
+    larger.add_special_tokens({"additional_special_tokens": ["[PAD]"]})
+    larger.save_pretrained(tmp_path)
+    engine = started(ModelSpec(id="larger", kind="chat", path=str(tmp_path), dtype="float32", device=DEVICE))
+    with pytest.raises(ApiError, match=r"'\[PAD\]' in prompt") as caught:
+        ask(engine, "the cat [PAD]", **FIXED)
+    assert (caught.value.status, caught.value.param) == (400, "prompt")
+    assert ask(engine, "the cat", **FIXED).tokens() == 12
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{{ 1 // messages[0].content|length }}", "{{ '{1}'.format(messages) }}"],
+)
+def test_whatever_a_chat_template_fails_with_is_the_requests_fault(template: str) -> None:
+    engine = tiny_engine()
+    preparer, before = engine._preparer, engine._preparer._tokenizer.chat_template
+    preparer._tokenizer.chat_template = template
+    try:
+        with pytest.raises(ApiError) as caught:
+            ask(engine, messages=user(""), **FIXED)
+    finally:
+        preparer._tokenizer.chat_template = before
+    assert (caught.value.status, caught.value.code) == (400, "chat_template")
+
+
+def test_arguments_that_are_nested_too_deep_stay_text(engine: ChatEngine) -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a":' * 5000}}
+    history = [*user("the"), {"role": "assistant", "content": "", "tool_calls": [call]}]
+    assert ask(engine, messages=history, **FIXED).tokens() == 12
 
 
 def test_a_prompt_that_is_too_long_names_both_lengths(engine: ChatEngine) -> None:

@@ -21,6 +21,11 @@ _RESERVED = frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_templ
 }
 """What the call that renders a template is told by us."""
 
+_TEMPLATE_FAILURES = (
+    TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
+)  # fmt: skip
+"""What a chat template may come to with a request that it was not made for."""
+
 COUNTED, COUNTED_PER_TOKEN = 200_000, 8
 """Characters, or token ids, of a request that only asks for tokens: so many, or so many for each of the context."""
 
@@ -65,6 +70,7 @@ class Preparer:
             request.thinking = state_after(text or "", body.thinking)
         if body.only_tokens:
             return
+        self._check_known(request, param)
         room = self._context - len(request.prompt)
         if room < 1:
             raise self._too_long(f"{len(request.prompt)}", param)
@@ -96,6 +102,15 @@ class Preparer:
                 raise ApiError(400, f"Token id {wrong} in {param} is not between 0 and {limit}.", param=param)
         if body.prompt == []:
             raise ApiError(400, "The prompt is empty.", param="prompt")
+
+    def _check_known(self, request: Request, param: str) -> None:
+        """Some tokenizers have special tokens that the model has no embedding for; those of a picture need none."""
+        if max(request.prompt) < self._vocabulary:
+            return
+        for token in request.prompt if request.pictures is None else request.pictures.text:
+            if isinstance(token, int) and token >= self._vocabulary:
+                written = self.text_of([token], special=True)
+                raise ApiError(400, f"There is {written!r} in {param}, a token that the model lacks.", param=param)
 
     def _tokenize(self, text: str, body: Generate, param: str) -> list[int]:
         self._check_counted(len(text), "characters", body, param)
@@ -136,7 +151,7 @@ class Preparer:
                 add_generation_prompt=body.add_generation_prompt,
                 **body.template_args,
             )
-        except (TemplateError, TypeError, ValueError, KeyError) as error:
+        except _TEMPLATE_FAILURES as error:
             reason = str(error) or type(error).__name__
             message = f"The model's chat template refuses these messages: {reason}"
             raise ApiError(400, message, param="messages", code="chat_template") from None
@@ -167,7 +182,7 @@ def _takes_text(tokenizer: Any) -> bool:
     def shown(content: Any) -> bool:
         try:
             return probe in tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
-        except (TemplateError, TypeError, ValueError, KeyError):
+        except _TEMPLATE_FAILURES:
             return False
 
     return shown(probe) or not shown([{"type": "text", "text": probe}])
@@ -196,6 +211,6 @@ def _with_object(call: dict[str, Any]) -> dict[str, Any]:
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments or "{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             return call
     return {**call, "function": {**function, "arguments": arguments}}
