@@ -55,6 +55,31 @@ def test_a_call_in_a_whole_answer(client: OpenAI) -> None:
     assert (call.type, call.function.name, call.function.arguments) == ("function", "get_weather", '{"city": "Paris"}')
 
 
+@pytest.mark.parametrize(
+    ("written", "taken"),
+    [
+        ('{"city": "Paris"}', {"city": "Paris"}),
+        ('{"city": "Paris', '{"city": "Paris'),
+        (f'{{"population": {10**30}}}', f'{{"population": {10**30}}}'),
+        ('{"city":' * 5000, '{"city":' * 5000),
+    ],
+    ids=["object", "cut", "large number", "deep"],
+)
+def test_arguments_of_the_history_are_an_object_where_they_can_be(client: OpenAI, written: str, taken: Any) -> None:
+    function = {"name": "get_weather", "arguments": written}
+    history = [*USER, {"role": "assistant", "tool_calls": [{"id": "c1", "type": "function", "function": function}]}]
+    message = shown(client, model="native", messages=history)["messages"][1]
+    assert message["tool_calls"][0]["function"]["arguments"] == taken
+
+
+def test_half_a_character_in_arguments_of_the_history_is_refused_by_name(client: OpenAI) -> None:
+    function = {"name": "get_weather", "arguments": '{"city": "\\ud800"}'}
+    history: Any = [*USER, {"role": "assistant", "tool_calls": [{"id": "c", "type": "function", "function": function}]}]
+    with pytest.raises(openai.BadRequestError, match="half a character") as caught:
+        client.chat.completions.create(model="short", messages=history)
+    assert caught.value.param == "messages[1].tool_calls[0].function.arguments"
+
+
 def test_an_answer_without_a_call_has_no_such_field(client: OpenAI) -> None:
     answer = client.chat.completions.create(model="short", messages=USER, tools=[WEATHER])
     assert "tool_calls" not in answer.choices[0].message.model_fields_set

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from quintet_common.dialect import Dialect
 from quintet_common.errors import ApiError, bad_request
 from quintet_common.media import picture_from_url
@@ -159,14 +160,21 @@ def _call(call: ToolCall, path: str) -> dict[str, Any]:
         raise bad_request(
             f"{path}: only calls of functions and custom tools are known here.", f"{path}.type", "unsupported_content"
         )
-    arguments: Any = call.function.arguments
-    try:
-        parsed = json.loads(arguments)
-    except (ValueError, RecursionError):
-        parsed = None
-    if isinstance(parsed, dict):
-        arguments = parsed
+    arguments = _arguments(call.function.arguments, f"{path}.function.arguments")
     return {"id": call.id, "type": "function", "function": {"name": call.function.name, "arguments": arguments}}
+
+
+def _arguments(written: str, path: str) -> str | dict[str, Any]:
+    """An object where they are one that the worker can be sent, which has no numbers of more than 64 bits."""
+    try:
+        parsed = json.loads(written)
+        msgspec.msgpack.encode(parsed)
+    except UnicodeEncodeError:
+        message = f"{path}: half a character is in it: a lone surrogate is not text."
+        raise bad_request(message, path, "invalid_value") from None
+    except (ValueError, OverflowError, RecursionError):
+        return written
+    return parsed if isinstance(parsed, dict) else written
 
 
 def _missing(path: str) -> ApiError:
