@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import openai
@@ -12,6 +13,7 @@ from chat.test_api_responses import events_of
 from chat.test_api_responses import shown as response_shown
 from chat.test_api_tools import WEATHER
 from openai import OpenAI
+from quintet_chat.tools.custom import function_of
 
 GRAMMAR = {"syntax": "lark", "definition": 'start: "SELECT " /[a-z]+/ ";"'}
 QUERY: Any = {
@@ -140,6 +142,12 @@ def test_what_cannot_be_held_is_refused_by_name(client: OpenAI) -> None:
         with pytest.raises(openai.BadRequestError) as caught:
             client.responses.create(model="short", input="Hi", tools=[flat | {"format": form}])
         assert caught.value.param == f"tools[0].format.{param}"
+
+
+def test_brackets_within_brackets_take_no_time() -> None:
+    began = time.thread_time()  # with a look at all that is inside at every level: its third power, minutes
+    assert function_of("a", "regex", "(" * 300 + "a" + "b?)" * 300).ebnf is not None
+    assert time.thread_time() - began < 2
 
 
 def test_grammars_have_a_length_together(client: OpenAI) -> None:

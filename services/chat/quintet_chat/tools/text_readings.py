@@ -61,21 +61,28 @@ def _written_out(node: Node, small: Rules) -> Node:
 
 
 class _Sight:
-    """What a grammar's parts may be."""
+    """What a grammar's parts may be. It is asked of parts of ``rules`` alone, which it keeps: it knows them by id."""
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
-        self._empty = _growing(rules, lambda node, found: _empty(node, found))
-        self._alone = _growing(rules, lambda node, found: self._is_alone(node, found))
+        # Asked of the same parts at every level above them: nested deep enough that would take minutes.
+        self._known_empty: dict[int, bool] = {}
+        self._known_alone: dict[int, bool] = {}
+        self._empty = _growing(rules, _empty)
+        self._alone = _growing(rules, self._is_alone)
         self._units = {name: set(self._unit(node)) for name, node in rules.items()}
         self._widths: dict[str, int] = {}
 
     def empty(self, node: Node) -> bool:
-        return _empty(node, self._empty)
+        if (known := self._known_empty.get(id(node))) is None:
+            known = self._known_empty[id(node)] = _empty(node, self._empty)
+        return known
 
     def alone(self, node: Node) -> bool:
         """Whether ``node`` may be empty, or a repetition and nothing that is fixed besides."""
-        return self._is_alone(node, self._alone)
+        if (known := self._known_alone.get(id(node))) is None:
+            known = self._known_alone[id(node)] = self._is_alone(node, self._alone)
+        return known
 
     def open(self, row: Row) -> int:
         """How many parts of ``row``, and of what they are made of, may be empty or endless side by side."""
