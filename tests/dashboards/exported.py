@@ -32,17 +32,15 @@ def of_services() -> tuple[Metric, ...]:
 
 @cache
 def of_the_router() -> tuple[Metric, ...]:
-    from quintet_router.configuration import Reloads
+    from quintet_router.configuration import Reloads, Sources
+    from quintet_router.fleet import Fleet
     from quintet_router.metrics import Metrics
 
     router = Metrics(list)
+    reloads = Reloads(Sources([], None, None), cast(Fleet, None), 1.0)
     router.cell("m", "/e", "u").codes[200] = 1
     router.use("key", "m", {"requests": 1})
-    return (*router.collect(), *Reloads.metrics(cast(Reloads, _Reloaded())))
-
-
-class _Reloaded:
-    successful, succeeded_at = True, 0.0
+    return (*router.collect(), *reloads.metrics())
 
 
 def _engine_stats() -> set[str]:
