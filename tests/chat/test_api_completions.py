@@ -9,6 +9,8 @@ import httpx2
 import openai
 import pytest
 from openai import OpenAI
+from quintet_chat.api.logprobs import characters, completion_logprobs
+from quintet_chat.protocol import TokenLogprob
 
 
 def ids(text: str) -> list[int]:
@@ -97,6 +99,28 @@ def test_streamed_logprobs_go_on_counting(client: OpenAI) -> None:
     parts = list(client.completions.create(model="short", prompt="ab|c", logprobs=1, stream=True))
     found = [choice.logprobs for part in parts for choice in part.choices if choice.logprobs]
     assert [each.text_offset for each in found] == [[0], [2]]
+
+
+def test_tokens_within_a_character_start_where_it_does() -> None:
+    """A token's name is longer than its text where it is written by its bytes."""
+    parts = "a猫b".encode()
+    tokens = [TokenLogprob(token, list(raw), -1.0) for token, raw in (
+        ("a", parts[:1]), ("\\xe7\\x8c", parts[1:3]), ("\\xab", parts[3:4]), ("b", parts[4:])
+    )]  # fmt: skip
+    assert completion_logprobs(tokens, 5).text_offset == [5, 6, 6, 7]
+    assert characters(tokens) == 3
+
+
+def test_obfuscation_evens_out_the_sizes_of_pieces(scripted_url: str) -> None:
+    def pieces(**fields: Any) -> list[dict[str, Any]]:
+        body = {"model": "short", "prompt": "a|bcd|efghij", "stream": True, **fields}
+        lines = httpx2.post(f"{scripted_url}/v1/completions", json=body).text.split("\n\n")
+        return [json.loads(line.removeprefix("data: ")) for line in lines if line and "[DONE]" not in line]
+
+    hidden = pieces(stream_options={"include_obfuscation": True})
+    assert {len(each["choices"][0]["text"] + each["obfuscation"]) % 32 for each in hidden} == {0}
+    assert any(each["obfuscation"] for each in hidden)
+    assert all("obfuscation" not in each for each in pieces())
 
 
 def test_a_stream_ends_with_usage_and_done(scripted_url: str) -> None:

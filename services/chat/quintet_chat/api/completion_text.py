@@ -11,7 +11,7 @@ from quintet_common.observation import Observation
 from quintet_common.worker.process import Worker
 
 from quintet_chat.api.generation import accepted, generate
-from quintet_chat.api.logprobs import completion_logprobs
+from quintet_chat.api.logprobs import characters, completion_logprobs
 from quintet_chat.metrics import Meter
 from quintet_chat.protocol import Delta, Event, Finished, Generate, TokenLogprob
 
@@ -91,7 +91,7 @@ class Prompt:
         """OpenAI's type knows no unfinished choice, though its streams send them; hence no validation here."""
         candidate = self._candidates[index]
         logprobs: Logprobs | None = completion_logprobs(tokens, candidate.offset) if tokens else None
-        candidate.offset += sum(len(each.token) for each in tokens or [])
+        candidate.offset += characters(tokens or [])
         return CompletionChoice.model_construct(
             index=self._first_choice + index, text=text, finish_reason=reason, logprobs=logprobs
         )

@@ -22,6 +22,7 @@ from quintet_chat.api.completion_request import DEFAULT_MAX_TOKENS, CompletionRe
 from quintet_chat.api.completion_text import Prompt
 from quintet_chat.api.finish import usage_of
 from quintet_chat.api.merge import merged, together
+from quintet_chat.api.obfuscation import obfuscation
 from quintet_chat.protocol import Event, Generate
 
 
@@ -98,7 +99,8 @@ async def _chunks(prompts: list[Prompt], body: CompletionRequest, head: dict[str
         head = head | {"usage": None}
     try:
         async for choice in merged([prompt.stream() for prompt in prompts]):
-            yield sse.event(Completion.model_construct(**head, choices=[choice]))
+            added = {"obfuscation": obfuscation(len(choice.text))} if body.obfuscates else {}
+            yield sse.event(Completion.model_construct(**head | added, choices=[choice]))
     finally:
         await _close(prompts)
     if body.includes_usage:

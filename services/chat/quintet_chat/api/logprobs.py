@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from codecs import getincrementaldecoder
 from collections.abc import Sequence
+from itertools import accumulate
 
 from openai.types.chat import ChatCompletionTokenLogprob
 from openai.types.chat.chat_completion_token_logprob import TopLogprob
@@ -25,13 +27,21 @@ def chat_logprobs(tokens: Sequence[TokenLogprob]) -> list[ChatCompletionTokenLog
 
 def completion_logprobs(tokens: Sequence[TokenLogprob], offset: int) -> Logprobs:
     """``offset`` is where the first token's text starts, in characters of the answer's text."""
-    offsets = []
-    for each in tokens:
-        offsets.append(offset)
-        offset += len(each.token)
     return Logprobs(
         tokens=[each.token for each in tokens],
         token_logprobs=[each.logprob for each in tokens],
         top_logprobs=[{token: value for token, _, value in each.top} | {each.token: each.logprob} for each in tokens],
-        text_offset=offsets,
+        text_offset=[offset + start for start in _starts(tokens)[:-1]],
     )
+
+
+def characters(tokens: Sequence[TokenLogprob]) -> int:
+    """How many characters the text of ``tokens`` has."""
+    return _starts(tokens)[-1]
+
+
+def _starts(tokens: Sequence[TokenLogprob]) -> list[int]:
+    """Where the text of each token starts, and where that of the last ends. One in the middle of a character starts
+    where that does."""
+    decoder = getincrementaldecoder("utf-8")("ignore")
+    return [0, *accumulate(len(decoder.decode(bytes(each.bytes))) for each in tokens)]
