@@ -71,13 +71,15 @@ def test_a_response_is_what_openais_types_demand(scripted_url: str) -> None:
 
 
 def test_a_response_says_again_what_was_asked(client: OpenAI) -> None:
-    asked: Any = {"prompt_cache_key": "k", "safety_identifier": "s", "max_tool_calls": 3}
+    asked: Any = {"prompt_cache_key": "k", "safety_identifier": "s", "max_tool_calls": 3, "parallel_tool_calls": False}
     late: Any = WEATHER | {"defer_loading": True, "async": True, "allowed_callers": ["direct"]}
     response = client.responses.create(
         model="short", input="Hi", reasoning={"context": "auto", "mode": "standard"}, tools=[late], **asked
     )
     assert response.tools[0].to_dict() == late
     assert {name: getattr(response, name) for name in asked} == asked
+    bare = client.responses.create(model="short", input="Hi", parallel_tool_calls=False)
+    assert bare.parallel_tool_calls is False
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -139,7 +139,7 @@ def _empty(body: ResponseRequest, turn: Turn) -> Response:
             "metadata": body.metadata or {},
             "model": turn.model,
             "output": [],
-            "parallel_tool_calls": turn.reading.plan.several,
+            "parallel_tool_calls": turn.reading.plan.several and body.parallel_tool_calls is not False,
             "previous_response_id": None,
             "reasoning": {"effort": None, "summary": None} | asked.get("reasoning", {}),
             **body.model_dump(include={"max_tool_calls", "prompt_cache_key", "safety_identifier"}, exclude_none=True),
