@@ -154,6 +154,10 @@ def test_presence_and_frequency_leave_the_prompt_alone_but_repetition_does_not()
     assert chosen([-9.0, -1.0, -9.0, -9.0, -1.1], repetition_penalty=1.2) == 4
 
 
+def test_tokens_of_pictures_may_be_beyond_the_vocabulary() -> None:
+    assert chosen([0.0, 5.0, 0.0, 0.0, 4.5], [5], repetition_penalty=1.2) == 4  # 5 logits, so there is no token 5
+
+
 def test_logit_bias_moves_a_token_up_or_out() -> None:
     assert chosen([1.0, 2.0, 3.0], logit_bias={0: 5.0}) == 0
     assert chosen([1.0, 2.0, 3.0], logit_bias={2: -100.0}) == 1

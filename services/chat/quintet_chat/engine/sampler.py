@@ -82,7 +82,8 @@ def _apply_rules(row: torch.Tensor, sequence: Sequence) -> None:
     """
     sampling = sequence.request.sampling
     if sampling.repetition_penalty != 1.0:
-        seen = torch.tensor(list({*sequence.request.prompt, *sequence.tokens}), device=row.device)
+        # Tokens of pictures may be beyond the vocabulary.
+        seen = [token for token in {*sequence.request.prompt, *sequence.tokens} if token < len(row)]
         scores = row[seen]
         row[seen] = torch.where(scores > 0, scores / sampling.repetition_penalty, scores * sampling.repetition_penalty)
     if sequence.counts and (sampling.presence_penalty or sampling.frequency_penalty):
