@@ -91,7 +91,7 @@ def test_any_flag_can_be_given() -> None:
     given: dict[str, Any] = {
         "tensor_parallel_size": 2, "enforce_eager": True, "enable-prefix-caching": False,
         "--quantization": "gptq_marlin", "limit_mm_per_prompt": {"image": 4}, "allowed_origins": ["a", "b"],
-        "url": None, "env": {}, "tool_family": "hermes",
+        "url": None, "env": {}, "tool_family": "hermes", "reasoning-parser": "qwen3",
     }  # fmt: skip
     assert words(engine_args=given)[7:] == [
         "--tensor-parallel-size", "2", "--enforce-eager", "--no-enable-prefix-caching", "--quantization",

@@ -25,7 +25,6 @@ class _Logprobs(msgspec.Struct):
 
 class _Words(msgspec.Struct):
     content: str | None = None
-    reasoning: str | None = None
 
 
 class _Choice(msgspec.Struct):

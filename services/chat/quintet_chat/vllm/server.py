@@ -26,8 +26,9 @@ from quintet_common.worker.host import LoadError
 from quintet_chat.vllm import facts, originals
 
 log = logging.getLogger("quintet.vllm")
-NOT_FLAGS = frozenset(Vllm.__struct_fields__)
-"""``engine_args`` that are not handed on to vLLM."""
+NOT_FLAGS = frozenset(Vllm.__struct_fields__) | {"reasoning_parser"}
+"""``engine_args`` that are not handed on to vLLM. Its own parser would take the thoughts out of the text, where they are
+told apart on our side."""
 
 _SHARDS = re.compile(r"(\d+)% Completed")
 _STAGES = (
@@ -118,9 +119,10 @@ def command(spec: ModelSpec) -> list[str]:
     if spec.dtype != "auto":
         flags["dtype"] = spec.dtype
     flags |= prepared.flags | _sizes(spec)
-    flags |= {name: value for name, value in spec.engine_args.items() if name not in NOT_FLAGS}
+    given = {name.removeprefix("--").replace("-", "_"): value for name, value in spec.engine_args.items()}
+    flags |= {name: value for name, value in given.items() if name not in NOT_FLAGS}
     for name, value in flags.items():
-        words += _flag(name.removeprefix("--").replace("_", "-"), value)
+        words += _flag(name.replace("_", "-"), value)
     return words
 
 
