@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from quintet.supervisor.sockets import listen, listen_near, port_of
 from quintet.zlai import _flag
 from quintet_common import wheels, yaml_source
 from quintet_common.addresses import port_number
-from quintet_common.models_yml import Config, ConfigError
+from quintet_common.models_yml import Config, ConfigError, parse_config
 from quintet_common.values import EMBEDDED_KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -149,8 +150,43 @@ def test_only_takes_kinds_and_services_with_commas_or_spaces() -> None:
     assert chosen_kinds(None) == KINDS
     assert chosen_kinds(["chat,tts"]) == {"chat", "tts"}
     assert chosen_kinds(["embed", "vision"]) == {"embedding", "rerank", "image"}
-    with pytest.raises(ConfigError, match="'caht' is not one of chat, embedding"):
+    assert chosen_kinds(["chat,", "tts,"]) == {"chat", "tts"}
+    with pytest.raises(ConfigError, match=r"'caht' is not one of chat, embedding, .*; did you mean 'chat'"):
         chosen_kinds(["caht"])
+
+
+@pytest.mark.parametrize(
+    ("word", "kinds"),
+    [("speech", "'tts'"), ("Images", "'image'"), ("embeddings", "'embedding'"), ("reranker", "'rerank'")],
+)
+def test_what_people_call_a_kind_is_understood_wherever_one_is_named(word: str, kinds: str) -> None:
+    with pytest.raises(ConfigError, match=rf"did you mean {kinds}\?$"):
+        chosen_kinds([word])
+    for text in (
+        f"models: [{{id: a, path: x, kind: {word}}}]",
+        f"models_config: [{{model_name: a, model_type: {word}}}]",
+    ):
+        with pytest.raises(ConfigError, match=rf"did you mean {kinds}\?$"):
+            parse_config(text, Path("models.yml"))
+
+
+def test_check_names_the_keys_of_zlai_in_its_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    for name in ("config.json", "tokenizer.json"):
+        (folder / name).write_text("{}")
+    header = json.dumps({"a.weight": {"dtype": "F16", "shape": [1000], "data_offsets": [0, 2000]}}).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(2000))
+    file = tmp_path / "models_config.yml"
+    file.write_text(
+        "models_config:\n- {model_name: a, model_path: embedded:hibari, model_type: completion}\n"
+        "- model_name: b\n  model_type: completion\n  model_path: ./m\n  max_memory: {cpu: 1KB}\n"
+    )
+    assert status_of("check", str(file)) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        f"{file}:2: model_path: embedded:hibari is of kind 'tts', not 'chat'.",
+        f"{file}:6: the weights of 'b' need 2 kB, but max_memory grants 1 kB.",
+    ]
 
 
 def test_every_kind_has_a_service_and_an_endpoint() -> None:

@@ -53,7 +53,7 @@ def test_all_models_of_a_device_count_together(model: Path) -> None:
     ]
     assert fit.problems([spec_of(model, memory={0: "5GB", 1: "5GB"})], {0: 5 * GB, 1: 5 * GB}) == []
     assert fit.problems([spec_of(model, memory={3: "9GB"})], {0: 5 * GB}) == [
-        "memory or device names GPU 3, which is not there."
+        "GPU 3 is not there, and a model is to go onto it."
     ]
     assert fit.problems([spec_of("org/not-here"), spec_of("embedded:x")], {"cpu": 1}) == []
 
@@ -77,7 +77,7 @@ def test_check_and_serve_refuse_what_cannot_fit(model: Path, capsys: pytest.Capt
     )
     assert status_of("check", str(file)) == 1
     printed = capsys.readouterr()
-    line = f"{file}:6: the weights of 'm' need 8 GB, but memory grants 2 GB."
+    line = f"{file}:6: the weights of 'm' need 8 GB, but max_memory grants 2 GB."
     assert printed.err.splitlines()[0] == line
     assert "8 GB" in printed.out
     assert status_of("serve", str(file)) == 2

@@ -329,7 +329,18 @@ def test_zlai_mistakes_have_their_line_too() -> None:
         ("load_metod: load_qwen2", "4: unknown key 'load_metod'; did you mean 'load_method'?"),
         ("model_type: completion\n  keap: always", "5: unknown key 'keap'; did you mean 'keep'?"),
         ("max_batch: 4", "2: the key 'model_type' is missing."),
-        ("model_type: completion\n  max_memory: 2", "5: max_memory: expected keys with values, got a whole number."),
+        (
+            "model_type: completion\n  max_memory: 2",
+            "5: max_memory: expected keys with values, got a whole number; write",
+        ),
+        (
+            "model_type: audio\n  max_memory: {0: 20}",
+            "5: max_memory: expected text, got a whole number; write it like {0",
+        ),
+        ("model_type: [audio]", "4: model_type: expected text, got a list."),
+        ("model_type: audio\n  load_method: 7", "5: load_method: expected text, got a whole number."),
+        ("model_type:", "2: the key 'model_type' is missing."),
+        ("model_type: audio\n  id: b", "2: model_name: 'model_name' says the same, leave one of them out."),
         ("model_type: audio\n  max_memory: {0: much}", "5: max_memory: 'much' is no amount of memory"),
     ],
 )
@@ -391,6 +402,26 @@ def test_an_entry_s_other_mistakes_are_told_beside_one_of_its_values() -> None:
     with pytest.raises(ConfigError) as caught:
         parse_config("models:\n- {id: a, kind: chat, path: x,\n   keep: 10 min,\n   contxt: 3, max_batch: 0}", FILE)
     assert [line[:13] for line in str(caught.value).splitlines()] == ["models.yml:3:", "models.yml:4:", "models.yml:4:"]
+
+
+def test_what_is_wrong_beside_the_keys_that_every_entry_needs_is_told_too() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config("models:\n- path: 5\n  kind: 7\n  context: 0\n- {kind: chat}", FILE)
+    assert str(caught.value).splitlines() == [
+        "models.yml:2: path: expected text, got a whole number.",
+        "models.yml:2: the key 'id' is missing.",
+        "models.yml:3: kind: expected text, got a whole number.",
+        "models.yml:4: context must be at least 1.",
+        "models.yml:5: the key 'id' is missing.",
+        "models.yml:5: the key 'path' is missing.",
+    ]
+
+
+def test_models_of_both_dialects_in_one_file_are_refused() -> None:
+    """Those of ``models`` were left out without a word."""
+    one, other = "models:\n- {id: a, kind: chat, path: x}\n", "models_config: []\n"
+    with pytest.raises(ConfigError, match="models_config is in this file too; all models go under one of the two"):
+        parse_config(one + other, FILE)
 
 
 def test_off_is_off_and_not_false(tmp_path: Path) -> None:

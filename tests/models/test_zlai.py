@@ -74,7 +74,7 @@ def test_what_cannot_fit_is_refused_with_what_it_needs(
     small.write_text(file.read_text().replace('"2GB"', '"10KB"'))
     assert checked(small) == 1
     refused = capsys.readouterr().err.splitlines()
-    assert len([line for line in refused if "memory grants 10 kB" in line and "need" in line]) == len(ENTRIES)
+    assert len([line for line in refused if "max_memory grants 10 kB" in line and "need" in line]) == len(ENTRIES)
 
 
 def test_what_transformers_lacks_goes_to_vllm(specs: dict[str, ModelSpec]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from quintet_common import checkpoint, folder
 from quintet_common.footprint import too_large
 from quintet_common.models_yml import Config, ConfigError, ModelSpec, load_config, read_source
 from quintet_common.values import embedded_mistake
+from quintet_common.yaml_source import Source
 
 
 class Problem(NamedTuple):
@@ -82,7 +84,13 @@ def _problems(config: Config) -> list[Problem]:
 
 def _lines(found: Sequence[Problem], file: Path) -> list[str]:
     source = read_source(file) if found else None
-    return [f"{file}:{source.line(each.place)}: {each.text}" for each in found if source is not None]
+    return [f"{file}:{source.line(each.place)}: {_named(each, source)}" for each in found if source is not None]
+
+
+def _named(problem: Problem, source: Source) -> str:
+    """The text, with the key that the file writes for ours."""
+    key = problem.place[-1]
+    return re.sub(rf"(^|, but ){key}\b", lambda match: f"{match[1]}{source.name_of(key)}", problem.text)
 
 
 def _mistake(spec: ModelSpec) -> tuple[str, str] | None:

@@ -46,7 +46,7 @@ def problems(specs: Iterable[ModelSpec], available: Mapping[Device, int]) -> lis
     for device, size in wanted.items():
         name = "this machine" if device == CPU else f"GPU {device}"
         if device not in available and device != CPU:
-            lines.append(f"memory or device names {name}, which is not there.")
+            lines.append(f"{name} is not there, and a model is to go onto it.")
         elif size > available.get(device, size):
             has = in_words(available[device])
             lines.append(f"the weights of the models for {name} need {in_words(size)}, but it has {has} free.")

@@ -60,6 +60,8 @@ def parse_config(text: str, file: Path) -> Config:
         source.refuse([f"{file}:1: expected a mapping with the key 'models'."])
     reading = _Reading(source)
     if zlai_config.KEY in data:
+        if "models" in data:
+            reading.complain_of_two_lists()
         data, wrong = zlai_config.translate(data)
         reading.skip(wrong)
     config = reading.config(data)
@@ -114,7 +116,16 @@ _TABLES: dict[str, type[msgspec.Struct]] = {
     "sampling": SamplingDefaults,
     "router": RouterSpec,
 }
-_NEEDED = ("id", "kind", "path")
+_STAND_INS = {"id": "?", "kind": "chat", "path": "?"}
+"""Of what every entry needs, for looking at the rest of one where it is wrong or missing."""
+_LIKE = {
+    "memory": values.MEMORY,
+    "aliases": "[one, two]",
+    "sampling": "{temperature: 0.7}",
+    "engine_args": "{quantization: int8}",
+    "keep": "10m idle",
+}
+"""How that is written which is often written otherwise."""
 _FOLDERS = ("loras", "voices")
 """Settings of engines that are paths."""
 
@@ -168,6 +179,9 @@ class _Reading:
             self.complain(error, ["models", index], "models")
         self._skipped.update(wrong)
 
+    def complain_of_two_lists(self) -> None:
+        self._fault([], f"models: {zlai_config.KEY} is in this file too; all models go under one of the two.")
+
     def complain(self, error: msgspec.ValidationError, at: Place, table: str = "") -> None:
         """Keep a mistake in what stands at ``at``, an entry of the list ``table`` if it is that of one."""
         complaint = wording.read(str(error))
@@ -184,9 +198,11 @@ class _Reading:
         entry = f"[{path[-1]}]" if path and isinstance(path[-1], int) else ""
         name = f"{self._source.name_of(keys[-1])}{entry}" if keys[-1] else "the file"
         if complaint.choice is None:
-            return self._fault(path, f"{name}: {complaint.text}.")
+            like = f"; write it like {_LIKE[keys[-1]]}" if keys[-1] in _LIKE and not entry else ""
+            return self._fault(path, f"{name}: {complaint.text}{like}.")
         choices = _CHOICES.get(keys[-1], [])
-        hint = wording.meant(complaint.choice, choices)
+        meant = values.kind_meant if keys[-1] in ("kind", "model_type") else wording.meant
+        hint = meant(complaint.choice, choices)
         return self._fault(path, f"{name}: {complaint.choice!r} is not one of {', '.join(choices)}{hint}")
 
     def _known(self, table: str) -> list[str]:
@@ -231,18 +247,23 @@ class _Reading:
 
     def _model(self, entry: Any, place: Place) -> ModelSpec | None:
         """An entry, less the keys that are wrong; None where it is none without them."""
-        whole = entry
+        misspelt = lacking = False
         while True:
             try:
-                return msgspec.convert(entry, ModelSpec)
+                spec = msgspec.convert(entry, ModelSpec)
             except msgspec.ValidationError as error:
                 complaint = wording.read(str(error))
-                if complaint.missing is None or entry is whole:  # else it is most likely there, under a wrong name
+                if complaint.missing is None or not misspelt:  # else it is most likely there, under a wrong name
                     self.complain(error, place, "models")
+            else:
+                return None if lacking else spec
             key = complaint.path[0] if complaint.path else complaint.unknown or _key_of(complaint, "models")
-            if not isinstance(entry, dict) or key not in entry or key in _NEEDED:
+            misspelt, key = misspelt or complaint.unknown is not None, complaint.missing or key
+            if not isinstance(entry, dict) or (key not in entry and key not in _STAND_INS):
                 return None
-            entry = {name: value for name, value in entry.items() if name != key}
+            lacking = lacking or key in _STAND_INS
+            rest = {name: value for name, value in entry.items() if name != key}
+            entry = rest | {name: _STAND_INS[name] for name in (key,) if name in _STAND_INS}
 
     def _wrong_value(self, index: int, keys: list[str], text: str) -> None:
         names = [str(self._source.name_of(key)) for key in keys]

@@ -39,7 +39,18 @@ EMBEDDED_KINDS: dict[str, str] = {
 _ORIGIN = re.compile(r"https?://(\[[0-9a-f:]+\]|[a-z0-9.-]+)(:\d+)?")
 """As browsers write it: in small letters."""
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
-_MEMORY = "{0: 20GB, cpu: 8GB}"
+MEMORY = "{0: 20GB, cpu: 8GB}"
+"""How it is written."""
+
+_OTHER_WORDS: dict[str, tuple[str, ...]] = {
+    "chat": ("completion", "completions", "llm", "text", "text-generation"),
+    "multimodal": ("vlm", "vision", "vision-language", "image-text-to-text"),
+    "image": ("images", "picture", "pictures", "diffusion", "diffuser", "diffusers", "vision", "text-to-image"),
+    "tts": ("speech", "audio", "voice", "voices", "text-to-speech"),
+    "embedding": ("embed", "embeddings", "vector", "vectors", "sentence-similarity", "feature-extraction"),
+    "rerank": ("reranker", "rerankers", "reranking", "ranking", "text-ranking"),
+}
+"""What people call the kinds."""
 
 
 def mistakes_in(spec: ModelSpec) -> Iterator[tuple[list[str], str]]:
@@ -52,7 +63,7 @@ def mistakes_in(spec: ModelSpec) -> Iterator[tuple[list[str], str]]:
         yield ["device"], f"{spec.device!r} is not auto, cpu, cuda or like cuda:1."
     for device, limit in spec.memory.items():
         if device != "cpu" and not (isinstance(device, int) and device >= 0):
-            yield ["memory"], f"{device!r} is no device; a GPU is named by its number, the machine is cpu: {_MEMORY}."
+            yield ["memory"], f"{device!r} is no device; a GPU is named by its number, the machine is cpu: {MEMORY}."
         try:
             parse_bytes(limit)
         except ValueError as error:
@@ -106,6 +117,13 @@ def path_mistake(folder: Path, path: str) -> str | None:
     except RuntimeError:
         return f"{path[:80]} is in the home of nobody here."
     return None
+
+
+def kind_meant(word: str, names: Iterable[str]) -> str:
+    """``; did you mean 'KIND'?`` for what people call a kind, else for the nearest of ``names``; '.' where none is."""
+    known = list(names)
+    found = [kind for kind, others in _OTHER_WORDS.items() if kind in known and word.lower() in (kind, *others)]
+    return f"; did you mean {' or '.join(map(repr, found))}?" if found else wording.meant(word, known)
 
 
 def _one_of(word: str, choices: Iterable[str]) -> str:

@@ -70,10 +70,12 @@ def translate(data: dict[str, Any]) -> tuple[dict[str, Any], dict[int, msgspec.V
 
 
 def _entry(entry: Any) -> Any:
-    """Raises msgspec.ValidationError for a word that stands for no kind."""
+    """Raises msgspec.ValidationError for a word that stands for no kind, and for a key in both dialects."""
     if not isinstance(entry, dict):
         return entry
-    model_type, method = str(entry.get("model_type", "")), str(entry.get("load_method", ""))
+    model_type, method = _word(entry, "model_type"), _word(entry, "load_method")
+    if twice := next(((theirs, ours) for theirs, ours in _FIELDS.items() if theirs in entry and ours in entry), None):
+        raise msgspec.ValidationError(f"{twice[0]!r} says the same, leave one of them out - at `$.{twice[1]}`")
     kind = _kind(model_type, method)
     if kind == "chat" and _SEES.search(f"{entry.get('model_name')} {entry.get('model_path')}"):
         kind = "multimodal"
@@ -84,6 +86,14 @@ def _entry(entry: Any) -> Any:
         _FIELDS.get(str(key), str(key)): value for key, value in entry.items() if key not in DROPPED
     }
     return {**({} if kind is None else {"kind": kind}), "owned_by": "Open Source", **rest}
+
+
+def _word(entry: dict[Any, Any], key: str) -> str:
+    """Empty where there is none. Raises msgspec.ValidationError for what is no text."""
+    try:
+        return msgspec.convert(entry.get(key), str | None) or ""
+    except msgspec.ValidationError as error:
+        raise msgspec.ValidationError(f"{error} - at `$.{key}`") from None
 
 
 def _kind(model_type: str, method: str) -> str | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from quintet_common.addresses import port_number
 from quintet_common.models_yml import ConfigError
+from quintet_common.values import kind_meant
 
 from quintet.checks import load_startable
 from quintet.supervisor.plan import KINDS, SERVICES
@@ -86,8 +87,11 @@ def chosen_kinds(only: list[str] | None) -> frozenset[str]:
         return KINDS
     of_service = {service.name: service.kinds for service in SERVICES}
     chosen: set[str] = set()
-    for word in ",".join(only).split(","):
+    for word in ",".join(only).replace(" ", ",").strip(",").split(","):
+        if not word and chosen:  # a comma and a space, as people write lists
+            continue
         if word not in KINDS and word not in of_service:
-            raise ConfigError(f"--only: {word!r} is not one of {', '.join(sorted(KINDS))}.")
+            known = sorted(KINDS)
+            raise ConfigError(f"--only: {word!r} is not one of {', '.join(known)}{kind_meant(word, known)}")
         chosen |= {word} if word in KINDS else of_service[word]
     return frozenset(chosen)
