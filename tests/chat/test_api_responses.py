@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from typing import Any
 
@@ -68,6 +69,14 @@ def test_a_response_is_what_openais_types_demand(scripted_url: str) -> None:
     assert response.tools[0].to_dict() == WEATHER
     assert raw["error"] is None
     assert raw["incomplete_details"] is None
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_time_is_whole_seconds(scripted_url: str, stream: bool) -> None:
+    text = httpx2.post(f"{scripted_url}/v1/responses", json={"model": "short", "input": "Hi", "stream": stream}).text
+    assert (
+        set(re.findall(r'"created_at": ?([^,}]*)', text)) == set(re.findall(r'"created_at": ?(\d+)[,}]', text)) != set()
+    )
 
 
 def test_a_response_says_again_what_was_asked(client: OpenAI) -> None:

@@ -24,6 +24,12 @@ from quintet_chat.api.turn import Turn, as_prompt, start_turn
 from quintet_chat.protocol import Delta, Finished
 
 
+class _Response(Response):
+    """The time is whole seconds on OpenAI's wire, though not in its type; clients in Go and Rust take nothing else."""
+
+    created_at: int
+
+
 def responses_router(service: str) -> APIRouter:
     """The routes of the models of kind ``service``: ``chat`` or ``multimodal``."""
     router = APIRouter(tags=["responses"])
@@ -105,6 +111,9 @@ async def _written(turn: Turn, writer: ResponseWriter) -> AsyncGenerator[Any, No
 
 
 def _as_bytes(event: Any) -> bytes:
+    if hasattr(event, "response"):  # of a type of our own, which is to be heeded
+        event = event.model_dump(mode="json", exclude_unset=True, by_alias=True, serialize_as_any=True)
+        return sse.event(event, event["type"])
     return sse.event(event, event.type)
 
 
@@ -125,7 +134,7 @@ def _empty(body: ResponseRequest, turn: Turn) -> Response:
     text = {"format": {"type": "text"}} | asked.get("text", {})
     unsaid = {"function": {"strict": None, "parameters": None}, "custom": {}}
     tools = [{**unsaid[tool["type"]], **tool} for tool in asked.get("tools", [])]
-    return Response.model_validate(
+    return _Response.model_validate(
         {
             "id": new_id("resp"),
             "object": "response",
