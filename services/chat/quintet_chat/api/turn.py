@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -71,7 +72,9 @@ async def as_prompt(
     refusal = None if sees else f"The model {worker.spec.id!r} does not take pictures."
     conversation = await read_conversation(body.messages, dialect, refusal, paths)
     messages = conversation.messages
-    plan = plan_tools(body, worker, messages[-1]["role"])
+    given = body, worker, messages[-1]["role"]
+    # Reading the grammars of custom tools can take a second, in which others are to be answered.
+    plan = await asyncio.to_thread(plan_tools, *given) if body.tools else plan_tools(*given)
     tools = plan.tools
     if not worker.info.get("template_tools"):
         family = plan.family or FAMILIES["hermes"]
