@@ -27,8 +27,8 @@ from quintet_chat.vllm import facts, originals
 
 log = logging.getLogger("quintet.vllm")
 NOT_FLAGS = frozenset(Vllm.__struct_fields__) | {"reasoning_parser"}
-"""``engine_args`` that are not handed on to vLLM. Its own parser would take the thoughts out of the text, where they are
-told apart on our side."""
+"""``engine_args`` that are not handed on to vLLM. Its own parser would take thoughts out of the text, where we look for
+them."""
 
 _SHARDS = re.compile(r"(\d+)% Completed")
 _STAGES = (
