@@ -65,6 +65,27 @@ def test_check_names_every_directory_that_is_missing(capsys: pytest.CaptureFixtu
     ]
 
 
+def test_check_says_what_a_hub_is_to_give_and_which(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # where nobody answers
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    file = tmp_path / "models.yml"
+    file.write_text("models: [{id: d, kind: chat, path: Qwen/Qwen2-7B-Instruct}]")
+    assert status_of("check", str(file)) == 0
+    *_, row, where = capsys.readouterr().out.splitlines()
+    assert " Qwen/Qwen2-7B-Instruct (not here yet) " in row
+    assert where.startswith(
+        "(not here yet): fetched from 127.0.0.1:9 at start, or before by `quintet pull`; HF_ENDPOINT"
+    )
+    (tmp_path / "cache" / "models--Qwen--Qwen2-7B-Instruct" / "snapshots" / "abc").mkdir(parents=True)
+    assert status_of("check", str(file)) == 0
+    assert "not here" not in capsys.readouterr().out
+
+
 def test_check_names_embedded_models_and_key_files_that_cannot_be(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

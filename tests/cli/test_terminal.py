@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from quintet.terminal.screen import Progress, Screen
-from quintet.terminal.table import cut, pad, table, width
+from quintet.terminal.table import columns_of, cut, pad, table, width, wrap
 
 
 class Terminal(io.StringIO):
@@ -20,6 +20,7 @@ class Terminal(io.StringIO):
 def test_wide_characters_count_twice_and_marks_not_at_all() -> None:
     assert width("中文女") == 6
     assert width("e\u0301") == 1
+    assert width("❤\ufe0f\u200d") == 1
     assert pad("模型", 6) == "模型  "
 
 
@@ -35,6 +36,54 @@ def test_table_columns_start_at_the_same_place_with_chinese_names() -> None:
     lines = table(("model", "kind"), [("小模型", "chat"), ("small", "tts")])
     assert [width(line[: line.index(word)]) for line, word in zip(lines[2:], ("chat", "tts"), strict=True)] == [8, 8]
     assert lines[0].index("kind") == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "lines"),
+    [
+        ("Qwen/Qwen2-7B-Instruct", 12, ["Qwen/Qwen2-", "7B-Instruct"]),
+        ("it ends: no memory", 8, ["it ends:", "no", "memory"]),
+        ("abcdefghij", 4, ["abcd", "efgh", "ij"]),
+        ("中文女声中", 5, ["中文", "女声", "中"]),
+        ("", 4, [""]),
+    ],
+)
+def test_text_is_wrapped_between_its_parts_where_that_can_be(text: str, columns: int, lines: list[str]) -> None:
+    assert wrap(text, columns) == lines
+
+
+LONG = [
+    ("一个名字很长的中文模型用来看表格会不会乱掉", "chat", "", "failed"),
+    ("a-model-with-a-name-as-long-as-people-make-them", "embedding", "", "ready"),
+]
+REASON = "the folder /模型/某个目录 has no config.json, so it is no folder of a model, or not all of one."
+
+
+@pytest.mark.parametrize("columns", [100, 80, 50])
+def test_a_table_fits_into_its_terminal_and_reasons_are_below(columns: int) -> None:
+    lines = table(("model", "kind", "weights", "state"), LONG, columns, {0: REASON})
+    assert max(map(width, lines)) <= columns
+    kinds = [
+        width(line[: line.index(word)]) for line in lines for word in ("kind", "chat", "embedding") if word in line
+    ]
+    assert len(kinds) == 3
+    assert len(set(kinds)) == 1
+    below = [line for line in lines if line.startswith("  ")]
+    assert "".join(below).replace(" ", "") == REASON.replace(" ", "")
+    assert "".join(line.split(" ")[0] for line in lines[2:] if not line[0].isascii()) == LONG[0][0]
+
+
+def test_columns_without_a_word_are_left_out_only_where_there_is_no_room() -> None:
+    header = ("model", "kind", "weights", "state")
+    assert "weights" in table(header, LONG, 200)[0]
+    assert "weights" not in table(header, LONG, 60)[0]
+
+
+def test_without_a_terminal_a_row_is_one_line_of_any_length() -> None:
+    assert columns_of(io.StringIO()) is None
+    lines = table(("model", "kind", "weights", "state"), LONG, None, {0: REASON})
+    assert len(lines) == 4
+    assert lines[2].endswith(f"failed: {REASON}")
 
 
 def loading(fraction: float, note: str = "") -> list[Progress]:

@@ -94,6 +94,20 @@ def test_what_was_fetched_before_or_is_a_folder_needs_no_hub(monkeypatch: pytest
     hub.check(ModelSpec(id="a", kind="chat", path="embedded:smollm2-135m-instruct"))
 
 
+def test_what_is_to_be_fetched_is_known_without_asking(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from huggingface_hub import constants
+
+    use(monkeypatch, NOWHERE, tmp_path)
+    assert hub.awaits(SPEC)
+    assert not hub.awaits(ModelSpec(id="a", kind="chat", path=str(tmp_path)))
+    assert not hub.awaits(ModelSpec(id="a", kind="chat", path="embedded:smollm2-135m-instruct"))
+    assert hub.source().startswith("fetched from 127.0.0.1:9 at start")
+    (tmp_path / "models--Qwen--Qwen2-Chatt" / "snapshots" / "abc").mkdir(parents=True)
+    assert not hub.awaits(SPEC)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert hub.source() == "no hub is asked while HF_HUB_OFFLINE is set."
+
+
 async def test_a_model_whose_hub_is_away_is_failed_and_not_given_up(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -29,10 +29,9 @@ class NotOnHub(Exception):
 @contextmanager
 def explained(name: str, revision: str | None = None) -> Iterator[None]:
     """What huggingface_hub says of the model ``name`` in here, as HubError or NotOnHub."""
-    from huggingface_hub import constants
     from huggingface_hub import errors as hub
 
-    where = f"the hub {urlsplit(constants.ENDPOINT).netloc or constants.ENDPOINT}"
+    where = f"the hub {_host()}"
     try:
         yield
     except hub.GatedRepoError:
@@ -60,7 +59,7 @@ def check(spec: ModelSpec) -> None:
         from huggingface_hub.errors import HfHubHTTPError
     except ImportError:
         return
-    if not _of_hub(spec) or any(_fetched(spec.path)):
+    if not awaits(spec):
         return
     revision = spec.engine_args.get("revision")
     try:
@@ -70,6 +69,29 @@ def check(spec: ModelSpec) -> None:
         raise type(error)(_in_full(spec, error)) from None
     except HfHubHTTPError:
         return  # a mirror may have the files alone; the library that wants them says what is wrong
+
+
+def awaits(spec: ModelSpec) -> bool:
+    """Whether the model is to be fetched when it is loaded. No hub is asked."""
+    try:
+        return _of_hub(spec) and not any(_fetched(spec.path))
+    except ImportError:
+        return False
+
+
+def source() -> str:
+    """Where models are fetched from, for a person."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return "no hub is asked while HF_HUB_OFFLINE is set."
+    return f"fetched from {_host()} at start, or before by `quintet pull`; HF_ENDPOINT names another hub."
+
+
+def _host() -> str:
+    from huggingface_hub import constants
+
+    return urlsplit(constants.ENDPOINT).netloc or constants.ENDPOINT
 
 
 def outage(spec: ModelSpec, error: BaseException | None) -> HubError | None:

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from quintet_common import checkpoint
+from quintet_common import checkpoint, hub
 from quintet_common.folder import missing
 from quintet_common.footprint import in_words, needed
 from quintet_common.models_yml import ConfigError, ModelSpec, load_config
@@ -14,9 +14,11 @@ from quintet_common.models_yml import ConfigError, ModelSpec, load_config
 from quintet import fit
 from quintet.checks import problems
 from quintet.supervisor.plan import ENDPOINTS
-from quintet.terminal.table import table
+from quintet.terminal.table import columns_of, table
 
 HEADER = ("model", "kind", "engine", "path", "weights", "memory", "endpoint", "default")
+NOT_YET = "(not here yet)"
+"""Of what a hub is to give."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,9 +33,11 @@ def run(options: argparse.Namespace) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 1
-    print("\n".join(table(HEADER, [_row(spec) for spec in config.models])))
+    print("\n".join(table(HEADER, [_row(spec) for spec in config.models], columns_of(sys.stdout))))
     for upstream in config.upstreams:
         print(f"upstream  {upstream.url}")
+    if any(hub.awaits(spec) for spec in config.models):
+        print(f"{NOT_YET}: {hub.source()}")
     found = problems(config, file) + [f"{file}: {line}" for line in fit.problems(config.models, fit.free())]
     for problem in found:
         print(problem, file=sys.stderr)
@@ -42,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _row(spec: ModelSpec) -> tuple[str, ...]:
     memory = ", ".join(f"{device}: {limit}" for device, limit in spec.memory.items()) or "any"
-    path = spec.path + (" (missing)" if missing(spec) else "")
+    path = spec.path + (" (missing)" if missing(spec) else f" {NOT_YET}" if hub.awaits(spec) else "")
     default = "yes" if spec.default else ""
     return (spec.id, spec.kind, _engine(spec), path, _weights(spec), memory, ENDPOINTS[spec.kind], default)
 

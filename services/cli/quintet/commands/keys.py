@@ -9,7 +9,7 @@ from pathlib import Path
 
 from quintet_common import install
 
-from quintet.terminal.table import table
+from quintet.terminal.table import columns_of, table
 
 HEADER = ("name", "models", "per minute", "at once", "admin", "since")
 DEFAULT_FILE = "keys.yml"
@@ -86,7 +86,7 @@ def _list(options: argparse.Namespace) -> int:
         )
         for key in keyfile.read(options.file)
     ]
-    print("\n".join(table(HEADER, rows)))
+    print("\n".join(table(HEADER, rows, columns_of(sys.stdout))))
     return 0
 
 

@@ -9,7 +9,7 @@ import openai
 
 from quintet.client import Card, add_url, cards, connect, explain
 from quintet.supervisor.plan import ENDPOINTS
-from quintet.terminal.table import table
+from quintet.terminal.table import columns_of, table
 
 HEADER = ("model", "aliases", "kind", "engine", "endpoint", "state")
 
@@ -25,11 +25,11 @@ def run(options: argparse.Namespace) -> int:
     except openai.OpenAIError as error:
         print(explain(error, options.url), file=sys.stderr)
         return 1
-    print("\n".join(table(HEADER, [_row(card) for card in found])))
+    notes = {index: card.note for index, card in enumerate(found) if card.note}
+    print("\n".join(table(HEADER, [_row(card) for card in found], columns_of(sys.stdout), notes)))
     return 0
 
 
 def _row(card: Card) -> tuple[str, ...]:
     state = f"{card.state} {card.progress:.0%}" if card.state == "loading" else card.state
-    note = f": {card.note}" if card.note else ""
-    return (card.id, ", ".join(card.aliases), card.kind, card.engine, ENDPOINTS.get(card.kind, ""), state + note)
+    return (card.id, ", ".join(card.aliases), card.kind, card.engine, ENDPOINTS.get(card.kind, ""), state)

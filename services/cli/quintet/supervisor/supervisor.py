@@ -239,7 +239,7 @@ class Supervisor:
         ports = {name: running.port for name, running in self._services.items()}
         self._screen.end_progress()
         locked = self._config.router.keys is not None
-        self._screen.say(*welcome.lines(self._url, states, ports, self._logs, locked))
+        self._screen.say(*welcome.lines(self._url, states, ports, self._logs, locked, self._screen.columns))
         if lag:
             self._screen.say(lag)
 

@@ -15,25 +15,27 @@ HEADER = ("model", "kind", "engine", "endpoint", "state")
 
 
 def lines(
-    url: str, states: Sequence[ModelState], ports: Mapping[str, int], logs: Path | None, locked: bool
+    url: str,
+    states: Sequence[ModelState],
+    ports: Mapping[str, int],
+    logs: Path | None,
+    locked: bool,
+    columns: int | None,
 ) -> list[str]:
     """The lines. ``ports`` are those of the services, by name; each has ``/health`` and ``/metrics`` there. ``locked``:
-    the router asks for a key."""
-    rows = [(s.id, s.kind, s.engine, f"POST {ENDPOINTS.get(s.kind, '')}", _words(s)) for s in states]
+    the router asks for a key. ``columns`` are those of the terminal, if it is one."""
+    rows = [(s.id, s.kind, s.engine, f"POST {ENDPOINTS.get(s.kind, '')}", s.state) for s in states]
+    notes = {index: s.note for index, s in enumerate(states) if s.state == "failed" and s.note}
     places = [f"docs {url}/docs", f"metrics {url}/metrics"] + ([f"logs {logs}"] if logs else [])
     return [
         "",
-        *table(HEADER, rows),
+        *table(HEADER, rows, columns, notes),
         "",
         f"Quintet is up: {url}/v1    Ctrl-C stops it.",
         "   ".join(places),
         "services " + "  ".join(f"{name} :{port}" for name, port in ports.items()),
         *_try(url, states, locked),
     ]
-
-
-def _words(state: ModelState) -> str:
-    return f"{state.state}: {state.note}" if state.state == "failed" and state.note else state.state
 
 
 def _try(url: str, states: Sequence[ModelState], locked: bool) -> list[str]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
-from quintet.terminal.table import cut, pad, width
+from quintet.terminal.table import columns_of, cut, pad, width
 
 BAR = 20
 """Columns of a progress bar."""
@@ -38,6 +38,11 @@ class Screen:
         self._live = out.isatty()
         self._drawn: list[str] = []
         self._said: dict[str, tuple[str, str, int]] = {}
+
+    @property
+    def columns(self) -> int | None:
+        """How wide it is; None where it is no terminal."""
+        return columns_of(self._out)
 
     def say(self, *lines: str) -> None:
         """Print lines that stay, above the bars."""
