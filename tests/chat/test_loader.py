@@ -121,6 +121,13 @@ def test_engine_args_are_checked() -> None:
         attempt(tiny_spec(engine_args={"kv_memory": "lots"}))
 
 
+def test_end_tokens_that_are_none_of_the_models_are_passed_over(tmp_path: Path) -> None:
+    folder = copy(tmp_path)
+    edit(folder, eos_token_id=[-1, 99999, 2])
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    assert load(spec_of(folder), 4, lambda _fraction, _note: None).eos == {2}
+
+
 def test_a_context_that_memory_cannot_hold() -> None:
     with pytest.raises(LoadError, match="a context of 512 tokens needs"):
         attempt(tiny_spec(context=512, engine_args={"kv_memory": "100KB"}))

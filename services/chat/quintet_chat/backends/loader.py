@@ -317,11 +317,13 @@ def _context(spec: ModelSpec, longest: int, room: int, bytes_per_token: int) -> 
 
 
 def _eos(model: Any, tokenizer: Any) -> frozenset[int]:
+    """The tokens that end an answer. Some configurations name one that the model lacks, or none by the number -1."""
     found: set[int] = set()
     for source in (model.generation_config, model.config.get_text_config(), tokenizer):
         ids = getattr(source, "eos_token_id", None)
         found |= set(ids if isinstance(ids, list) else [] if ids is None else [ids])
-    return frozenset(found)
+    vocabulary = model.config.get_text_config().vocab_size
+    return frozenset(token for token in found if 0 <= token < vocabulary)
 
 
 def _info(spec: ModelSpec, model: Any, tokenizer: Any, context: int) -> dict[str, Any]:
