@@ -5,6 +5,11 @@ CONFIG ?= models.yml
 BIN := .venv/bin
 PACKAGES := $(wildcard services/*/quintet*)
 
+# What is given behind make, and is no variable of the environment as PIP_INDEX_URL is one, must have a meaning here.
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(if $(findstring _,$(name)),,$(name))))
+UNKNOWN := $(filter-out PYTHON PORT CONFIG ARGS UPGRADE BIN PACKAGES SHELL,$(GIVEN))
+$(if $(UNKNOWN),$(error There is no $(UNKNOWN) here. There are PORT, CONFIG, PYTHON, ARGS, UPGRADE; "make help" says for what))
+
 .DEFAULT_GOAL := help
 .PHONY: help install up test test-fast lint lock clean bench-stack bench-embed bench-tts bench-vision bench-router \
 	bench-affinity bench-chaos bench-soak fuzz-router bench-chat conformance gpu-check containers
@@ -22,10 +27,10 @@ up: install ## Start all services behind the router: make up [PORT=8000] [CONFIG
 	@exec $(BIN)/quintet serve $(CONFIG) --port $(PORT)
 
 test: install ## Run all tests: unit, contract, and end to end on the embedded models (minutes)
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n auto --dist loadfile
 
 test-fast: install ## Run all tests but those that start the whole stack (minutes)
-	@$(BIN)/pytest --ignore=tests/e2e
+	@$(BIN)/pytest -n auto --dist loadfile --ignore=tests/e2e
 
 containers: install ## Build the images and test them: the stack on CPUs, in trouble, and what Kubernetes gets (minutes; Docker, network)
 	@$(BIN)/pytest -m docker tests/compose $(wildcard tests/helm)
