@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from router.harness import END, STREAM, Door, FakeUpstream, Response, chunk, raw, read_response, until
+from router.harness import END, STREAM, Door, FakeUpstream, Response, card, chunk, raw, read_response, until
 from router.test_process import EVENT, router_process
 
 DONE = b"data: [DONE]\n\n"
@@ -20,13 +21,17 @@ class Halves:
 
     def __init__(self) -> None:
         self.go_on = asyncio.Event()
-        self.upstream = FakeUpstream(self._behave)
+        self.upstream = FakeUpstream(self._behave, [card("m"), card("later", state="loading")])
 
     async def _behave(self, request: Any, __: Any, writer: asyncio.StreamWriter) -> None:
         writer.write(STREAM + chunk(EVENT))
         if not request.json.get("quick"):
             await self.go_on.wait()
         writer.write(chunk(EVENT) + chunk(DONE) + END)
+
+
+async def never(*_: Any) -> None:
+    await asyncio.Event().wait()
 
 
 @asynccontextmanager
@@ -119,6 +124,25 @@ async def test_grace_is_the_longest_that_a_stream_may_go_on() -> None:
         running.send_signal(signal.SIGTERM)
         began = time.monotonic()
         response = await asyncio.wait_for(read_response(reader), 20)
-        assert not response.complete
+        assert response.complete
+        events = response.body.removeprefix(EVENT).removeprefix(b"data: ")
+        assert json.loads(events)["error"]["code"] == "stopping"
+        assert await asyncio.wait_for(reader.read(), 20) == b""
         await asyncio.wait_for(running.wait(), 20)
         assert time.monotonic() - began > 0.4
+
+
+async def test_who_has_waited_in_vain_when_grace_is_over_is_told() -> None:
+    """For a model that loads, for a turn, for an answer."""
+    async with process("--grace", "0.5", "--max-concurrent", "1") as (running, door, halves):
+        halves.upstream.behave = never
+        asked = [await door.send("/v1/chat/completions", {"model": model}) for model in ("m", "m", "later")]
+        await until(lambda: len(halves.upstream.requests) == 1)
+        while await door.metric("quintet_router_waiting") < 2:  # noqa: ASYNC110  # it happens in another process
+            await asyncio.sleep(0.01)
+        running.send_signal(signal.SIGTERM)
+        for reader, _ in asked:
+            response = await asyncio.wait_for(read_response(reader), 20)
+            assert (response.status, response.error["code"]) == (503, "stopping")
+            assert response.get("retry-after") == "1"
+        await asyncio.wait_for(running.wait(), 20)

@@ -132,6 +132,26 @@ async def test_who_waits_for_a_promised_model_that_a_reload_takes_away_is_told_a
         assert fleet.expected == {"else"}
 
 
+async def test_a_model_that_a_reload_promises_is_waited_for_until_its_service_has_read_the_file_too() -> None:
+    upstream = FakeUpstream()
+    async with open_door(upstream, poll_seconds=60.0, **LONG) as door:
+        fleet = door.router.fleet
+        assert (await door.chat(model="new")).status == 404
+        await fleet.apply([UpstreamSpec(url=upstream.url)], frozenset({"m", "new"}))
+        waiting = asyncio.create_task(door.chat(model="new"))
+        await until(lambda: lengths(door) == {"new": 1})
+        assert (await door.chat(model="newer")).status == 404
+        upstream.cards = [card("m"), card("new")]
+        assert (await asyncio.wait_for(waiting, 5)).status == 200
+
+
+async def test_a_model_that_a_reload_promises_and_nobody_has_is_not_there_in_the_end() -> None:
+    upstream = FakeUpstream()
+    async with open_door(upstream, load_wait=60.0, reload_seconds=0.5) as door:
+        await door.router.fleet.apply([UpstreamSpec(url=upstream.url)], frozenset({"new"}))
+        assert (await asyncio.wait_for(door.chat(model="new"), 5)).status == 404
+
+
 def test_an_upstream_is_lost_from_the_first_refusal_on() -> None:
     breaker = Breaker(5)
     breaker.failed(Failure.CONNECT, 100.0)

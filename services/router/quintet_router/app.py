@@ -14,7 +14,7 @@ from quintet_router.access.gate import Gate
 from quintet_router.asgi import Exchanged
 from quintet_router.control import create_control
 from quintet_router.cors import Cors
-from quintet_router.departure import Departure
+from quintet_router.departure import Departure, stopping
 from quintet_router.downstream import Downstream
 from quintet_router.driven import in_task
 from quintet_router.fleet import Fleet
@@ -64,7 +64,7 @@ class Router:
         if self.departure.begun:
             request.keep_alive = False
             if self.departure.closed:
-                return _refuse(request, self.departure.refusal())
+                return _refuse(request, stopping())
         path = FORWARDED.get(request.raw_path) or find_path(request.path)
         if path is None:
             return in_task(self._beside(request))

@@ -70,7 +70,7 @@ def scope_of(request: Downstream) -> Scope:
         "server": request.server,
         "client": request.client,
         "scheme": "http",
-        "method": request.method,
+        "method": "GET" if request.method == "HEAD" else request.method,  # the answer's body is kept back
         "root_path": "",
         "path": request.path,
         "raw_path": request.raw_path,

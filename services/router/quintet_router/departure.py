@@ -18,5 +18,6 @@ class Departure:
     def close(self) -> None:
         self.begun = self.closed = True
 
-    def refusal(self) -> ApiError:
-        return ApiError(503, "The router is stopping. Try again.", code="stopping", retry_after=1)
+
+def stopping() -> ApiError:
+    return ApiError(503, "The router is stopping. Try again.", code="stopping", retry_after=1)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterable, Iterator
 from itertools import count
+from math import inf
 from time import monotonic
 from typing import Any
 
@@ -62,6 +63,7 @@ class Fleet:
         self._pollers: dict[Upstream, _Poller] = {}
         self._changing = asyncio.Lock()
         self._started = 0.0
+        self._reloaded = -inf
         self.client: httpx2.AsyncClient
         for spec, ip in self._wanted():
             self.upstreams.append(self._upstream(spec, ip))
@@ -105,6 +107,9 @@ class Fleet:
                 self._known.pop(url, None)
             self._watch_names()
             await self._change()
+            self._reloaded = monotonic()
+            for poller in self._pollers.values():
+                poller.hurry.set()
 
     async def _resolved(self, spec: UpstreamSpec, addresses: frozenset[str]) -> None:
         async with self._changing:
@@ -163,14 +168,19 @@ class Fleet:
 
     def may_come(self, name: str | None) -> ApiError | None:
         """503 when a model that is not in the catalog may be there soon: some upstream has never answered or has no
-        address, and the model is promised, or was there, or it is early days."""
+        address, and the model is promised, or was there, or it is early days; or a reload has just promised it."""
         early = monotonic() - self._started < self._settings.start_seconds
         absent = any(spec.dns and not self._addresses.get(spec.url) for spec in self._specs)
         awaited = absent or any(upstream.cards is None for upstream in self.upstreams)
-        if ((early or name in self.expected) and awaited) or self._was_there(name):
+        promised = name in self.expected
+        if ((early or promised) and awaited) or (promised and self.just_reloaded) or self._was_there(name):
             which = f"The model {name!r} is" if name else "A model for this is"
             return unavailable(f"{which} not known here yet: not all servers behind this one have answered.", 2)
         return None
+
+    @property
+    def just_reloaded(self) -> bool:
+        return monotonic() - self._reloaded < self._settings.reload_seconds
 
     def worth_waiting(self, name: str | None) -> bool:
         """Whether what may come is likely to: it is promised, or was there, or somebody has not even been tried. That
@@ -209,7 +219,8 @@ def _check(specs: Iterable[UpstreamSpec]) -> None:
 
 
 class _Poller:
-    """Asks one upstream for its models: every few seconds, every second while it is down or loading."""
+    """Asks one upstream for its models: every few seconds, every second while it is down or loading, and after a
+    reload."""
 
     def __init__(self, upstream: Upstream, fleet: Fleet, settings: Settings) -> None:
         self._upstream = upstream
@@ -267,7 +278,7 @@ class _Poller:
             upstream.breaker.succeeded()
         upstream.learn(cards, self._settings)
         self._tell(True, f"{len(upstream.cards or [])} models")
-        return all(card.get("state") in _SETTLED for card in cards)
+        return all(card.get("state") in _SETTLED for card in cards) and not self._fleet.just_reloaded
 
     async def _request(self) -> httpx2.Response:
         """The model list's answer. The time limit is for all of it: bytes that trickle are no sign of health."""

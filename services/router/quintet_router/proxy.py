@@ -15,6 +15,7 @@ from quintet_router.access.gate import Gate
 from quintet_router.balance import Balancer, retry_seconds
 from quintet_router.body import Body, ClientGone, too_large
 from quintet_router.catalog import Target
+from quintet_router.departure import stopping
 from quintet_router.downstream import Downstream
 from quintet_router.driven import in_task
 from quintet_router.exchange import Exchange, Outcome
@@ -102,14 +103,14 @@ class Proxy:
         except ClientGone:
             pass
         except ApiError as error:
-            seen.code = error.status
-            send_error(request, error, [(b"x-request-id", own_id), *exchange.added])
+            seen.code = self._tell(request, exchange, error)
+        except GeneratorExit:  # the router stops, and has waited for this for as long as it may
+            seen.code = self._tell(request, exchange, stopping())
+            raise
         except Exception:
             log.exception("%s failed", path.label)
-            seen.code = 500
-            if not exchange.status:
-                fault = ApiError(500, "The router failed on this request; its log has the details.")
-                send_error(request, fault, [(b"x-request-id", own_id)])
+            fault = ApiError(500, "The router failed on this request; its log has the details.")
+            seen.code = self._tell(request, exchange, fault)
         finally:
             del self._active[exchange]
             exchange.close()
@@ -124,7 +125,7 @@ class Proxy:
     async def _forward(self, job: Job, exchange: Exchange) -> int:
         """Try one upstream after the other until the client has an answer; its status, or 499 when the client left.
 
-        Raises ApiError when no upstream answers.
+        Raises ApiError when no upstream answers, or one breaks off.
         """
         self._active[exchange] = job
         attempts = job.attempts
@@ -173,7 +174,9 @@ class Proxy:
                 error = None if stale else self._explain(upstream, exchange, outcome, ticket)
                 if not (job.body.whole and attempts.resend(job.targets, exchange, outcome, reused)):
                     error = self._explain(upstream, exchange, outcome, ticket) if stale else error
-                    return self._end(exchange, error)
+                    if error is None:
+                        return CLIENT_CLOSED_REQUEST
+                    raise error
             job.seen.retries += 1
 
     async def _target(self, job: Job, exchange: Exchange) -> Target:
@@ -267,14 +270,14 @@ class Proxy:
 
     # Ends.
 
-    def _end(self, exchange: Exchange, error: ApiError | None) -> int:
-        """The end of a request without a complete answer: the status that it counts as. Raises ApiError if the client
-        can still be told."""
-        if error is None:
-            return CLIENT_CLOSED_REQUEST
+    def _tell(self, request: Downstream, exchange: Exchange, error: ApiError) -> int:
+        """End a request without a complete answer, and say why as far as that can be said: the status that it counts
+        as."""
+        if request.complete:
+            return exchange.status
         if not exchange.status:
-            raise error
-        if exchange.between_events:
+            send_error(request, error, [(b"x-request-id", exchange.request_id), *exchange.added])
+        elif exchange.between_events:
             exchange.last_words(b"data: " + msgspec.json.encode(error.body) + b"\n\n")
         return error.status
 

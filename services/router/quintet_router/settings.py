@@ -63,6 +63,9 @@ class Settings:
     """How often a watched file is looked at."""
     start_seconds: float = 60.0
     """So long after the start an unknown model is 503 rather than 404 while some upstream has never answered."""
+    reload_seconds: float = 10.0
+    """So long after a reload a promised model that no upstream has is 503 rather than 404: the services read the same
+    file, and may take longer."""
     breaker_failures: int = 5
     """So many failures in a row open an upstream's circuit; a refused connection opens it at once."""
     watch_seconds: float = 1.0
