@@ -143,9 +143,16 @@ def from_config(file: Path) -> list[Wanted]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("models", nargs="*", metavar="ORG/NAME[@REVISION]", help="what to download")
+    parser.add_argument(
+        "models",
+        nargs="*",
+        metavar="ORG/NAME[@REVISION]",
+        help="what to download; REVISION is a branch, a tag or a commit",
+    )
     parser.add_argument("--models", dest="config", metavar="FILE", type=Path, help="also all that a models.yml names")
-    parser.add_argument("--into", metavar="FOLDER", type=Path, help="default: the cache where services look")
+    parser.add_argument(
+        "--into", metavar="FOLDER", type=Path, help="where it goes (default: the cache where services look)"
+    )
 
 
 @contextmanager

@@ -53,23 +53,28 @@ class Drain:
 
 def listen_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of everything that listens."""
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: loopback only)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
     parser.add_argument("--port", type=port_number, default=8000, help="port to listen on (default: 8000)")
-    parser.add_argument("--fd", type=int, help="listen on this inherited socket instead of host and port")
-    parser.add_argument("--lifeline", type=int, help="end when this inherited descriptor is closed at its other end")
+    parser.add_argument("--fd", type=int, metavar="FD", help="listen on this inherited socket instead of host and port")
+    parser.add_argument("--lifeline", type=int, metavar="FD", help="end when this one is closed at its other end")
     levels = ["debug", "info", "warning", "error"]
-    parser.add_argument("--log-level", default="info", choices=levels, help="what is logged (default: info)")
+    parser.add_argument("--log-level", default="info", choices=levels, help="which lines are logged (default: info)")
 
 
 def main(service: str, kinds: set[str], create: Callable[[list[ModelSpec]], FastAPI]) -> None:
     """The command line of a service. ``create`` makes its app from the models of its kinds."""
     parser = argparse.ArgumentParser(prog=f"quintet {service}", description=f"Quintet's {service} service alone.")
-    parser.add_argument("config", nargs="?", default="models.yml", help="what is served (default: models.yml)")
-    parser.add_argument("--only", action="append", choices=sorted(kinds), help="leave its other kinds of models out")
+    parser.add_argument(
+        "config", nargs="?", default="models.yml", metavar="FILE", help="what is served (default: models.yml)"
+    )
+    parser.add_argument("--only", action="append", choices=sorted(kinds), help="serve this kind alone, may be repeated")
     listen_arguments(parser)
     add = parser.add_argument
-    add("--drain-delay", type=float, default=0, metavar="SECONDS", help="after SIGTERM, not ready but open for so long")
-    add("--grace", type=float, default=DRAIN_SECONDS, metavar="SECONDS", help="then open requests have so long to end")
+    seconds: dict[str, Any] = {"type": float, "metavar": "SECONDS"}
+    delay = "after SIGTERM, not ready but still open for so long (default: 0)"
+    add("--drain-delay", **seconds, default=0, help=delay)
+    grace = f"then open requests have so long to end (default: {DRAIN_SECONDS})"
+    add("--grace", **seconds, default=DRAIN_SECONDS, help=grace)
     options = parser.parse_args()
     kinds = kinds & set(options.only or kinds)
     try:

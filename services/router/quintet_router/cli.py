@@ -10,7 +10,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import get_args
+from typing import Any, get_args
 
 import msgspec
 from quintet_common import install, server
@@ -72,13 +72,31 @@ def _parser() -> argparse.ArgumentParser:
     server.listen_arguments(parser)
     defaults = Settings()
     _add_upstreams(parser, defaults)
-    parser.add_argument("--max-body", type=int, default=defaults.max_body // MIB, metavar="MIB")
-    parser.add_argument("--first-byte-timeout", type=float, metavar="SECONDS", help="how long a model may think")
-    parser.add_argument("--gap-timeout", type=float, default=defaults.gap_timeout, metavar="SECONDS")
-    parser.add_argument("--stall-timeout", type=float, default=defaults.stall_timeout, metavar="SECONDS")
-    parser.add_argument("--access-log", action="store_true", help="one JSON line per request")
-    _add_admission(parser)
+    _add_limits(parser, defaults)
+    parser.add_argument("--access-log", action="store_true", help="log one JSON line per request")
+    _add_admission(parser, defaults)
     return parser
+
+
+def _add_limits(parser: argparse.ArgumentParser, defaults: Settings) -> None:
+    add = parser.add_argument_group("limits of a request").add_argument
+    add(
+        "--max-body", type=int, default=defaults.max_body // MIB, metavar="MIB",
+        help="a larger one gets 413 (default: %(default)s)",
+    )  # fmt: skip
+    think, draw = defaults.first_byte(None), defaults.first_byte("image")
+    add(
+        "--first-byte-timeout", type=float, metavar="SECONDS",
+        help=f"how long a model may think before it answers (default: {think:g}, of images {draw:g})",
+    )  # fmt: skip
+    add(
+        "--gap-timeout", type=float, default=defaults.gap_timeout, metavar="SECONDS",
+        help="how long an answer may pause in its middle (default: %(default)g)",
+    )  # fmt: skip
+    add(
+        "--stall-timeout", type=float, default=defaults.stall_timeout, metavar="SECONDS",
+        help="a client that reads nothing for so long is dropped (default: %(default)g)",
+    )  # fmt: skip
 
 
 def _add_upstreams(parser: argparse.ArgumentParser, defaults: Settings) -> None:
@@ -87,22 +105,39 @@ def _add_upstreams(parser: argparse.ArgumentParser, defaults: Settings) -> None:
         "--upstream", action="append", default=[], metavar="URL",
         help="a server that speaks OpenAI, may be repeated; of dns+http://NAME:PORT every address is one",
     )  # fmt: skip
-    add("--config", help="models.yml, for its upstreams and the names of its models")
+    add("--config", metavar="FILE", help="models.yml, for its upstreams and the names of its models")
     add("--reload", action="store_true", help="read --config again when it has changed, not on SIGHUP alone")
     add("--upstreams-file", metavar="FILE", help="a list of upstreams in YAML or JSON, read again when it has changed")
-    add("--dns-seconds", type=float, default=defaults.dns_seconds, metavar="SECONDS", help="between two look-ups")
+    add(
+        "--dns-seconds",
+        type=float,
+        default=defaults.dns_seconds,
+        metavar="SECONDS",
+        help="time between two look-ups of a name (default: %(default)g)",
+    )
     add(
         "--balance", choices=get_args(Balance), default=defaults.balance,
         help="how replicas share requests: by conversation, by session, to the least busy (default: what fits)",
     )  # fmt: skip
-    add("--session-header", default=defaults.session_header, metavar="NAME", help="whose value names a session")
+    add(
+        "--session-header",
+        default=defaults.session_header,
+        metavar="NAME",
+        help="header that names a session (default: %(default)s)",
+    )
     add(
         "--ca-file", metavar="FILE", help="authorities in PEM to trust beside the system's, for upstreams with https://"
     )
-    add("--retry-share", type=float, default=defaults.retry_share, metavar="SHARE", help="of requests sent again")
+    add(
+        "--retry-share",
+        type=float,
+        default=defaults.retry_share,
+        metavar="SHARE",
+        help="share of requests that may be sent again (default: %(default)g)",
+    )
 
 
-def _add_admission(parser: argparse.ArgumentParser) -> None:
+def _add_admission(parser: argparse.ArgumentParser, defaults: Settings) -> None:
     """The options that the section ``router`` of models.yml has as well; those of the command line go first."""
     add = parser.add_argument_group("admission").add_argument
     add(
@@ -112,12 +147,15 @@ def _add_admission(parser: argparse.ArgumentParser) -> None:
     add("--redis", metavar="URL", help="share the keys' limits with other routers: redis://host:6379")
     add("--traces", metavar="URL", help="send OpenTelemetry spans there: http://host:4318")
     add("--max-concurrent", type=_count, metavar="N", help="requests at one upstream at a time (default: any number)")
-    add("--max-waiting", type=int, metavar="N", help="requests that may wait for a model's upstreams, then 429")
-    add("--queue-wait", type=float, metavar="SECONDS", help="how long they wait, then 503")
+    seconds: dict[str, Any] = {"type": float, "metavar": "SECONDS"}
+    waiting = f"requests that may wait for a model's upstreams, then 429 (default: {defaults.max_waiting})"
+    add("--max-waiting", type=int, metavar="N", help=waiting)
+    add("--queue-wait", **seconds, help=f"how long they wait, then 503 (default: {defaults.queue_wait:g})")
     add("--cors", nargs="+", metavar="ORIGIN", help="pages that may use this from a browser: https://HOST, or '*'")
-    add("--load-wait", type=float, metavar="SECONDS", help="how long a request waits for a model that is loading")
-    add("--drain-delay", type=float, metavar="SECONDS", help="after SIGTERM, not ready but still open for so long")
-    add("--grace", type=float, metavar="SECONDS", help="then open requests have so long to end")
+    loading = f"how long a request waits for a model that is loading (default: {defaults.load_wait:g})"
+    add("--load-wait", **seconds, help=loading)
+    add("--drain-delay", **seconds, help="after SIGTERM, not ready but still open for so long (default: 0)")
+    add("--grace", **seconds, help=f"then open requests have so long to end (default: {server.DRAIN_SECONDS})")
 
 
 def _count(text: str) -> int:

@@ -22,7 +22,9 @@ NOT_YET = "(not here yet)"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", nargs="?", default="models.yml", help="the file (default: models.yml)")
+    parser.add_argument(
+        "config", nargs="?", default="models.yml", metavar="FILE", help="what is looked at (default: models.yml)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

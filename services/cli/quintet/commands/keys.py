@@ -17,19 +17,23 @@ DEFAULT_FILE = "keys.yml"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    add = actions.add_parser("add", help="make a key and print it, this once")
+    what = {"add": "make a key and print it, this once", "list": "list the keys", "revoke": "make a key worthless"}
+    add, show, revoke = (
+        actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".") for name, text in what.items()
+    )
     add.add_argument("name", help="whose key it is: letters, digits and . _ @ -")
     add.add_argument(
-        "--models", nargs="+", metavar="MODEL", help="ids, aliases, or patterns like 'qwen*' (default: all)"
+        "--models",
+        nargs="+",
+        metavar="MODEL",
+        help="what it may use: ids, aliases, or patterns like 'qwen*' (default: all)",
     )
-    add.add_argument("--requests-per-minute", type=int, metavar="N", help="default: any number")
-    add.add_argument("--concurrent-requests", type=int, metavar="N", help="default: any number")
+    add.add_argument("--requests-per-minute", type=int, metavar="N", help="how many it may make (default: any number)")
+    add.add_argument("--concurrent-requests", type=int, metavar="N", help="how many at once (default: any number)")
     add.add_argument("--admin", action="store_true", help="may look at /admin, too")
-    show = actions.add_parser("list", help="list the keys")
-    revoke = actions.add_parser("revoke", help="make a key worthless")
-    revoke.add_argument("name")
+    revoke.add_argument("name", help="whose key it is, as `quintet keys list` has it")
     for action in (add, show, revoke):
-        action.add_argument("--file", type=Path, default=Path(DEFAULT_FILE), help=f"(default: {DEFAULT_FILE})")
+        action.add_argument("--file", type=Path, default=Path(DEFAULT_FILE), help=f"the keys (default: {DEFAULT_FILE})")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -31,21 +31,26 @@ ONLY = {"image": ("chat", "multimodal", "image"), "document": ("rerank",), "voic
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="id or alias, as `quintet models` lists them")
+    parser.add_argument("model", metavar="MODEL", help="id or alias, as `quintet models` lists them")
     parser.add_argument(
-        "text", nargs="?", help="what to say, draw, read out or embed; without it, or for -, standard input is read"
+        "text",
+        nargs="?",
+        metavar="TEXT",
+        help="what to say, draw, read out or embed; without it, or for -, standard input is read",
     )
     parser.add_argument(
         "--image",
         action="append",
         default=[],
         metavar="FILE",
-        help="a picture to look at (multimodal) or to change (image)",
+        help="a picture to look at (multimodal) or to change (image), may be repeated",
     )
     parser.add_argument("--out", metavar="FILE", help="where a picture or speech goes (default: MODEL.png, MODEL.wav)")
     parser.add_argument("--size", default="512x512", help="size of a picture (default: 512x512)")
     parser.add_argument("--voice", help="voice of speech (default: chosen by the text's writing)")
-    parser.add_argument("--document", action="append", default=[], metavar="TEXT", help="a text to rank (rerank)")
+    parser.add_argument(
+        "--document", action="append", default=[], metavar="TEXT", help="a text to rank (rerank), may be repeated"
+    )
     add_url(parser)
     parser.set_defaults(refuse=parser.error)
 

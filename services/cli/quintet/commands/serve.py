@@ -22,7 +22,9 @@ PORT_TAKEN = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", nargs="?", default="models.yml", help="what is served (default: models.yml)")
+    parser.add_argument(
+        "config", nargs="?", default="models.yml", metavar="FILE", help="what is served (default: models.yml)"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
     parser.add_argument("--port", type=port_number, default=8000, help="port of the endpoint (default: 8000)")
     parser.add_argument("--reload", action="store_true", help="apply changes of models.yml as they are saved")
@@ -37,9 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--log-level",
         default="warning",
         choices=["debug", "info", "warning", "error"],
-        help="which lines of the services reach the terminal (default: warning); their log files have all",
+        help="which lines of the services reach the terminal (default: warning); the log files have all",
     )
-    parser.add_argument("--logs", metavar="FOLDER", help="where they are (default: ~/.cache/quintet/logs/PORT)")
+    parser.add_argument(
+        "--logs", metavar="FOLDER", help="where the log files are (default: ~/.cache/quintet/logs/PORT)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
