@@ -13,7 +13,7 @@ from quintet.checks import load_changed, load_startable
 from quintet.commands.serve import chosen_kinds
 from quintet.main import main
 from quintet.supervisor.plan import ENDPOINTS, KINDS
-from quintet.supervisor.sockets import listen, listen_near, port_of
+from quintet.supervisor.sockets import ListenError, listen, listen_near, port_of
 from quintet.zlai import _flag
 from quintet_common import wheels, yaml_source
 from quintet_common.addresses import port_number
@@ -38,6 +38,41 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert status_of("--help") == 0
     out = capsys.readouterr().out
     assert all(f"\n    {name} " in out for name in ("serve", "check", "models", "run", "router"))
+
+
+def test_help_is_what_one_gets_who_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status_of("help") == 0
+    assert status_of() == 2
+    printed = capsys.readouterr()
+    assert printed.out == printed.err
+    assert "COMMAND\n" in printed.out
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("chek", "there is no command 'chek'; did you mean 'check'?"),
+        ("frobnicate", "there is no command 'frobnicate'; `quintet --help` lists them."),
+        ("--verison", "COMMAND comes first, and --verison is none"),
+    ],
+)
+def test_a_command_that_there_is_not_is_told(capsys: pytest.CaptureFixture[str], word: str, says: str) -> None:
+    assert status_of(word) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"quintet: error: {says}"
+
+
+def test_check_refuses_what_serve_would(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "models.yml"
+    file.write_text("models: []")
+    assert (status_of("check", str(file)), status_of("serve", str(file))) == (1, 2)
+    said = f"{file}: there is nothing to serve: no models and no upstreams.\n"
+    assert capsys.readouterr().err == said + said
+
+
+@pytest.mark.parametrize("host", ["nobody.invalid", "256.1.1.1", "192.0.2.1"])
+def test_an_address_of_another_machine_is_told(host: str) -> None:
+    with pytest.raises(ListenError, match=f"^'{host}' is not an address of this machine; use --host 127.0.0.1 or"):
+        listen(host, 0)
 
 
 def test_check_prints_the_plan_of_the_embedded_defaults(capsys: pytest.CaptureFixture[str]) -> None:
@@ -161,7 +196,7 @@ def test_no_endpoint_is_one_line(capsys: pytest.CaptureFixture[str], command: tu
     assert error == f"Nothing answers at http://127.0.0.1:{free}. Is `quintet serve` running? Another place: --url.\n"
 
 
-@pytest.mark.parametrize("url", ["::", "http://[::1", "http://a:b", "a:0"])
+@pytest.mark.parametrize("url", ["::", "http://[::1", "http://a:b", "a:0", ""])
 def test_an_address_that_is_none_is_told(capsys: pytest.CaptureFixture[str], url: str) -> None:
     assert status_of("models", "--url", url) == 2
     assert f"{url!r} is not an address like http://127.0.0.1:8000\n" in capsys.readouterr().err

@@ -61,7 +61,8 @@ def test_embedded_and_hub_paths_stay_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "models.yml:1: expected a mapping with the key 'models'."),
+        ("# nothing", "models.yml: there is nothing in it; it begins with 'models:'."),
+        ("[]", "models.yml:1: expected a mapping with the key 'models'."),
         ("models: [\n", "models.yml:2: not valid YAML: expected the node content, but found '<stream end>'."),
         ("models: []\nrouter: {}\nmodels: []", "models.yml:3: the key 'models' is on line 1 already."),
         (

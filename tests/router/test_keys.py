@@ -365,10 +365,19 @@ def test_the_file_holds_hashes_and_is_its_owners(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("keys: [{name: a, sha256: abc}]", "{file}: Expected `str` matching regex"),
-        ("keys: [{name: a b, sha256: x}]", "{file}: Expected `str` matching regex"),
+        ("keys: [{name: a, sha256: abc}]", "{file}:1: sha256: that is no SHA-256: 64 of the digits"),
+        ("keys:\n- {name: a b, sha256: x}", "{file}:2: name: a name is of letters, digits and . _ @ -, begins with"),
+        (
+            f"keys:\n- {{name: a, sha256: {HASH},\n   requests_per_minute: 0}}",
+            "{file}:3: requests_per_minute: expected a wh",
+        ),
+        ("keys:\n- name: a", "{file}:2: the key 'sha256' is missing."),
+        ("models: []", "{file}:1: unknown key 'models'."),
+        ("keys: 5", "{file}:1: keys: expected a list, got a whole number."),
+        ("{keys: 5, keys: 5}", "{file}:1: the key 'keys' is on line 1 already."),
+        ("", "{file}:1: expected keys with values, got nothing."),
         ("keys: [", "{file}:1: not valid YAML."),
-        (f"{{keys: [{{name: a, sha256: {HASH}, x: 1}}]}}", "{file}: Object contains unknown field `x`"),
+        (f"{{keys: [{{name: a, sha256: {HASH}, x: 1}}]}}", "{file}:1: unknown key 'x'."),
         (f"{{keys: [{{name: a, sha256: {HASH}}}, {{name: a, sha256: b{HASH[1:]}}}]}}", "{file}: a is there twice."),
         (None, "{file}: cannot be read: No such file or directory."),
     ],

@@ -31,7 +31,7 @@ def load_startable(file: Path, kinds: Set[str]) -> tuple[Config, list[str]]:
         raise ConfigError(f"{file}: is a pipe or a device; each service reads it, so it has to be a file.")
     config = load_config(file)
     if not config.models and not config.upstreams:
-        raise ConfigError(f"{file}: there is nothing to serve: no models and no upstreams.")
+        raise ConfigError(nothing_in(file))
     wanted = config.of_kinds(set(kinds))
     if not wanted and not config.upstreams:
         raise ConfigError(f"{file}: no model is of kind {', '.join(sorted(kinds))}.")
@@ -51,7 +51,7 @@ def load_changed(file: Path, running: Config) -> Config:
     """
     config = load_config(file)
     if not config.models and not config.upstreams:
-        raise ConfigError(f"{file}: there is nothing to serve: no models and no upstreams.")
+        raise ConfigError(nothing_in(file))
     before = {spec.id: spec.for_worker for spec in running.models}
     found = [
         each
@@ -61,6 +61,11 @@ def load_changed(file: Path, running: Config) -> Config:
     if found:
         raise ConfigError("\n".join(_lines(found, file)))
     return config
+
+
+def nothing_in(file: Path) -> str:
+    """The refusal of a file that names nothing."""
+    return f"{file}: there is nothing to serve: no models and no upstreams."
 
 
 def problems(config: Config, file: Path) -> list[str]:

@@ -53,7 +53,8 @@ def connect(url: str) -> openai.OpenAI:
 def url(text: str) -> str:
     """The address of an endpoint, for argparse."""
     try:
-        if urlsplit(text if "://" in text else f"http://{text}").port != 0:
+        parts = urlsplit(text if "://" in text else f"http://{text}")
+        if parts.hostname and parts.port != 0:
             return text
     except ValueError:
         pass

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
+from quintet_common import wording
+
 from quintet import __version__
 
 COMMANDS = {
@@ -20,6 +22,9 @@ COMMANDS = {
     "keys": "make, list and revoke the API keys of the router",
     "router": "the router alone, in front of anything that speaks OpenAI",
 }
+
+WRONG_USE = 2
+"""Exit status when it is not said what to do."""
 
 NESTED = ("keys",)
 """Commands with commands of their own."""
@@ -39,9 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         name: commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
         for name, text in COMMANDS.items()
     }
-    if not arguments or arguments[0] not in COMMANDS:
-        parser.parse_args(arguments)  # which ends here but for a command behind a bare --
-        parser.error("COMMAND comes first")
+    if list(arguments) in ([], ["help"]):
+        parser.print_help(sys.stdout if arguments else sys.stderr)
+        sys.exit(0 if arguments else WRONG_USE)
+    if arguments[0] not in COMMANDS:
+        if not arguments[0].startswith("-"):
+            hint = wording.meant(arguments[0], COMMANDS, end="; `quintet --help` lists them.")
+            parser.error(f"there is no command {arguments[0]!r}{hint}")
+        parser.parse_known_args([arguments[0], "check"])  # which ends here for what it knows
+        parser.error(f"COMMAND comes first, and {arguments[0]} is none")
     name = arguments[0]
     command = importlib.import_module(f"quintet.commands.{name}")
     options = _parsed(name, command, parsers[name], arguments[1:])

@@ -56,6 +56,8 @@ def load_config(path: str | Path) -> Config:
 def parse_config(text: str, file: Path) -> Config:
     source = _source(text, file)
     data = source.data
+    if data is None:
+        source.refuse([f"{file}: there is nothing in it; it begins with 'models:'."])
     if not isinstance(data, dict):
         source.refuse([f"{file}:1: expected a mapping with the key 'models'."])
     reading = _Reading(source)

@@ -56,7 +56,7 @@ def listen_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
     parser.add_argument("--port", type=port_number, default=8000, help="port to listen on (default: 8000)")
     parser.add_argument("--fd", type=int, metavar="FD", help="listen on this inherited socket instead of host and port")
-    parser.add_argument("--lifeline", type=int, metavar="FD", help="end when this one is closed at its other end")
+    parser.add_argument("--lifeline", type=int, metavar="FD", help="end when this inherited descriptor is closed")
     levels = ["debug", "info", "warning", "error"]
     parser.add_argument("--log-level", default="info", choices=levels, help="which lines are logged (default: info)")
 
@@ -83,17 +83,18 @@ def main(service: str, kinds: set[str], create: Callable[[list[ModelSpec]], Fast
         sys.exit(str(error))
     pool: ModelPool[Any] = app.state.pool
     drain = Drain(options.drain_delay, options.grace, pool.leave)
-    run(app, options, Reload(options.config, kinds, pool), drain=drain)
+    run(app, options, Reload(options.config, kinds, pool, drain.grace), drain=drain)
 
 
 class Reload:
     """Reads models.yml again for ``pool``, which has the models of ``kinds``. One reading follows the other, and the
-    last one counts."""
+    last one counts. Requests in models that change or go have ``grace`` seconds to end."""
 
-    def __init__(self, file: str, kinds: set[str], pool: ModelPool[Any]) -> None:
+    def __init__(self, file: str, kinds: set[str], pool: ModelPool[Any], grace: float = DRAIN_SECONDS) -> None:
         self._file = file
         self._kinds = kinds
         self._pool = pool
+        self._grace = grace
         self._turn = asyncio.Lock()
 
     async def __call__(self) -> None:
@@ -104,7 +105,7 @@ class Reload:
             except (ConfigError, OSError) as error:
                 log.error("%s not reloaded, what runs goes on: %s", self._file, error)
             else:
-                await self._pool.apply(specs)
+                await self._pool.apply(specs, self._grace)
 
     def _read(self, running: Mapping[str, ModelSpec]) -> list[ModelSpec]:
         """Raises ConfigError, also for models that would be loaded in place of what runs, and cannot be."""

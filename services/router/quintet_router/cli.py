@@ -82,7 +82,7 @@ def _add_limits(parser: argparse.ArgumentParser, defaults: Settings) -> None:
     add = parser.add_argument_group("limits of a request").add_argument
     add(
         "--max-body", type=int, default=defaults.max_body // MIB, metavar="MIB",
-        help="a larger one gets 413 (default: %(default)s)",
+        help="a larger request body gets 413 (default: %(default)s)",
     )  # fmt: skip
     think, draw = defaults.first_byte(None), defaults.first_byte("image")
     add(

@@ -12,7 +12,7 @@ from quintet_common.footprint import in_words, needed
 from quintet_common.models_yml import ConfigError, ModelSpec, load_config
 
 from quintet import fit
-from quintet.checks import problems
+from quintet.checks import nothing_in, problems
 from quintet.supervisor.plan import ENDPOINTS
 from quintet.terminal.table import columns_of, table
 
@@ -34,6 +34,9 @@ def run(options: argparse.Namespace) -> int:
         config = load_config(file)
     except ConfigError as error:
         print(error, file=sys.stderr)
+        return 1
+    if not config.models and not config.upstreams:
+        print(nothing_in(file), file=sys.stderr)
         return 1
     print("\n".join(table(HEADER, [_row(spec) for spec in config.models], columns_of(sys.stdout))))
     for upstream in config.upstreams:

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add, show, revoke = (
         actions.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".") for name, text in what.items()
     )
-    add.add_argument("name", help="whose key it is: letters, digits and . _ @ -")
+    add.add_argument("name", metavar="NAME", help="whose key it is: letters, digits and . _ @ -")
     add.add_argument(
         "--models",
         nargs="+",
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add.add_argument("--requests-per-minute", type=int, metavar="N", help="how many it may make (default: any number)")
     add.add_argument("--concurrent-requests", type=int, metavar="N", help="how many at once (default: any number)")
     add.add_argument("--admin", action="store_true", help="may look at /admin, too")
-    revoke.add_argument("name", help="whose key it is, as `quintet keys list` has it")
+    revoke.add_argument("name", metavar="NAME", help="whose key it is, as `quintet keys list` has it")
     for action in (add, show, revoke):
         action.add_argument("--file", type=Path, default=Path(DEFAULT_FILE), help=f"the keys (default: {DEFAULT_FILE})")
 

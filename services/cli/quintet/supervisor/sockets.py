@@ -44,7 +44,7 @@ def _reason(error: OSError, host: str, port: int) -> str:
         return f"Port {port} is in use by another program; choose another with --port (make up PORT={other})."
     if error.errno == errno.EACCES:
         return f"Port {port} needs administrator rights; choose one above 1023 with --port."
-    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+    if (error.errno or 0) < 0 or error.errno == errno.EADDRNOTAVAIL:  # below 0: the name has no address
         return f"{host!r} is not an address of this machine; use --host 127.0.0.1 or 0.0.0.0."
     return f"Cannot listen on {host}:{port}: {error.strerror}."
 

@@ -17,10 +17,16 @@ from typing import Annotated
 
 import msgspec
 import yaml
+from quintet_common import wording
+from quintet_common.yaml_source import ConfigError, Source
 
 PREFIX = "sk-quintet-"
 _RANDOM_BYTES = 32
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$"
+_FORMS = {
+    "name": "a name is of letters, digits and . _ @ -, begins with a letter or digit, and has 64 of them at most",
+    "sha256": "that is no SHA-256: 64 of the digits 0 to 9 and a to f",
+}
 _HEADER = "# API keys of the router, as hashes. `quintet keys` writes this file.\n"
 _NO_YAML = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 """What the parser raises: of the 45th of a month or too many brackets it lets Python complain."""
@@ -60,7 +66,7 @@ def make_key(**fields: object) -> Key:
     try:
         return msgspec.convert({name: value for name, value in fields.items() if value is not None}, Key)
     except msgspec.ValidationError as error:
-        raise KeyFileError(f"{error}.") from None
+        raise KeyFileError(_in_words(error)) from None
 
 
 def new_secret() -> str:
@@ -70,7 +76,8 @@ def new_secret() -> str:
 def read(path: str | Path) -> list[Key]:
     """The entries of the file, whose names and hashes differ. Raises KeyFileError."""
     try:
-        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        data = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise KeyFileError(f"{path}: cannot be read: {reason}.") from None
@@ -80,11 +87,32 @@ def read(path: str | Path) -> list[Key]:
     try:
         keys = msgspec.convert(data, _File).keys
     except msgspec.ValidationError as error:
-        raise KeyFileError(f"{path}: {error}.") from None
+        raise KeyFileError(_with_its_line(error, text, Path(path))) from None
     for counts in (Counter(key.name for key in keys), Counter(key.sha256 for key in keys)):
         if twice := next((value for value, count in counts.items() if count > 1), None):
             raise KeyFileError(f"{path}: {twice} is there twice.")
     return keys
+
+
+def _with_its_line(error: msgspec.ValidationError, text: str, file: Path) -> str:
+    told = wording.read(str(error))
+    place = [*told.path, *([told.unknown] if told.unknown is not None else [])]
+    try:
+        return f"{file}:{Source(text, file).line(place)}: {_in_words(error)}"
+    except ConfigError as other:  # a key that is there twice
+        return str(other)
+
+
+def _in_words(error: msgspec.ValidationError) -> str:
+    told = wording.read(str(error))
+    if told.unknown is not None:
+        known = Key.__struct_fields__ if told.path else ("keys",)
+        return f"unknown key {told.unknown!r}{wording.meant(told.unknown, known)}"
+    if told.missing is not None:
+        return f"the key {told.missing!r} is missing."
+    key = next((part for part in reversed(told.path) if isinstance(part, str)), "")
+    text = _FORMS[key] if key in _FORMS and "regex" in told.text else told.text
+    return f"{key}: {text}." if key else f"{text}."
 
 
 @contextmanager
