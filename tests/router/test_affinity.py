@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from quintet_router.catalog import Target
 from quintet_router.settings import Settings
 from quintet_router.upstream.upstream import Upstream
 from router.harness import FakeUpstream, open_door
+from router.test_keys import bearer, key, locked_door
 
 SYSTEM = {"role": "system", "content": "You are the help desk of a shop. " * 60}
 
@@ -206,6 +208,20 @@ async def test_conversations_stay_on_their_replica_through_the_router() -> None:
             rng.shuffle(talks)
             for messages in talks:
                 assert (await door.ask("/v1/chat/completions", {"model": "m", "messages": messages})).status == 200
+                messages += [said(f"answer {turn}", "assistant"), said("go on")]
+    homes = [{request.json["messages"][1]["content"] for request in upstream.requests} for upstream in upstreams]
+    assert sum(map(len, homes)) == 12
+
+
+async def test_conversations_of_keys_that_may_not_use_every_model_stay_too(tmp_path: Path) -> None:
+    """Their bodies are written anew, so that no upstream can read another model there."""
+    upstreams = [FakeUpstream() for _ in range(4)]
+    talks = [[SYSTEM, said(f"question {number}")] for number in range(12)]
+    async with locked_door(tmp_path, [key("a", models=["m"])], *upstreams) as door:
+        for turn in range(3):
+            for messages in talks:
+                body = {"model": "m", "messages": messages}
+                assert (await door.ask("/v1/chat/completions", body, bearer("a"))).status == 200
                 messages += [said(f"answer {turn}", "assistant"), said("go on")]
     homes = [{request.json["messages"][1]["content"] for request in upstream.requests} for upstream in upstreams]
     assert sum(map(len, homes)) == 12

@@ -16,7 +16,12 @@ from socket import socket
 from typing import Any
 
 import pytest
+from quintet_common.models_yml import UpstreamSpec
 from quintet_router.access import keyfile
+from quintet_router.app import Router
+from quintet_router.metrics import FORGET_SECONDS, Metrics
+from quintet_router.settings import Settings
+from quintet_router.upstream.upstream import Upstream
 from router.harness import END, STREAM, Door, FakeUpstream, card, chunk, http, open_door, raw, until
 
 EVENT = b'data: {"x": 1}\n\n'
@@ -209,6 +214,47 @@ async def test_what_is_counted() -> None:
         assert await door.metric("quintet_router_idle_connections") == 1
         assert await door.metric("quintet_router_breaker_state", state="closed") == 1
         assert b"made up" not in (await door.get("/metrics")).body
+
+
+def test_what_was_counted_of_upstreams_that_have_left_is_forgotten_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("quintet_router.metrics.monotonic", lambda: now)
+    here = [Upstream(UpstreamSpec(url="http://a:1"), Settings())]
+    counted = Metrics(lambda: here)
+
+    def shown() -> set[str]:
+        cells = next(iter(counted.collect())).samples
+        return {sample.labels["upstream"] for sample in cells}
+
+    for upstream in ("a:1", "b:1", ""):
+        counted.cell("m", "/e", upstream).codes[200] = 1
+    now += FORGET_SECONDS - 1
+    counted.cell("m", "/g", "a:1").codes[200] = 1
+    assert shown() == {"a:1", "b:1", ""}
+    now += 1
+    counted.cell("m", "/h", "a:1").codes[200] = 1
+    assert shown() == {"a:1", ""}
+
+
+async def test_work_beside_the_requests_that_ends_by_a_mistake_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    async def fail() -> None:
+        raise RuntimeError("a mistake")
+
+    router = Router([UpstreamSpec(url="http://127.0.0.1:1")], Settings())
+    router.background.append(fail)
+    messages = asyncio.Queue[str]()
+    news = iter(["lifespan.startup", "lifespan.shutdown"])
+
+    async def receive() -> dict[str, str]:
+        await asyncio.sleep(0.01)
+        return {"type": next(news)}
+
+    async def send(message: Any) -> None:
+        messages.put_nowait(message["type"])
+
+    await router({"type": "lifespan"}, receive, send)
+    assert messages.qsize() == 2
+    assert "a mistake" in caplog.text
 
 
 async def test_many_requests_on_few_connections() -> None:

@@ -30,13 +30,14 @@ async def test_a_span_stands_between_the_callers_and_the_services(monkeypatch: p
     async with open_door(upstream) as door:
         await door.chat(f"traceparent: {PARENT}", "tracestate: a=1", "x-request-id: r-1")
         await door.chat(fail=True)
-    first, second = exporter.get_finished_spans()  # the router's end has sent them
+        await door.get("/v1/audio/voices")
+    first, second, third = exporter.get_finished_spans()  # the router's end has sent them
     assert f"{first.context.trace_id:032x}" == PARENT.split("-")[1]
     assert f"{first.parent.span_id:016x}" == PARENT.split("-")[2]
     passed_on = f"00-{first.context.trace_id:032x}-{first.context.span_id:016x}-01"
     assert upstream.requests[0].all("traceparent") == [passed_on]
     assert upstream.requests[0].all("tracestate") == ["a=1"]
-    assert first.name == "POST /chat/completions"
+    assert [span.name for span in (first, third)] == ["POST /chat/completions", "GET /audio/voices"]
     for name, value in {
         "http.response.status_code": 200,
         "gen_ai.request.model": "m",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -25,6 +26,8 @@ from quintet_router.proxy import Proxy
 from quintet_router.replies import send_error
 from quintet_router.settings import Settings
 from quintet_router.spans import Spans
+
+log = logging.getLogger("quintet.router")
 
 
 class Router:
@@ -80,6 +83,8 @@ class Router:
         background = [asyncio.create_task(self._proxy.watch()), asyncio.create_task(self.metrics.watch_loop())]
         background.append(asyncio.create_task(self.gate.watch()))
         background += [asyncio.create_task(work()) for work in self.background]
+        for task in background:
+            task.add_done_callback(_tell_if_it_failed)
         await send({"type": "lifespan.startup.complete"})
         await receive()
         for task in background:
@@ -90,6 +95,11 @@ class Router:
             await self._spans.close()
         await self.fleet.close()
         await send({"type": "lifespan.shutdown.complete"})
+
+
+def _tell_if_it_failed(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("What runs beside the requests has ended.", exc_info=error)
 
 
 async def _refuse(request: Downstream, error: ApiError) -> None:

@@ -21,7 +21,6 @@ class Exchanged:
         self._request = request
         self._added = added
         self._news = asyncio.Event()
-        self._status = 0
         self._taken = False
 
     async def run(self, app: ASGIApp) -> None:

@@ -55,7 +55,7 @@ class Body:
         if self.model is None:
             return self
         data = replace_member(self.data, "model", msgspec.json.encode(name))
-        return Body(data, name, True, len(data), None, self.read_at)
+        return Body(data, name, True, len(data), None, self.read_at, self.talk)
 
 
 class _Peek(msgspec.Struct):

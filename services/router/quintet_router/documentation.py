@@ -69,8 +69,8 @@ class _Documents:
         """(service, document) of every upstream of ours; the last known one where it does not answer."""
         ours = [upstream for upstream in self._fleet.upstreams if upstream.ours]
         await asyncio.gather(*(self._refresh(upstream) for upstream in ours))
-        found = [self._known[upstream.label][1] for upstream in ours if upstream.label in self._known]
-        return [(_service_name(document), document) for document in found]
+        self._known = {each.label: self._known[each.label] for each in ours if each.label in self._known}
+        return [(_service_name(document), document) for _, document in self._known.values()]
 
     async def _refresh(self, upstream: Upstream) -> None:
         fetched, _ = self._known.get(upstream.label, (-_DOCUMENT_SECONDS, {}))

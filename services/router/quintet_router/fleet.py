@@ -295,11 +295,13 @@ class _Poller:
     def _tell(self, up: bool, detail: str) -> None:
         self._fleet.changed()
         if up != self._was_up:
-            first = self._was_up is None  # it is still starting, more often than not
-            level, word = (
-                (logging.WARNING, "down") if not (up or first) else (logging.INFO, "up" if up else "not up yet")
-            )
-            log.log(level, "%s is %s: %s", self._upstream.label, word, detail)
+            label = self._upstream.label
+            if up:
+                log.info("%s is up: %s", label, detail)
+            elif self._was_up is None:  # it is still starting, more often than not
+                log.info("%s is not up yet: %s", label, detail)
+            else:
+                log.warning("%s is down: %s", label, detail)
         self._was_up = up
 
 

@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterable
 from random import getrandbits
 
-HOP_BY_HOP = frozenset(
+_HOP_BY_HOP = frozenset(
     b"connection keep-alive proxy-connection te trailer transfer-encoding upgrade "
     b"proxy-authenticate proxy-authorization".split()
 )
-_NOT_FORWARDED = HOP_BY_HOP | {
+_NOT_FORWARDED = _HOP_BY_HOP | {
     b"host",
     b"content-length",
     b"expect",
@@ -23,7 +23,7 @@ _NOT_FORWARDED = HOP_BY_HOP | {
     b"x-quintet-usage",
     b"x-request-id",
 }
-NOT_RETURNED = HOP_BY_HOP | {b"server", b"date", b"x-request-id"}
+NOT_RETURNED = _HOP_BY_HOP | {b"server", b"date", b"x-request-id"}
 _PERSISTENCE = frozenset((b"keep-alive", b"close", b""))
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 

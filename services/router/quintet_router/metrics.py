@@ -17,6 +17,8 @@ from quintet_router.upstream.upstream import Upstream
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 SHORT = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.25, 1)
+FORGET_SECONDS = 900.0
+"""So long what was counted of an upstream is shown after it has left; Prometheus has long seen the last of it."""
 _LATENCY = "From the request's arrival to the last byte of its answer"
 _FIRST = "From the request's arrival to the headers of its answer"
 _OVERHEAD = "From a request's last byte until an upstream gets it"
@@ -68,6 +70,8 @@ class Metrics(Collector):
     def __init__(self, upstreams: Callable[[], Iterable[Upstream]]) -> None:
         self._upstreams = upstreams
         self._cells: dict[tuple[str, str, str], Cell] = {}
+        self._gone: dict[str, float] = {}
+        """Upstreams that have cells and have left, and since when."""
         self._usage: dict[tuple[str, str], dict[str, float]] = {}
         self.waiting: list[tuple[str, Mapping[str, int]]] = []
         """Requests that wait, by model, for each (what they wait for)."""
@@ -83,8 +87,19 @@ class Metrics(Collector):
         key = (model, endpoint, upstream)
         cell = self._cells.get(key)
         if cell is None:
+            self._forget(monotonic())
             cell = self._cells[key] = Cell()
         return cell
+
+    def _forget(self, now: float) -> None:
+        """Let go of what was counted of upstreams that have left. Behind a DNS name each address is one, so there would
+        be more and more of them."""
+        present = {upstream.label for upstream in self._upstreams()}
+        gone = {upstream for _, _, upstream in self._cells if upstream and upstream not in present}
+        self._gone = {upstream: self._gone.get(upstream, now) for upstream in gone}
+        old = {upstream for upstream, since in self._gone.items() if now - since >= FORGET_SECONDS}
+        if old:
+            self._cells = {key: cell for key, cell in self._cells.items() if key[2] not in old}
 
     def use(self, key: str, model: str, amounts: Mapping[str, float]) -> None:
         """Add to what a key has used of a model, by unit."""

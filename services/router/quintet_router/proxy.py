@@ -87,7 +87,7 @@ class Proxy:
         exchange = Exchange(request, self._settings, own_id)
         seen = Seen(path.label, request.method, exchange, monotonic())
         if self._spans is not None:
-            seen.span = self._spans.start(path.label, request.fields)
+            seen.span = self._spans.start(request.method, path.label, request.fields)
         self._active[exchange] = None
         try:
             if self._gate.locked and not path.open:

@@ -8,11 +8,10 @@ import msgspec
 from quintet_common.errors import ApiError
 
 from quintet_router.downstream import Downstream
+from quintet_router.headers import Header
 
-Headers = Sequence[tuple[bytes, bytes]]
 
-
-def send_error(request: Downstream, error: ApiError, headers: Headers = ()) -> None:
+def send_error(request: Downstream, error: ApiError, headers: Sequence[Header] = ()) -> None:
     body = msgspec.json.encode(error.body)
     own = [(name.encode(), value.encode()) for name, value in error.headers.items()]
     head = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *own, *headers]

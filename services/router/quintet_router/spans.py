@@ -37,11 +37,11 @@ class Spans:
         self._server = SpanKind.SERVER
         self._failed = StatusCode.ERROR
 
-    def start(self, endpoint: str, fields: dict[bytes, bytes]) -> Any:
+    def start(self, method: str, endpoint: str, fields: dict[bytes, bytes]) -> Any:
         """The span of a request with these headers, a child of the caller's if there is one."""
         names = ("traceparent", "tracestate")
         carrier = {name: fields[name.encode()].decode("latin-1") for name in names if name.encode() in fields}
-        return self._tracer.start_span(f"POST {endpoint}", self._context.extract(carrier), self._server)
+        return self._tracer.start_span(f"{method} {endpoint}", self._context.extract(carrier), self._server)
 
     def header(self, span: Any) -> bytes:
         """The line of a request's head that makes the upstream's spans children of this one."""

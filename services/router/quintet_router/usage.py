@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+from quintet_router.headers import Header
+
 WINDOW = 2048
 """Bytes of an answer's end that are looked at. Usage stands last in OpenAI's answers and in their streams."""
 
@@ -35,7 +37,7 @@ _UNITS = {
 }
 
 
-def read_usage(headers: Iterable[tuple[bytes, bytes]], tail: bytes) -> dict[str, float]:
+def read_usage(headers: Iterable[Header], tail: bytes) -> dict[str, float]:
     """Amounts by unit: ``headers`` of the answer, ``tail`` its last bytes. Empty when it does not say."""
     found: dict[str, float] = {}
     at = tail.rfind(_USAGE)

@@ -14,15 +14,15 @@ from quintet_router.access.keyfile import Key
 from quintet_router.access.keyring import ANYONE, Client, Keyring
 from quintet_router.access.places import Places
 from quintet_router.access.rates import MemoryRates, Rate, Rates
+from quintet_router.headers import Header
 
-Headers = list[tuple[bytes, bytes]]
 _THROUGH_A_PROXY = (b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip", b"via")
 
 
 class LimitReached(ApiError):
     """429 for a key that has asked too much; ``extra`` headers tell how much is allowed."""
 
-    def __init__(self, message: str, seconds: float, extra: Headers) -> None:
+    def __init__(self, message: str, seconds: float, extra: list[Header]) -> None:
         super().__init__(429, message, code="rate_limit_exceeded", retry_after=max(1, math.ceil(seconds)))
         self._extra = extra
 
@@ -58,7 +58,7 @@ class Gate:
         client.running += 1
         return key.requests_per_minute is not None or (most is not None and self._places is not None)
 
-    async def admit(self, client: Client) -> tuple[Headers, str]:
+    async def admit(self, client: Client) -> tuple[list[Header], str]:
         """Count one request of the key's over all routers: headers for its answer, and the place that it has taken.
         Raises ApiError 429."""
         key = client.key
@@ -77,7 +77,7 @@ class Gate:
             raise _too_many(key.name, rate)
         return rate.headers, place
 
-    async def limits(self, fields: dict[bytes, bytes]) -> Headers:
+    async def limits(self, fields: dict[bytes, bytes]) -> list[Header]:
         """Headers that tell what is left to a key, for answers to requests that are not counted."""
         try:
             key = self.identify(fields).key

@@ -9,6 +9,7 @@ from time import monotonic, time
 from typing import Any, Protocol
 
 from quintet_router.access.shared import ANSWER_SECONDS, Redis, check_url
+from quintet_router.headers import Header
 
 WINDOW = 60.0
 
@@ -23,7 +24,7 @@ class Rate:
     wait: float
 
     @property
-    def headers(self) -> list[tuple[bytes, bytes]]:
+    def headers(self) -> list[Header]:
         return [
             (b"x-ratelimit-limit-requests", b"%d" % self.limit),
             (b"x-ratelimit-remaining-requests", b"%d" % self.remaining),
