@@ -387,9 +387,11 @@ def test_a_file_whose_first_key_is_misspelt_may_be_of_either_dialect() -> None:
             "3: not valid YAML: the '[' here has no ']', as is noticed on line 4.",
         ),
         ("id: a\n  kind chat\n  path: x", "3: not valid YAML: there is no ': ' behind the key."),
+        ("id: a\n  kind: chat\n  path: x\n---\nmodels: []", "5: not valid YAML: a second document begins here"),
         ("id: a\n  path: x: y", "3: not valid YAML: a ': ' where none may be"),
         ("id: a\n  kind: chat\n  path: x\n  keep: 10 min", "5: keep is 'always' or like '10m idle', not '10 min'."),
         ("kind: chat\n  path: x\n  id: ''", "4: id is empty."),
+        ("id: a\n  kind: chat\n  path: ''", "4: path is empty."),
         ('id: "a\n  b"\n  kind: chta\n  path: x', "4: kind: 'chta' is not one of"),
     ],
 )
@@ -415,6 +417,32 @@ def test_what_is_wrong_beside_the_keys_that_every_entry_needs_is_told_too() -> N
         "models.yml:4: context must be at least 1.",
         "models.yml:5: the key 'id' is missing.",
         "models.yml:5: the key 'path' is missing.",
+    ]
+
+
+def test_what_is_wrong_in_several_depths_is_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(
+            "foo: 1\nrouter:\n  keys: 5\n  max_waiting: -1\n  bar: {}\nmodels:\n- id: a\n  kind: chat\n  path: x\n"
+            "  sampling:\n    temperature: hot\n    path: 2\n    top_k: -1\n  aliases: [b, 5, 6]\n  url: x\n"
+            "upstreams:\n- prefix: 5\n  urll: x\n- url: [x]\n  balance: fair",
+            FILE,
+        )
+    told = [line.removeprefix("models.yml:").split(": ") for line in str(caught.value).splitlines()]
+    assert [(int(line), what.partition(";")[0].rstrip(".")) for line, what, *_ in told] == [
+        (1, "unknown key 'foo'"),
+        (3, "keys"),
+        (4, "max_waiting"),
+        (5, "unknown key 'bar'"),
+        (11, "temperature"),
+        (12, "unknown key 'path'"),
+        (13, "top_k"),
+        (14, "aliases[1]"),
+        (15, "unknown key 'url'"),
+        (17, "prefix"),
+        (18, "unknown key 'urll'"),
+        (19, "url"),
+        (20, "balance"),
     ]
 
 

@@ -62,6 +62,8 @@ class ModelSpec(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only
     def __post_init__(self) -> None:
         if not self.id:
             raise ValueError("id is empty")
+        if not self.path:
+            raise ValueError("path is empty")
         for key, names in (("id", [self.id]), ("aliases", self.aliases)):
             if not all(name.isprintable() for name in names):
                 raise ValueError(f"{key} takes names of one line each, of characters that can be seen")

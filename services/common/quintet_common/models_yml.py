@@ -118,8 +118,8 @@ _TABLES: dict[str, type[msgspec.Struct]] = {
     "sampling": SamplingDefaults,
     "router": RouterSpec,
 }
-_STAND_INS = {"id": "?", "kind": "chat", "path": "?"}
-"""Of what every entry needs, for looking at the rest of one where it is wrong or missing."""
+_STAND_INS = {"id": "?", "kind": "chat", "path": "?", "url": "http://?"}
+"""Of what entries need, for looking at the rest of one where it is wrong or missing."""
 _LIKE = {
     "memory": values.MEMORY,
     "aliases": "[one, two]",
@@ -220,11 +220,24 @@ class _Reading:
         self._faults.append((self._source.line(place), text))
 
     def _convert(self, data: Any, kind: type[StructT], at: Place, table: str = "") -> StructT | None:
-        try:
-            return msgspec.convert(data, kind)
-        except msgspec.ValidationError as error:
-            self.complain(error, at, table)
-            return None
+        """What ``data`` is less the keys that are wrong; None where it is nothing without them."""
+        misspelt = lacking = False
+        while True:
+            try:
+                found = msgspec.convert(data, kind)
+            except msgspec.ValidationError as error:
+                complaint = wording.read(str(error))
+                if complaint.missing is None or not misspelt:  # else it is most likely there, under a wrong name
+                    self.complain(error, at, table)
+            else:
+                return None if lacking else found
+            misspelt = misspelt or complaint.unknown is not None
+            keys = _keys_of(complaint, table)
+            needed = complaint.unknown is None and len(keys) == 1 and keys[0] in _STAND_INS
+            lacking = lacking or needed
+            if not isinstance(data, dict) or not (needed or _is_in(data, keys)):
+                return None
+            data = {**data, keys[0]: _STAND_INS[keys[0]]} if needed else _without(data, keys)
 
     def _models(self, entries: list[Any]) -> list[ModelSpec]:
         found: list[ModelSpec] = []
@@ -235,7 +248,7 @@ class _Reading:
                 continue
             if isinstance(entry, dict) and entry.get("auto_tools") is False:
                 entry = {**entry, "auto_tools": "off"}  # which YAML reads as false
-            if (spec := self._model(entry, ["models", index])) is None:
+            if (spec := self._convert(entry, ModelSpec, ["models", index], "models")) is None:
                 continue
             if (wrong := _unusable(spec, self._folder)) is not None:
                 self._wrong_value(index, *wrong)
@@ -246,26 +259,6 @@ class _Reading:
                 self._wrong_value(index, place, text)
             found.append(spec)
         return found
-
-    def _model(self, entry: Any, place: Place) -> ModelSpec | None:
-        """An entry, less the keys that are wrong; None where it is none without them."""
-        misspelt = lacking = False
-        while True:
-            try:
-                spec = msgspec.convert(entry, ModelSpec)
-            except msgspec.ValidationError as error:
-                complaint = wording.read(str(error))
-                if complaint.missing is None or not misspelt:  # else it is most likely there, under a wrong name
-                    self.complain(error, place, "models")
-            else:
-                return None if lacking else spec
-            key = complaint.path[0] if complaint.path else complaint.unknown or _key_of(complaint, "models")
-            misspelt, key = misspelt or complaint.unknown is not None, complaint.missing or key
-            if not isinstance(entry, dict) or (key not in entry and key not in _STAND_INS):
-                return None
-            lacking = lacking or key in _STAND_INS
-            rest = {name: value for name, value in entry.items() if name != key}
-            entry = rest | {name: _STAND_INS[name] for name in (key,) if name in _STAND_INS}
 
     def _wrong_value(self, index: int, keys: list[str], text: str) -> None:
         names = [str(self._source.name_of(key)) for key in keys]
@@ -289,6 +282,33 @@ def _key_of(complaint: wording.Complaint, table: str) -> str | None:
     """The key that one of ModelSpec's own checks is about, which their texts begin with."""
     key = complaint.text.partition(" ")[0]
     return key if table == "models" and not complaint.path and key in ModelSpec.__struct_fields__ else None
+
+
+def _keys_of(complaint: wording.Complaint, table: str) -> list[str]:
+    """The keys that lead to what a complaint is about, or to the list that it is in."""
+    keys: list[str] = []
+    for part in complaint.path:
+        if not isinstance(part, str):
+            return keys
+        keys.append(part)
+    last = complaint.unknown or complaint.missing or _key_of(complaint, table)
+    return [*keys, last] if last is not None else keys
+
+
+def _is_in(data: Any, keys: list[str]) -> bool:
+    for key in keys:
+        if not isinstance(data, dict) or key not in data:
+            return False
+        data = data[key]
+    return bool(keys)
+
+
+def _without(data: dict[Any, Any], keys: list[str]) -> dict[Any, Any]:
+    """``data`` less what the keys lead to."""
+    first, *others = keys
+    if others:
+        return {**data, first: _without(data[first], others)}
+    return {key: value for key, value in data.items() if key != first}
 
 
 def _unusable(spec: ModelSpec, folder: Path) -> tuple[list[str], str] | None:

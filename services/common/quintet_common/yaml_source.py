@@ -140,6 +140,8 @@ def _first_cause(error: yaml.MarkedYAMLError, text: str) -> tuple[int, str]:
         return begun.line + 1, f"the {bracket!r} here has no {_CLOSING[bracket]!r}, as is noticed on line {line}"
     if begun is not None and "simple key" in context:
         return begun.line + 1, "there is no ': ' behind the key"
+    if "another document" in problem:
+        return line, "a second document begins here, and there can be only one"
     if repr("\t") in problem:
         return line, "a tab where only spaces may be"
     if "mapping values are not allowed" in problem:
