@@ -8,6 +8,8 @@ import os
 from typing import Any
 
 import pytest
+from quintet.supervisor import welcome
+from quintet.supervisor.states import ModelState
 from quintet.terminal.screen import Progress, Screen
 from quintet.terminal.table import columns_of, cut, pad, table, width, wrap
 
@@ -84,6 +86,14 @@ def test_without_a_terminal_a_row_is_one_line_of_any_length() -> None:
     lines = table(("model", "kind", "weights", "state"), LONG, None, {0: REASON})
     assert len(lines) == 4
     assert lines[2].endswith(f"failed: {REASON}")
+    assert width(lines[1]) < width(lines[2]), "the rule is as long as the columns"
+
+
+@pytest.mark.parametrize("columns", [None, 80])
+def test_a_reason_names_its_model_once(columns: int | None) -> None:
+    states = [ModelState("m", "chat", "auto", "failed", 0, "m: /a has no config.json.")]
+    told = "\n".join(welcome.lines("http://h:1", states, {}, None, False, columns))
+    assert ("failed: /a has no config.json." if columns is None else "failed\n  /a has no config.json.") in told
 
 
 def loading(fraction: float, note: str = "") -> list[Progress]:

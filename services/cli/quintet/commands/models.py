@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> int:
     except openai.OpenAIError as error:
         print(explain(error, options.url), file=sys.stderr)
         return 1
-    notes = {index: card.note for index, card in enumerate(found) if card.note}
+    notes = {index: card.note.removeprefix(f"{card.id}: ") for index, card in enumerate(found) if card.note}
     print("\n".join(table(HEADER, [_row(card) for card in found], columns_of(sys.stdout), notes)))
     return 0
 

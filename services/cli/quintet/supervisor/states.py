@@ -29,6 +29,11 @@ class ModelState(msgspec.Struct, frozen=True):
     progress: float = 0.0
     note: str = ""
 
+    @property
+    def reason(self) -> str:
+        """The note without the model's name, where that is said already."""
+        return self.note.removeprefix(f"{self.id}: ")
+
 
 class _List(msgspec.Struct):
     data: list[ModelState]

@@ -213,7 +213,7 @@ class Supervisor:
         for spec in self._wanted():
             before, now = self._states.get(spec.id), states.get(spec.id)
             if not self._loading and before and now and before.state != now.state:
-                self._screen.say(f"{spec.id} is {now.state}" + (f": {now.note}" if now.note else ""))
+                self._screen.say(f"{spec.id} is {now.state}" + (f": {now.reason}" if now.note else ""))
         self._states = {**self._states, **states} if not self._loading else states
 
     def _state(self, spec: ModelSpec) -> ModelState:
@@ -227,7 +227,7 @@ class Supervisor:
 
     def _progress(self, spec: ModelSpec) -> Progress:
         state = self._state(spec)
-        return Progress(spec.id, state.state, state.progress, state.note)
+        return Progress(spec.id, state.state, state.progress, state.reason)
 
     async def _welcome(self) -> None:
         states = [self._state(spec) for spec in self._wanted()]

@@ -25,7 +25,7 @@ def lines(
     """The lines. ``ports`` are those of the services, by name; each has ``/health`` and ``/metrics`` there. ``locked``:
     the router asks for a key. ``columns`` are those of the terminal, if it is one."""
     rows = [(s.id, s.kind, s.engine, f"POST {ENDPOINTS.get(s.kind, '')}", s.state) for s in states]
-    notes = {index: s.note for index, s in enumerate(states) if s.state == "failed" and s.note}
+    notes = {index: s.reason for index, s in enumerate(states) if s.state == "failed" and s.note}
     places = [f"docs {url}/docs", f"metrics {url}/metrics"] + ([f"logs {logs}"] if logs else [])
     return [
         "",

@@ -71,8 +71,6 @@ def table(
     and columns without any are left out. Elsewhere a row is one line.
     """
     notes = notes or {}
-    if columns is None:
-        rows = [(*row[:-1], f"{row[-1]}: {notes[index]}") if index in notes else row for index, row in enumerate(rows)]
     widths = [max(width(row[column]) for row in (header, *rows)) for column in range(len(header))]
     if columns is not None and sum(widths) + GAP * (len(widths) - 1) > columns:
         used = [index for index in range(len(header)) if any(row[index] for row in rows)]
@@ -81,7 +79,9 @@ def table(
     lines = [*_row(header, widths), (" " * GAP).join("─" * size for size in widths)]
     for index, row in enumerate(rows):
         lines += _row(row, widths)
-        if columns is not None and index in notes:
+        if index in notes and columns is None:
+            lines[-1] += f": {notes[index]}"
+        elif index in notes and columns is not None:
             lines += [" " * GAP + line for line in wrap(notes[index], max(columns - GAP, NARROW))]
     return lines
 
