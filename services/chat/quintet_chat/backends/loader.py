@@ -290,7 +290,8 @@ def _warm_up(spec: ModelSpec, model: Any, tokenizer: Any, seeing: Any, max_batch
         prefixes=_prefix_room(spec, prefixes, per_token, per_row),
         reader=reader,
         info=_info(spec, model, tokenizer, context)
-        | {"modalities": ["text", "image"] if reader else ["text"], "attention": runner.reading},
+        | {"device": str(runner.device), "modalities": ["text", "image"] if reader else ["text"]}
+        | {"attention": runner.reading},
     )
 
 
@@ -337,7 +338,6 @@ def _info(spec: ModelSpec, model: Any, tokenizer: Any, context: int) -> dict[str
     info = {
         "engine": "transformers",
         "dtype": str(model.dtype).removeprefix("torch."),
-        "device": str(model.get_input_embeddings().weight.device),
         "context": context,
         "vocab_size": model.config.get_text_config().vocab_size,
         "parameters": model.num_parameters(),

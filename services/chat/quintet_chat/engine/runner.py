@@ -55,7 +55,12 @@ class Runner:
     def __init__(self, model: Any, max_rows: int, longest: int, cells: int, paging: Paging | None = None) -> None:
         self._model = model
         self.config = model.config.get_text_config()
-        self.device: torch.device = model.get_input_embeddings().weight.device
+        embeddings: torch.device = model.get_input_embeddings().weight.device
+        first = getattr(getattr(model, "_hf_hook", None), "execution_device", None)
+        self._first_device = embeddings if first is None else torch.device(first)
+        """Where the model's own code begins. A vision tower may be elsewhere than the embeddings."""
+        # What is offloaded is fetched to the first device.
+        self.device = self._first_device if embeddings.type == "meta" else embeddings
         self._spread = len({parameter.device for parameter in model.parameters()}) > 1
         """Whether it is on several devices: accelerate hands what it is called with to the first of them."""
         self._dtype = model.dtype
@@ -66,7 +71,7 @@ class Runner:
         self.mutual = mutual_layers(model)
         _check(model)
         scale_by_own_places(model)
-        self._picture_input = PictureInput(model)
+        self._picture_input = PictureInput(model, self.device)
         self.paging = paging or Paging.of(model, self.device)
         self.slots = self._new_slots(max_rows, longest, cells)
         self.padded: PaddedDecode | None = None
@@ -155,13 +160,13 @@ class Runner:
     @torch.inference_mode()
     def look(self, picture: Picture) -> None:
         """Run the vision tower over a picture. Raises RuntimeError, above all where its memory does not suffice."""
-        features = {name: value.to(self.device) for name, value in picture.features.items()}
+        features = {name: value.to(self._first_device) for name, value in picture.features.items()}
         found = self._model.get_image_features(**features, return_dict=True)
         layers = [found.pooler_output, *(getattr(found, "deepstack_features", None) or [])]
-        seen = torch.stack([torch.cat([each.flatten(0, -2) for each in layer]) for layer in layers])
+        seen = torch.stack([torch.cat([each.flatten(0, -2) for each in layer]).to(self.device) for layer in layers])
         if seen.shape[1] != len(picture.where):
             raise RuntimeError(f"{seen.shape[1]} features of a picture stand for {len(picture.where)} tokens")
-        picture.seen = seen.to(self.device, self._dtype)
+        picture.seen = seen.to(self._dtype)
 
     @torch.inference_mode()
     def prefill(self, row: int, pieces: list[Piece]) -> torch.Tensor:
@@ -188,7 +193,7 @@ class Runner:
         self.slots.plan = plan = self.slots.prefill(row, starts, counts, fresh=fresh)
         mask = None if fresh else self._mask(positions, plan.length, reach)
         if not with_pictures:
-            return self._forward({"input_ids": ids}, positions, mask, keep)
+            return self._forward({"input_ids": ids.to(self.device)}, positions, mask, keep)
         return self._forward(self._picture_input(ids, _shown(pieces)), _places(positions, pieces), mask, keep)
 
     def _together(self, pieces: list[Piece]) -> bool:
@@ -232,7 +237,7 @@ class Runner:
         """A decode step of ``ids`` [rows, 1], which the model takes to be at ``places`` [rows, 1]."""
         self.slots.plan = plan
         positions = plan.positions[:, None].to(self.device)
-        return self._forward({"input_ids": ids}, places, self._mask(positions, plan.length), 1)
+        return self._forward({"input_ids": ids.to(self.device)}, places, self._mask(positions, plan.length), 1)
 
     def _forward(
         self, shown: dict[str, torch.Tensor], places: torch.Tensor, mask: Mask, keep: int | torch.Tensor
@@ -240,7 +245,7 @@ class Runner:
         if isinstance(self.slots.plan, BlockPlan):
             flash.running.plan = self.slots.plan
         output = self._model(
-            **{name: value.to(self.device) for name, value in shown.items()},
+            **shown,
             position_ids=places.to(self.device),
             past_key_values=self.slots.cache,
             attention_mask=mask,
