@@ -223,7 +223,7 @@ async def test_a_client_that_leaves_while_its_request_moves_stops_costing() -> N
         await echo(*arguments)
 
     a, b = FakeUpstream(), FakeUpstream(slow)
-    async with open_door(a, b, poll_timeout=0.5) as door:
+    async with open_door(a, b, poll_timeout=1.0) as door:
         a.frozen = True
         clients = [await door.send("/v1/chat/completions", {"model": "m"}) for _ in range(12)]
         await until(lambda: len(b.requests) == 12)

@@ -85,6 +85,51 @@ async def test_a_place_goes_to_the_one_that_waits_longest_for_it() -> None:
         assert slow.begun == ["a", "b", "c", "d"]
 
 
+async def test_who_waits_for_a_turn_goes_to_a_replica_that_comes_or_recovers() -> None:
+    first, second = Slow(), Slow()
+    async with open_door(first.upstream, max_concurrent=1, queue_wait=60.0) as door:
+        sent = [await send(door, name) for name in "abcd"]
+        await second.upstream.start()
+        specs = [UpstreamSpec(url=each.upstream.url) for each in (first, second)]
+        await door.router.fleet.apply(specs)
+        await until(lambda: second.begun == ["b"])  # who has waited longest
+        assert await door.metric("quintet_router_waiting", model="m") == 2
+        second.finish(*"bcd")
+        assert [(await answer(each)).json["n"] for each in sent[1:]] == list("bcd")
+        await second.upstream.stop()
+        await until(lambda: not door.router.fleet.upstreams[1].breaker.closed)
+        late = await send(door, "e")
+        assert first.begun == ["a"]
+        await second.upstream.start()
+        second.finish("e")
+        assert (await answer(late)).json["n"] == "e"
+        first.finish("a")
+        assert (await answer(sent[0])).status == 200
+        assert door.outstanding == 0
+        assert first.most == second.most == 1
+        await second.upstream.stop()
+
+
+async def test_who_waits_for_a_turn_at_an_upstream_that_a_reload_takes_away_gets_one_elsewhere_or_is_told() -> None:
+    first, second, other = Slow(), Slow(), FakeUpstream(cards=[card("other")])
+    async with open_door(first.upstream, other, max_concurrent=1, queue_wait=60.0) as door:
+        fleet = door.router.fleet
+        sent = [await send(door, name) for name in "abc"]
+        await second.upstream.start()
+        await fleet.apply([UpstreamSpec(url=second.upstream.url), UpstreamSpec(url=other.url)])
+        await until(lambda: second.begun == ["b"])
+        assert await door.metric("quintet_router_waiting", model="m") == 1
+        await fleet.apply([UpstreamSpec(url=other.url)])
+        told = await answer(sent[2])
+        assert (told.status, told.error["code"]) == (404, "model_not_found")
+        first.finish("a")
+        second.finish("b")
+        assert [(await answer(each)).json["n"] for each in sent[:2]] == ["a", "b"]
+        assert await door.metric("quintet_router_waiting") == 0
+        await until(lambda: not fleet.leaving)
+        await second.upstream.stop()
+
+
 async def test_a_full_queue_is_429_and_a_long_wait_503() -> None:
     slow = Slow()
     async with open_door(slow.upstream, max_concurrent=1, max_waiting=2, queue_wait=0.4) as door:

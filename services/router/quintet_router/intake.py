@@ -98,7 +98,8 @@ class Intake:
         """For a job that came to a model which loads again, as its upstream has just said: wait until that is known
         here, and then as long as for any that loads. Raises ApiError, and ClientGone."""
         await self._lobby.news(job.model, job.seen.exchange)
-        await self._find_again(job)
+        await self.find_again(job)
+        job.attempts.tried.clear()
 
     async def wait_for_return(self, job: Job, until: float) -> None:
         """For a job whose upstreams are all gone: wait for one of those that have its model now to answer, and then as
@@ -114,13 +115,21 @@ class Intake:
             return monotonic() >= until or any(each.upstream.breaker.reachable for each in targets)
 
         await self._lobby.hold(job.model, over, until, job.seen.exchange)
-        await self._find_again(job)
+        await self.find_again(job)
+        job.attempts.tried.clear()
 
-    async def _find_again(self, job: Job) -> None:
-        """For a job that has waited: a reload may have given its model to others, or its name to another model."""
+    def targets_of(self, job: Job) -> list[Target]:
+        """Where a job's model can answer now. Raises ApiError when there is no such model any more."""
+        try:
+            return self._find(job.path, job.body, job.seen.client)[0]
+        except NotYet:
+            return []
+
+    async def find_again(self, job: Job) -> None:
+        """For a job that has waited: a reload may have given its model to others, or its name to another model. Waits
+        for one that loads. Raises ApiError, and ClientGone."""
         job.targets, job.model, job.kind = await self._wait_for(job.path, job.body, job.seen)
         job.seen.model = job.model
-        job.attempts.tried.clear()
 
     async def _wait_for(self, path: Path, body: Body, seen: Seen) -> tuple[list[Target], str, str | None]:
         try:

@@ -53,7 +53,7 @@ class Proxy:
         self._settings = settings
         self._gate = gate
         self._limited = settings.max_concurrent is not None
-        self._queue = Queue(settings)
+        self._queue = Queue(settings, fleet.catalog)
         self._lobby = Lobby(fleet.catalog, settings.load_wait)
         metrics.waiting = [("turn", self._queue.lengths), ("model", self._lobby.lengths)]
         self._spans = spans
@@ -230,10 +230,22 @@ class Proxy:
         full = [each for each in allowed if each.upstream.full]
         if full and all(each.upstream.full or each.upstream.retired for each in allowed):
             exchange.renew()
-            target = await self._queue.wait(job.model, full, exchange)
+            target = await self._queue.wait(job.model, full, exchange, partial(self._elsewhere, job, full))
             job.seen.waited += monotonic() - now
-            return target
+            if target is not None:
+                return target
+            await self._wait(job, exchange, self._intake.find_again(job))
+            return await self._place(job, exchange)
         return self._pick(job, [each for each in job.targets if not each.upstream.full])
+
+    def _elsewhere(self, job: Job, full: Sequence[Target]) -> bool:
+        """Whether a request that waits for its turn at ``full`` had better ask for its model's upstreams again: all of
+        these have left, or another one has a place. Raises ApiError when there is no such model any more."""
+        if all(each.upstream.retired for each in full):
+            return True
+        now, tried = monotonic(), job.attempts.tried
+        others = (each.upstream for each in self._intake.targets_of(job) if each.upstream not in tried)
+        return any(each.breaker.allows(now) and not each.full for each in others)
 
     async def _connect(self, upstream: Upstream) -> Connection | None:
         """A new connection; None when nothing listens there."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import Any
 
 from quintet_common.errors import ApiError
 
 from quintet_router.body import ClientGone
-from quintet_router.catalog import Target
+from quintet_router.catalog import Catalog, Target
 from quintet_router.exchange import Exchange
 from quintet_router.replies import unavailable
 from quintet_router.settings import Settings
@@ -34,8 +35,9 @@ class Queue:
     later can take it.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, catalog: Catalog) -> None:
         self._settings = settings
+        self._catalog = catalog
         self._waiting: dict[Upstream, deque[_Waiter]] = {}
         self.lengths: dict[str, int] = {}
         """Requests that wait, by model."""
@@ -51,10 +53,14 @@ class Queue:
             del self._waiting[upstream]
         upstream.outstanding -= 1
 
-    async def wait(self, model: str, targets: Sequence[Target], exchange: Exchange) -> Target:
-        """One of ``targets``, which are all full, with a place there.
+    async def wait(
+        self, model: str, targets: Sequence[Target], exchange: Exchange, elsewhere: Callable[[], bool]
+    ) -> Target | None:
+        """One of ``targets``, which are all full, with a place there; None once ``elsewhere`` says that other upstreams
+        are better, which is asked whenever the catalog has changed.
 
-        Raises ApiError 429 when too many wait already, 503 when it takes too long, and ClientGone.
+        Raises ApiError 429 when too many wait already, 503 when it takes too long, ClientGone, and what ``elsewhere``
+        raises.
         """
         length = self.lengths.get(model, 0)
         if length >= self._settings.max_waiting:
@@ -64,19 +70,30 @@ class Queue:
             self._waiting.setdefault(upstream, deque()).append(waiter)
         self.lengths[model] = length + 1
         try:
-            either: set[asyncio.Future[Any]] = {waiter.turn, exchange.over}
-            await asyncio.wait(either, timeout=self._settings.queue_wait, return_when=asyncio.FIRST_COMPLETED)
+            await self._turn(waiter, exchange, elsewhere)
             if exchange.gone:
                 raise ClientGone
-            if waiter.turn.done():
-                return waiter.turn.result()
-            raise unavailable("The model is busy: this request has waited too long for its turn.", 1)
+            return waiter.turn.result() if waiter.turn.done() else None
         except BaseException:
             if waiter.turn.done() and not waiter.turn.cancelled():
                 self.leave(waiter.turn.result().upstream)
             raise
         finally:
             self._remove(model, waiter)
+
+    async def _turn(self, waiter: _Waiter, exchange: Exchange, elsewhere: Callable[[], bool]) -> None:
+        """Until there is nothing to wait for any more. Raises ApiError 503."""
+        deadline = monotonic() + self._settings.queue_wait
+        while True:
+            news = self._catalog.next_rebuild()
+            either: set[asyncio.Future[Any]] = {waiter.turn, exchange.over, news}
+            await asyncio.wait(either, timeout=deadline - monotonic(), return_when=asyncio.FIRST_COMPLETED)
+            if waiter.turn.done() or exchange.gone:
+                return
+            if news.done() and elsewhere():
+                return
+            if monotonic() >= deadline:
+                raise unavailable("The model is busy: this request has waited too long for its turn.", 1)
 
     def _remove(self, model: str, waiter: _Waiter) -> None:
         waiter.turn.cancel()
