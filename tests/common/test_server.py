@@ -50,6 +50,15 @@ def service(folder: Path) -> Iterator[tuple[subprocess.Popen[bytes], httpx2.Clie
         process.wait()
 
 
+def test_a_port_that_is_taken_is_told_in_one_line(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-c", SERVICE, "models.yml", "--port", str(port)]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr == f"Port {port} is in use by another program; choose another with --port.\n"
+
+
 def until_ready(client: httpx2.Client) -> None:
     deadline = time.monotonic() + 60
     while client.get("/ready").status_code != 200:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import ipaddress
 import os
 import socket
@@ -31,6 +32,15 @@ def port_number(text: str) -> int:
     if not (text.isascii() and text.isdigit()) or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port (1 to 65535)")
     return int(text)
+
+
+def port_refused(error: OSError, port: int) -> str | None:
+    """Why nothing can listen on ``port`` and what to do, for a person; None where it is not the port's fault."""
+    if error.errno == errno.EADDRINUSE:
+        return f"Port {port} is in use by another program; choose another with --port"
+    if error.errno == errno.EACCES:
+        return f"Port {port} needs administrator rights; choose one above 1023 with --port"
+    return None
 
 
 def is_public(address: Address) -> bool:

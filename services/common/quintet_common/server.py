@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from quintet_common import folder
-from quintet_common.addresses import port_number
+from quintet_common.addresses import port_number, port_refused
 from quintet_common.models_yml import ConfigError, ModelSpec, load_config
 from quintet_common.pool import ModelPool
 
@@ -128,6 +128,8 @@ def run(
     After SIGINT it returns as if nothing was wrong; a SIGTERM is given on to the process, which ends by it.
     """
     drain = drain or Drain()
+    if options.fd is None and (reason := _unusable(options.host, options.port)):
+        sys.exit(reason)
     logging.basicConfig(level=options.log_level.upper(), format="%(levelname)s %(name)s %(message)s")
     for chatty in ("httpx2", "uvicorn"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
@@ -149,6 +151,16 @@ def run(
     # What uvicorn raises once more behind a Ctrl-C is for those who do not end by it.
     with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(_serve(_Server(config, drain), sockets, options.lifeline, reload))
+
+
+def _unusable(host: str, port: int) -> str | None:
+    """Why the port cannot be listened on, before anything is loaded for those who would ask there."""
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:  # what else there may be, uvicorn says
+        reason = port_refused(error, port)
+        return None if reason is None else f"{reason}."
+    return None
 
 
 class _Server(uvicorn.Server):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import socket
 
+from quintet_common.addresses import port_refused
+
 LOOPBACK = "127.0.0.1"
 
 BACKLOG = 2048
@@ -39,11 +41,9 @@ def port_of(listening: socket.socket) -> int:
 
 
 def _reason(error: OSError, host: str, port: int) -> str:
-    if error.errno == errno.EADDRINUSE:
-        other = _free_port_after(host, port)
-        return f"Port {port} is in use by another program; choose another with --port (make up PORT={other})."
-    if error.errno == errno.EACCES:
-        return f"Port {port} needs administrator rights; choose one above 1023 with --port."
+    if text := port_refused(error, port):
+        other = f" (make up PORT={_free_port_after(host, port)})" if error.errno == errno.EADDRINUSE else ""
+        return f"{text}{other}."
     if (error.errno or 0) < 0 or error.errno == errno.EADDRNOTAVAIL:  # below 0: the name has no address
         return f"{host!r} is not an address of this machine; use --host 127.0.0.1 or 0.0.0.0."
     return f"Cannot listen on {host}:{port}: {error.strerror}."
