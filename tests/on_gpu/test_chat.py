@@ -128,12 +128,16 @@ def test_everything_that_a_request_can_ask_for() -> None:
 
 
 @pytest.mark.skipif(not hasattr(torch.ops.pretend_gpu, "host_reads"), reason="only a pretended GPU counts")
-@pytest.mark.parametrize("fields", [{"temperature": 0.0}, {"temperature": 1.0, "top_k": 20}])
-def test_the_host_waits_once_for_each_token(fields: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("fields", "waits"),
+    [({"temperature": 0.0}, 1), ({"temperature": 1.0, "top_k": 20}, 1), ({"temperature": 0.0, "logprobs": 5}, 2)],
+)
+def test_the_host_waits_once_for_each_token(fields: dict[str, Any], waits: int) -> None:
+    """And once more for its log probabilities."""
     engine = engine_on()
     fields |= {"max_tokens": NEW, "ignore_eos": True}
     ask(engine, PROMPTS[0], **fields)
     before, steps = torch.ops.pretend_gpu.host_reads(), engine.stats()["decode_steps_total"]
     ask(engine, PROMPTS[0], **fields)
     assert engine.stats()["decode_steps_total"] - steps == NEW - 1
-    assert torch.ops.pretend_gpu.host_reads() - before == NEW
+    assert torch.ops.pretend_gpu.host_reads() - before == waits * NEW

@@ -62,17 +62,21 @@ class _RawLogprobs:
         if not counts:
             return
         self._logprobs = logits[list(counts)].log_softmax(-1)
-        top = self._logprobs.topk(min(max(*counts.values(), 1), logits.shape[1]), dim=-1)
-        self._top, self._top_ids = top.values.tolist(), top.indices.tolist()
+        self._top = self._logprobs.topk(min(max(*counts.values(), 1), logits.shape[1]), dim=-1)
 
     def of(self, tokens: list[int]) -> dict[int, Logprob]:
-        """By row, of those that asked, for the tokens that were chosen."""
+        """By row, of those that asked, for the tokens that were chosen. On a GPU this waits for the device once."""
         if not self._counts:
             return {}
         ids = torch.tensor([[tokens[row]] for row in self._counts]).to(self._logprobs.device)
-        chosen = self._logprobs.gather(1, ids)[:, 0].tolist()
-        rows = zip(self._counts.items(), chosen, self._top_ids, self._top, strict=True)
-        return {row: Logprob(value, best[:count], top[:count]) for (row, count), value, best, top in rows}
+        chosen = self._logprobs.gather(1, ids)
+        # Whole numbers of any vocabulary are the same in double precision.
+        found = torch.cat([each.double() for each in (chosen, *self._top)], dim=1).tolist()
+        size = self._top.values.shape[1]
+        return {
+            row: Logprob(value, [int(each) for each in rest[size : size + count]], rest[: min(count, size)])
+            for (row, count), (value, *rest) in zip(self._counts.items(), found, strict=True)
+        }
 
 
 def _apply_rules(row: torch.Tensor, sequence: Sequence) -> None:
