@@ -279,6 +279,8 @@ def test_a_file_whose_first_key_is_misspelt_may_be_of_either_dialect() -> None:
         ),
         ("id: a\n  kind chat\n  path: x", "3: not valid YAML: there is no ': ' behind the key."),
         ("id: a\n  kind: chat\n  path: x\n---\nmodels: []", "5: not valid YAML: a second document begins here"),
+        ("id: a\n kind: chat", "3: not valid YAML: this line begins in another column than those that it belongs to."),
+        ("id: a\n  path: x\n - id: b", "4: not valid YAML: this line begins in another column than those"),
         ("id: a\n  path: x: y", "3: not valid YAML: a ': ' where none may be"),
         ("id: a\n  kind: chat\n  path: x\n  keep: 10 min", "5: keep is 'always' or like '10m idle', not '10 min'."),
         ("kind: chat\n  path: x\n  id: ''", "4: id is empty."),

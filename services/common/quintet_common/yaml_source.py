@@ -142,6 +142,8 @@ def _first_cause(error: yaml.MarkedYAMLError, text: str) -> tuple[int, str]:
         return begun.line + 1, "there is no ': ' behind the key"
     if "another document" in problem:
         return line, "a second document begins here, and there can be only one"
+    if "expected <block end>" in problem:
+        return line, "this line begins in another column than those that it belongs to"
     if repr("\t") in problem:
         return line, "a tab where only spaces may be"
     if "mapping values are not allowed" in problem:

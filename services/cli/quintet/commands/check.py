@@ -38,11 +38,12 @@ def run(options: argparse.Namespace) -> int:
     if not config.models and not config.upstreams:
         print(nothing_in(file), file=sys.stderr)
         return 1
-    print("\n".join(table(HEADER, [_row(spec) for spec in config.models], columns_of(sys.stdout))))
-    for upstream in config.upstreams:
-        print(f"upstream  {upstream.url}")
+    rows = [_row(spec) for spec in config.models]
+    lines = table(HEADER, rows, columns_of(sys.stdout)) if rows else []
+    lines += [f"upstream  {upstream.url}" for upstream in config.upstreams]
     if any(hub.awaits(spec) for spec in config.models):
-        print(f"{NOT_YET}: {hub.source()}")
+        lines.append(f"{NOT_YET}: {hub.source()}")
+    print("\n".join(lines))
     found = problems(config, file) + [f"{file}: {line}" for line in fit.problems(config.models, fit.free())]
     for problem in found:
         print(problem, file=sys.stderr)
