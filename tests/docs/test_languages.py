@@ -17,8 +17,8 @@ def english(file: Path) -> Path:
 
 
 def kind(part: str) -> str:
-    """What a part is, which for code is all that it says."""
-    return part if part.startswith("```") else re.findall(r"^(?:#+ |- |\||!|)", part)[0]
+    """What a part is, which for code is all that it says but its comments."""
+    return re.sub(r"# .*", "#", part) if part.startswith("```") else re.findall(r"^(?:#+ |- |\||!|)", part)[0]
 
 
 def names(part: str) -> set[str]:
