@@ -10,11 +10,12 @@ from typing import Any
 import msgspec
 import openai
 import pytest
-from chat.engine_kit import tiny_engine
+from chat.engine_kit import ask, started, submit, tiny_engine, tiny_spec
 from chat.test_api_chat import USER
 from openai import OpenAI
 from quintet_chat.api.schema_limits import MAX_DEPTH, check_schema
 from quintet_chat.engine import grammar as grammars
+from quintet_chat.engine.engine import GRAMMAR_THREADS
 from quintet_chat.protocol import Grammar
 from quintet_common.errors import ApiError
 
@@ -130,6 +131,18 @@ def test_a_slow_grammar_holds_up_nobody_and_is_refused_in_time(
     slow.set()
     monkeypatch.setattr(grammars, "DEADLINE_SECONDS", 10.0)
     assert found.compile(SLOW) is found.compile(SLOW)
+
+
+def test_who_brings_a_known_grammar_waits_for_nobody(slow: threading.Event) -> None:
+    engine = started(tiny_spec())
+    known = Grammar(type="json_schema", value={"type": "boolean"})
+    ask(engine, "the", grammar=known, max_tokens=3)
+    waiting = [submit(engine, "the", grammar=SLOW, max_tokens=3)[1] for _ in range(GRAMMAR_THREADS + 1)]
+    ask(engine, "the", grammar=known, max_tokens=3)
+    assert all(heard.running for heard in waiting)
+    slow.set()
+    for heard in waiting:
+        heard.wait()
 
 
 def test_threads_that_compile_step_back() -> None:

@@ -31,7 +31,8 @@ from quintet_chat.protocol import Accepted, Finished, Generate
 log = logging.getLogger("quintet.chat")
 DEFAULT_MAX_BATCH = 32
 GRAMMAR_THREADS = 16
-"""They wait for a compilation; how many of these run at once is ``grammar.THREADS``."""
+"""They wait for a compilation; how many of these run at once is ``grammar.THREADS``. Grammars that are known wait for
+nobody."""
 
 
 class ChatEngine:
@@ -140,6 +141,8 @@ class ChatEngine:
             self._held.add(request.id, request.pictures.bytes)
         if request.body.grammar is None:
             self._accept(request)
+        elif self._grammars.knows(request.body.grammar):
+            self._compile(request)
         else:
             self._grammar_threads.submit(self._guarded, request, self._compile)
 

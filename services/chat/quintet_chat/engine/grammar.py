@@ -159,6 +159,10 @@ class Grammars:
                 self._gates[thinking] = make_gate(compiler.vocabulary, self._stop_ids, thinking)
         return compiled._replace(gate=self._gates[thinking], inside=inside)
 
+    def knows(self, grammar: Grammar) -> bool:
+        """Whether it is compiled, and will be for some while."""
+        return self._recall(msgspec.msgpack.encode(grammar)) is not None
+
     def _recall(self, key: bytes) -> Compiled | None:
         with self._lock:
             if key in self._kept:
