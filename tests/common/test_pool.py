@@ -73,9 +73,9 @@ async def test_reloads_take_effect_in_their_order_and_a_changed_model_is_known_a
     old = pool.find("b")
     stop = old.stop
 
-    async def slowly() -> None:
+    async def slowly(grace: float) -> None:
         await stopped.wait()
-        await stop()
+        await stop(grace)
 
     monkeypatch.setattr(old, "stop", slowly)
     changed = msgspec.structs.replace(B, max_waiting=7)
@@ -96,19 +96,53 @@ async def test_a_pool_that_is_closed_during_a_reload_starts_nothing(
     old = pool.find("b")
     stop = old.stop
 
-    async def slowly() -> None:
+    async def slowly(grace: float = 0) -> None:
         await closed.wait()
-        await stop()
+        await stop(grace)
 
     monkeypatch.setattr(old, "stop", slowly)
     reload = asyncio.create_task(pool.apply([msgspec.structs.replace(B, max_waiting=7)]))
     await asyncio.sleep(0)
     new = pool.find("b")
-    await pool.close()
+    closing = asyncio.create_task(pool.close())
+    await asyncio.sleep(0)
     closed.set()
-    await reload
+    await asyncio.gather(closing, reload)
     assert new.pid is None
     assert new.state is State.STOPPED
+
+
+@pytest.mark.parametrize("closed", [False, True])
+async def test_what_runs_in_a_model_that_changes_has_time_to_end(pool: ModelPool[Any], closed: bool) -> None:
+    old = pool.find("b")
+    async with asyncio.timeout(120):
+        await old.until(State.READY)
+        async with await old.submit({"text": "word " * (10_000 if closed else 20), "delay": 0.02}) as job:
+            await anext(job)
+            reload = asyncio.create_task(pool.apply([msgspec.structs.replace(B, max_waiting=7)], grace=100))
+            await anext(job)
+            new = pool.find("b")
+            assert new is not old
+            assert new.pid is None, "it waits for the memory of the old one"
+            if closed:
+                await pool.close()
+                with pytest.raises(ApiError, match="was unloaded during this request"):
+                    [event async for event in job]
+            else:
+                assert len([event async for event in job]) == 18
+        await reload
+        await new.until(State.STOPPED if closed else State.READY)
+        assert old.state is State.STOPPED
+
+
+async def test_what_does_not_end_in_time_is_told_why(pool: ModelPool[Any]) -> None:
+    old = pool.find("b")
+    async with asyncio.timeout(120):
+        await old.until(State.READY)
+        async with await old.submit({"text": "word " * 10_000, "delay": 0.02}) as job:
+            await pool.apply([A], grace=0.1)
+            with pytest.raises(ApiError, match="was unloaded during this request"):
+                [event async for event in job]
 
 
 async def test_a_model_that_was_given_up_is_told_and_tried_again_by_a_reload(

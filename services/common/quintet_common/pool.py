@@ -31,6 +31,8 @@ class ModelPool(Generic[EventT]):
         self._workers: dict[str, Worker[EventT]] = {}
         self._specs = specs
         self._changing = asyncio.Lock()
+        self._ending: list[Worker[EventT]] = []
+        """Of models that were changed or removed, while requests in them end."""
         self.leaving = False
         """Whether the service is about to end: it still answers, and says that others should be asked."""
 
@@ -45,15 +47,16 @@ class ModelPool(Generic[EventT]):
         self.leaving = True
 
     async def close(self) -> None:
-        await asyncio.gather(*(worker.stop() for worker in self))
-        self._workers.clear()
+        workers = [*self, *self._ending]
+        self._workers.clear()  # first of all: a change that goes on meanwhile starts none of them
+        await asyncio.gather(*(worker.stop() for worker in workers))
 
-    async def apply(self, specs: list[ModelSpec]) -> None:
+    async def apply(self, specs: list[ModelSpec], grace: float = 0.0) -> None:
         """Make the running models those of ``specs``: those are loaded anew whose process would run otherwise,
         and those that were given up are tried once more.
 
         One call after the other, in their order. A model that changes is known all the time, and loads once the memory
-        of the old one is free.
+        of the old one is free; requests that run in that one have ``grace`` seconds to end.
         """
         async with self._changing:
             wanted = {spec.id: spec for spec in specs}
@@ -67,7 +70,9 @@ class ModelPool(Generic[EventT]):
             for worker in gone:
                 del self._workers[worker.spec.id]
             new = [self._add(spec) for spec in specs if spec.id not in self._workers]
-            await asyncio.gather(*(worker.stop() for worker in gone))
+            self._ending = gone
+            await asyncio.gather(*(worker.stop(grace) for worker in gone))
+            self._ending = []
             for worker in new:
                 if worker in self:  # else the pool was closed meanwhile
                     worker.start()

@@ -143,6 +143,8 @@ class Worker(Generic[EventT]):
         self._connection: _Connection | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._jobs: dict[int, Job[EventT]] = {}
+        self._free = asyncio.Event()
+        self._free.set()
         self._next_id = 0
         self._last_used = time.monotonic()
         self._waiters: list[asyncio.Future[None]] = []
@@ -180,15 +182,22 @@ class Worker(Generic[EventT]):
         self._next_id += 1
         job: Job[EventT] = Job(self, self._next_id, max_ahead)
         self._jobs[self._next_id] = job
+        self._free.clear()
         self._connection.send(protocol.Submit(self._next_id, body))
         return job
 
     def release(self, job_id: int) -> None:
         """The client needs this job no more; one that still runs is cancelled in the worker."""
-        job = self._jobs.pop(job_id, None)
+        job = self._forget(job_id)
         self._last_used = time.monotonic()
         if job is not None and self._connection is not None:
             self._connection.send(protocol.Cancel(job_id))
+
+    def _forget(self, job_id: int) -> Job[EventT] | None:
+        job = self._jobs.pop(job_id, None)
+        if not self._jobs:
+            self._free.set()
+        return job
 
     def hold(self, job_id: int, held: bool) -> None:
         """Let a job that still runs rest, or go on."""
@@ -225,13 +234,16 @@ class Worker(Generic[EventT]):
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name=f"worker {self.spec.id}")
 
-    async def stop(self) -> None:
-        """End the process; its memory really comes back."""
+    async def stop(self, grace: float = 0.0) -> None:
+        """End the process; its memory really comes back. Requests that run have ``grace`` seconds to end."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                await self._free.wait()
+        self._fail_jobs(f"The model {self.spec.id!r} was unloaded during this request.")
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         await self._end_process()
-        self._fail_jobs()
         self._set(State.STOPPED)
 
     async def _run(self) -> None:
@@ -304,7 +316,7 @@ class Worker(Generic[EventT]):
             watch.cancel()
             self._connection = None
             await self._end_process()
-            self._fail_jobs()
+            self._fail_jobs(f"The process of model {self.spec.id!r} ended during this request.")
 
     async def _unload_when_idle(self) -> None:
         limit = idle_seconds(self.spec.keep)
@@ -326,11 +338,10 @@ class Worker(Generic[EventT]):
             process.kill()  # a model process has nothing to save
         await process.wait()
 
-    def _fail_jobs(self) -> None:
-        error = protocol.RequestError(
-            503, f"The process of model {self.spec.id!r} ended during this request.", code="worker_died", retry_after=1
-        )
+    def _fail_jobs(self, reason: str) -> None:
+        error = protocol.RequestError(503, reason, code="worker_died", retry_after=1)
         jobs, self._jobs = self._jobs, {}
+        self._free.set()
         self.stats = {}
         for job_id, job in jobs.items():
             job.put(protocol.Done(job_id, error))
@@ -342,7 +353,7 @@ class Worker(Generic[EventT]):
             if job := self._jobs.get(message.id):
                 job.put(self._decode_event(message.body))
         elif isinstance(message, protocol.Done):
-            if job := self._jobs.pop(message.id, None):
+            if job := self._forget(message.id):
                 job.put(message)
         elif isinstance(message, protocol.Stats):
             self.stats = message.values
