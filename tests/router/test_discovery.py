@@ -158,8 +158,11 @@ async def test_the_system_is_asked_for_names() -> None:
     ("text", "line"),
     [
         ("- http://a:1\n- ulr: x\n", "{file}:2: unknown key 'ulr'; did you mean 'url'?"),
-        ("upstreams:\n- {url: x, balance: prefx}\n", "{file}:2: balance: 'prefx' is not one of"),
-        ("- {url: x, discovery: dsn}\n", "{file}:1: discovery: 'dsn' is not one of static, dns; did you mean 'dns'?"),
+        ("upstreams:\n- {url: http://a:1, balance: prefx}\n", "{file}:2: balance: 'prefx' is not one of"),
+        (
+            "- {url: http://a:1, discovery: dsn}\n",
+            "{file}:1: discovery: 'dsn' is not one of static, dns; did you mean 'dns'?",
+        ),
         ("models: []\n", "{file}:1: expected a list of upstreams."),
         ("", "{file}:1: expected a list of upstreams."),
         ("- [", "{file}:1: not valid YAML"),
