@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from quintet_chat.tools.scan import overlap
+
 REPLACEMENT = "\ufffd"
 MAX_PARTIAL = 8
 """Tokens that may be held back for a character to complete; a UTF-8 character has at most four bytes."""
@@ -61,7 +63,7 @@ class StopFinder:
             self.found = True
             out, self._held = self._held[:cut], ""
             return out
-        keep = max(_overlap(self._held, stop) for stop in self._stops)
+        keep = max(overlap(self._held, stop) for stop in self._stops)
         split = len(self._held) - keep
         out, self._held = self._held[:split], self._held[split:]
         return out
@@ -69,14 +71,6 @@ class StopFinder:
     def flush(self) -> str:
         out, self._held = self._held, ""
         return out
-
-
-def _overlap(text: str, stop: str) -> int:
-    """How many characters at the end of ``text`` are the beginning of ``stop``."""
-    for size in range(min(len(text), len(stop) - 1), 0, -1):
-        if text.endswith(stop[:size]):
-            return size
-    return 0
 
 
 class TokenText:
