@@ -197,6 +197,38 @@ def test_a_pipeline(pipeline: Path) -> None:
     assert (of(pipeline, "image") or "").startswith("F has no model_index.json, so it is no pipeline")
 
 
+@pytest.mark.parametrize(
+    ("path", "kind", "says"),
+    [
+        ("Org/Name", "chat", None),
+        ("Org/Name@main", "chat", "'Org/Name@main' is no folder here, and no name on a hub, as Qwen/"),
+        (
+            "Org/Name",
+            "tts",
+            "the model 'm' is not there: Org/Name is no folder here, and nobody fetches it; `quintet pull",
+        ),
+        ("name", "tts", "the model 'm' is not there: name is no folder here, and nobody fetches it."),
+        ("https://a.b/Org/Name", "chat", "the model 'm' is not there: https://a.b/Org/Name is an address; on a hub"),
+        ("/no/where", "image", "the model 'm' is not there: /no/where does not exist."),
+    ],
+)
+def test_what_is_not_here_and_cannot_be_fetched_is_told(
+    path: str, kind: Any, says: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    found = problem(ModelSpec(id="m", kind=kind, path=path))
+    assert found is None if says is None else str(found).removeprefix("m: ").startswith(says)
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.touch()
+    for kind in ("chat", "image", "embedding"):
+        assert of(file, kind) == "F is a file; a model is a folder, and its path is that of the folder."
+
+
 def test_what_stays_wrong_is_not_tried_again(tmp_path: Path) -> None:
     local = ModelSpec(id="m", kind="image", path=str(tmp_path))
     hub = ModelSpec(id="m", kind="image", path="org/name")
@@ -212,6 +244,8 @@ def test_only_the_top_and_the_parts_that_are_named_are_looked_at(tmp_path: Path,
     save_file({"a": torch.zeros(10)}, model.parent / "top.safetensors")
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "cut.safetensors").write_bytes(b"junk")
+    assert of(tmp_path, "tts") == "F has no speech model: no voice (*.onnx) and no cosyvoice.yaml."
+    (tmp_path / "voice.onnx").touch()
     assert of(tmp_path, "tts") is None
     found = weights_in(tmp_path)
     assert found is not None

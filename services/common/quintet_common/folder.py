@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from quintet_common import checkpoint, headers, layout
+from quintet_common import checkpoint, headers, hub, layout
 from quintet_common.layout import PIPELINE, SENTENCES
 from quintet_common.models_yml import ModelSpec
 
@@ -46,6 +46,8 @@ def problem(spec: ModelSpec) -> str | None:
         return f"{spec.id}: a GGUF file cannot be loaded; give a folder in the layout of transformers."
     if spec.engine_args.get("url") is not None:
         return None
+    if path.is_file() and spec.kind != "tts":  # a voice of Piper is a file
+        return f"{spec.id}: {path} is a file; a model is a folder, and its path is that of the folder."
     if not path.is_dir():
         return missing(spec)
     config = checkpoint.config_of(spec)
@@ -58,9 +60,16 @@ def problem(spec: ModelSpec) -> str | None:
 
 def missing(spec: ModelSpec) -> str | None:
     """Why the path of ``spec`` cannot be right; None where it may be. Hub ids are not looked up."""
-    named_on_hub = not spec.path.startswith(("/", "~")) and spec.path.count("/") <= 1
-    if spec.embedded is not None or named_on_hub or Path(spec.path).expanduser().exists():
+    if spec.embedded is not None or Path(spec.path).expanduser().exists():
         return None
+    if "://" in spec.path:
+        return f"the model {spec.id!r} is not there: {spec.path} is an address; on a hub it is named like ORG/NAME."
+    named_on_hub = not spec.path.startswith(("/", "~", ".")) and spec.path.count("/") <= 1
+    if named_on_hub and spec.kind == "tts":
+        fetch = f"; `quintet pull {spec.path} --into FOLDER` does" if "/" in spec.path else ""
+        return f"the model {spec.id!r} is not there: {spec.path} is no folder here, and nobody fetches it{fetch}."
+    if named_on_hub:
+        return hub.misnamed(spec)
     return f"the model {spec.id!r} is not there: {spec.path} does not exist."
 
 
@@ -114,7 +123,9 @@ def _incomplete(spec: ModelSpec, folder: Path, config: dict[str, Any]) -> str | 
     if spec.kind == "image":
         return _incomplete_pipeline(folder)
     if spec.kind == "tts":
-        return None  # its engines say what they miss, by name
+        if not _has(folder, "*.onnx", *_SPEECH):
+            return f"{folder} has no speech model: no voice (*.onnx) and no {_SPEECH[0]}."
+        return None  # its engines say what else they miss, by name
     on_vllm = checkpoint.on_vllm(spec, config)
     names = ("config.json", "params.json") if on_vllm else ("config.json",)
     names = (*names, SENTENCES) if spec.kind in _VECTORS else names

@@ -79,6 +79,19 @@ def awaits(spec: ModelSpec) -> bool:
         return False
 
 
+def misnamed(spec: ModelSpec) -> str | None:
+    """Why no hub can have what is neither here nor fetched; None where one may. No hub is asked."""
+    if not awaits(spec):
+        return None
+    from huggingface_hub import errors, utils
+
+    try:
+        utils.validate_repo_id(spec.path)  # type: ignore[attr-defined]  # it is made on demand
+    except errors.HFValidationError:
+        return f"{spec.id}: {spec.path!r} is no folder here, and no name on a hub, as Qwen/Qwen2-7B-Instruct is one."
+    return None
+
+
 def source() -> str:
     """Where models are fetched from, for a person."""
     from huggingface_hub import constants
