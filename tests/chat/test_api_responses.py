@@ -322,6 +322,12 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"prompt": {"id": "p"}}, "prompt"),
     ({"truncation": "auto"}, "truncation"),
     ({"moderation": {"model": "x"}}, "moderation"),
+    ({"response_format": {"type": "json_object"}}, "response_format"),
+    ({"max_tokens": 5}, "max_tokens"),
+    ({"max_completion_tokens": 5}, "max_completion_tokens"),
+    ({"messages": [{"role": "user", "content": "Hi"}]}, "messages"),
+    ({"reasoning_effort": "low"}, "reasoning_effort"),
+    ({"verbosity": "low"}, "verbosity"),
     ({"context_management": [{"type": "compaction"}]}, "context_management"),
     ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
     ({"tools": [{"type": "function"}]}, "tools[0].name"),
@@ -369,6 +375,11 @@ def test_half_a_character_that_would_be_sent_back_is_refused(
     body = json.dumps({"model": "short", "input": "Hi", "stream": stream, field.split(".")[0]: value})
     response = httpx2.post(f"{scripted_url}/v1/responses", content=body, headers={"content-type": "application/json"})
     assert (response.status_code, response.json()["error"]["param"]) == (400, field)
+
+
+def test_a_name_from_chat_completions_is_told_what_it_is_here(scripted_url: str) -> None:
+    answer = httpx2.post(f"{scripted_url}/v1/responses", json={"model": "short", "input": "Hi", "max_tokens": 5})
+    assert answer.json()["error"]["message"] == "max_tokens: here it is max_output_tokens."
 
 
 @pytest.mark.parametrize(("given", "says"), [([], "at least 1 item"), (5, "expected a string or a list of items")])

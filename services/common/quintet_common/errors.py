@@ -121,9 +121,15 @@ def validation_error(errors: Sequence[Mapping[str, Any]], body: Any = None) -> A
     path = param_path(location)
     if first["type"] == "missing":
         return bad_request(f"Missing required field: {path}.", path, "missing_required_parameter")
-    return bad_request(
-        f"Invalid value for {path}: {first['msg'].removeprefix('Value error, ')}.", path, "invalid_value"
-    )
+    return bad_request(f"Invalid value for {path}: {_plain(first)}.", path, "invalid_value")
+
+
+def _plain(error: Mapping[str, Any]) -> str:
+    """What pydantic says is wrong, in words for those who send JSON and know no Python."""
+    if error["type"] in ("dict_type", "model_type", "model_attributes_type"):
+        return "Input should be an object"
+    text: str = error["msg"]
+    return text.removeprefix("Value error, ").replace(" after validation", "")
 
 
 def _in_body(error: Mapping[str, Any], body: Any) -> list[str | int]:

@@ -168,12 +168,22 @@ class ResponseRequest(ExtraFields):
     store: bool | None = None
     truncation: Literal["auto", "disabled"] | None = None
 
+    # Chat completions' names for what has another here: without effect they would be missed.
+    max_completion_tokens: Any = None
+    max_tokens: Any = None
+    messages: Any = None
+    reasoning_effort: Any = None
+    response_format: Any = None
+    verbosity: Any = None
+
     def refuse_unsupported(self) -> None:
         """Raise ApiError 400 that names the first field which asks for what cannot be had."""
         for field, reason in _REASONS.items():
             value = getattr(self, field)
             if value not in (None, False, "disabled", []):
                 raise bad_request(f"{field}: {reason}.", field, "unsupported_parameter")
+        for field, name in _NAMED_OTHERWISE.items():
+            _refuse(getattr(self, field) is not None, field, f"here it is {name}")
         for index, value in enumerate(self.include or []):
             if value not in (_LOGPROBS, _THOUGHTS):
                 path = f"include[{index}]"
@@ -189,9 +199,8 @@ class ResponseRequest(ExtraFields):
     def as_chat(self) -> tuple[ChatRequest, list[str]]:
         """The same as a chat completion request, and for each of its messages where it comes from in this one.
 
-        Raises ApiError 400 that names the field.
+        Raises ApiError 400 that names the field, of the chat request.
         """
-        self.refuse_unsupported()
         messages, paths = messages_of(self.input)
         if self.instructions is not None:
             messages.insert(0, Message(role="system", content=self.instructions))
@@ -313,6 +322,15 @@ def as_response_error(error: ApiError) -> ApiError:
         retry=error.retry,
     )
 
+
+_NAMED_OTHERWISE = {
+    "max_completion_tokens": "max_output_tokens",
+    "max_tokens": "max_output_tokens",
+    "messages": "input",
+    "reasoning_effort": "reasoning.effort",
+    "response_format": "text.format",
+    "verbosity": "text.verbosity",
+}
 
 _REASONS = {
     "store": "responses are not stored here; leave it out, or false",

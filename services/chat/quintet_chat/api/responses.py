@@ -59,6 +59,7 @@ def responses_router(service: str) -> APIRouter:
 
 
 async def _start(body: ResponseRequest, request: Request, dialect: Dialect, service: str) -> Turn:
+    body.refuse_unsupported()
     try:
         chat, paths = body.as_chat()
         return await start_turn(chat, request, dialect, service, paths)
@@ -68,6 +69,7 @@ async def _start(body: ResponseRequest, request: Request, dialect: Dialect, serv
 
 async def _count(body: ResponseRequest, request: Request, dialect: Dialect, service: str) -> int:
     worker = worker_of(request, body.model, service)
+    body.refuse_unsupported()
     try:
         chat, paths = body.as_chat()
         chat.refuse_unsupported()
