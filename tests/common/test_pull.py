@@ -107,17 +107,6 @@ def test_a_file_that_has_changed_meanwhile_is_begun_anew(hub: str, tmp_path: Pat
     assert not list(tmp_path.rglob("*.incomplete"))
 
 
-def test_a_folder_gets_what_has_changed_on_the_hub(hub: str, tmp_path: Path) -> None:
-    arguments = ("org/name", "--into", str(tmp_path / "models"))
-    assert pull(hub, tmp_path, *arguments).returncode == 0
-    Hub.files[LARGE_FILE] = FILES[LARGE_FILE][:HALF]
-    Hub.asked.clear()
-    done = pull(hub, tmp_path, *arguments)
-    assert done.returncode == 0, done.stderr
-    assert Path(done.stdout.strip(), LARGE_FILE).read_bytes() == FILES[LARGE_FILE][:HALF]
-    assert Hub.fetched() == [LARGE_FILE]
-
-
 def test_what_was_damaged_on_the_disk_is_noticed_and_fetched_whole(hub: str, tmp_path: Path) -> None:
     blobs = tmp_path / "hub" / "models--org--name" / "blobs"
     blobs.mkdir(parents=True)

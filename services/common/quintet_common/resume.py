@@ -84,9 +84,7 @@ def fetch(repository: str, commit: str, files: Sequence[Large], into: Path | Non
 
     They are not yet compared with their checksums. Raises OSError, and what huggingface_hub raises.
     """
-    with ThreadPoolExecutor(WORKERS) as workers:
-        jobs = [job for job in workers.map(lambda file: _job(repository, commit, file, into), files) if job is not None]
-    if not jobs:
+    if not (jobs := [job for file in files if (job := _job(repository, commit, file, into)) is not None]):
         return
     halves = jobs[0].half.parent
     halves.mkdir(parents=True, exist_ok=True)
@@ -153,8 +151,10 @@ def _go_on(job: _Job, out: BinaryIO, progress: _Progress) -> None:
             progress.stopped.wait(PAUSE)
         fruitless = 0 if _end(out) > have else fruitless + 1
         if fruitless == TRIES:
-            where = f"at {in_words(have)} of {in_words(job.file.size)}"
-            raise OSError(f"{job.file.name}: it broke off {where}; the same command goes on from there.") from why
+            text = (
+                f"it broke off at {in_words(have)} of {in_words(job.file.size)}; the same command goes on from there."
+            )
+            raise OSError(f"{job.file.name}: {text}") from why
 
 
 def _take(url: str, out: BinaryIO, have: int, progress: _Progress) -> None:
