@@ -1,7 +1,10 @@
-"""Downloading from a hub, spoken to by its own client."""
+"""Downloading from a hub, spoken to by its own client: a small server here answers as the hub does."""
 
 from __future__ import annotations
 
+import hashlib
+import http.server
+import json
 import os
 import signal
 import subprocess
@@ -10,19 +13,95 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
-from common.small_hub import COMMIT, FILES, LARGE_FILE, Hub, checksum, serving
 from quintet_common.models_yml import ConfigError
 from quintet_common.pull import Wanted, from_config, needed
 
-HALF = len(FILES[LARGE_FILE]) // 2
+COMMIT = "a" * 40
+FILES = {
+    "config.json": b'{"model_type": "llama"}',
+    "model.safetensors": bytes(range(256)) * 1000,
+    "pytorch_model.bin": b"pickled",
+    "README.md": b"# words",
+}
+LARGE = {"model.safetensors", "pytorch_model.bin"}
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """Two calls of the hub's API, for one repository. ``damaged`` is a file whose bytes are not those it tells of."""
+
+    damaged: str | None = None
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self._answer(True)
+
+    def do_HEAD(self) -> None:
+        self._answer(False)
+
+    def _answer(self, with_body: bool) -> None:
+        type(self).asked.append(f"{self.command} {self.path}")
+        if self.path.startswith(f"/api/models/org/name/tree/{COMMIT}"):
+            return self._send(200, json.dumps(self._tree()).encode(), {"Content-Type": "application/json"}, with_body)
+        if self.path.startswith("/api/models/org/name"):
+            return self._send(200, json.dumps(self._info()).encode(), {"Content-Type": "application/json"}, with_body)
+        name = self.path.partition(f"/org/name/resolve/{COMMIT}/")[2]
+        if name not in FILES:
+            return self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"}, with_body)
+        content = FILES[name]
+        headers = {"ETag": f'"{_checksum(name)}"', "X-Repo-Commit": COMMIT}
+        if name == self.damaged:
+            content = content[:-1] + b"?"
+        return self._send(200, content, headers, with_body)
+
+    def _info(self) -> dict[str, Any]:
+        siblings = []
+        for name, content in FILES.items():
+            each: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": _checksum(name)}
+            if name in LARGE:
+                each["lfs"] = {
+                    "sha256": _checksum(name),
+                    "oid": _checksum(name),
+                    "size": len(content),
+                    "pointerSize": 130,
+                }
+            siblings.append(each)
+        return {"id": "org/name", "sha": COMMIT, "siblings": siblings, "private": False, "tags": [], "downloads": 0}
+
+    def _tree(self) -> list[dict[str, Any]]:
+        made = self._info()["siblings"]
+        return [each | {"type": "file", "path": each["rfilename"], "oid": each["blobId"]} for each in made]
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str], with_body: bool) -> None:
+        self.send_response(status)
+        for name, value in (headers | {"Content-Length": str(len(body))}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if with_body:
+            self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def _checksum(name: str) -> str:
+    content = FILES[name]
+    if name in LARGE:
+        return hashlib.sha256(content).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 @pytest.fixture
 def hub() -> Iterator[str]:
-    with serving() as url:
-        yield url
+    Hub.damaged = None
+    Hub.asked = []
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+    server.server_close()
 
 
 def environment(hub: str, home: Path) -> dict[str, str]:
@@ -66,64 +145,46 @@ def test_what_is_damaged_is_removed(hub: str, tmp_path: Path, name: str) -> None
     assert again.returncode == 0, again.stderr
 
 
-def half(home: Path) -> Path:
-    (found,) = home.rglob("*.incomplete")
-    return found
+def test_ctrl_c_ends_it_in_the_middle_of_a_file_and_what_is_complete_is_kept(
+    hub: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, enough = threading.Event(), threading.Event()
+    send = Hub._send
 
+    def stall(self: Hub, status: int, body: bytes, headers: dict[str, str], with_body: bool) -> None:
+        if not with_body or body != FILES["model.safetensors"]:
+            return send(self, status, body, headers, with_body)
+        send(self, status, body, headers, False)
+        begun.set()
+        enough.wait(60)
+        return None
 
-def test_ctrl_c_ends_it_in_the_middle_of_a_file_and_the_next_pull_goes_on_there(hub: str, tmp_path: Path) -> None:
-    Hub.breaks_after, Hub.stalled = HALF, threading.Event()
+    monkeypatch.setattr(Hub, "_send", stall)
     command = [sys.executable, "-m", "quintet_common.pull", "org/name", "--into", str(tmp_path / "models")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment(hub, tmp_path))
     try:
-        assert Hub.stalled.wait(60)
-        while half(tmp_path).stat().st_size < HALF:
+        assert begun.wait(60)
+        config = tmp_path / "models" / "org" / "name" / "config.json"
+        while not config.exists():
             time.sleep(0.05)
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
-        assert not Hub.end.is_set()
+        assert not enough.is_set()
     finally:
+        enough.set()
         process.kill()
     assert process.stderr is not None
-    assert process.stderr.read().endswith("\nStopped. What has come is kept; the same command goes on from there.\n")
-    Hub.breaks_after = None
+    assert process.stderr.read().endswith(
+        "\nStopped. Files that are complete are kept; the same command fetches the rest.\n"
+    )
+    assert list(tmp_path.rglob("*.incomplete")) == []
+    monkeypatch.setattr(Hub, "_send", send)
     Hub.asked.clear()
     assert pull(hub, tmp_path, "org/name", "--into", str(tmp_path / "models")).returncode == 0
-    assert Hub.fetched() == [f"{LARGE_FILE} bytes={HALF}-", "config.json"]
-    assert (tmp_path / "models" / "org" / "name" / LARGE_FILE).read_bytes() == FILES[LARGE_FILE]
-    assert not list(tmp_path.rglob("*.incomplete"))
-
-
-def test_a_file_that_has_changed_meanwhile_is_begun_anew(hub: str, tmp_path: Path) -> None:
-    blobs = tmp_path / "hub" / "models--org--name" / "blobs"
-    blobs.mkdir(parents=True)
-    (blobs / f"{checksum(LARGE_FILE, FILES)}.incomplete").write_bytes(FILES[LARGE_FILE][:HALF])
-    Hub.files[LARGE_FILE] = FILES[LARGE_FILE][::-1]
-    done = pull(hub, tmp_path, "org/name")
-    assert done.returncode == 0, done.stderr
-    assert Hub.fetched() == [LARGE_FILE, "config.json"]
-    assert Path(done.stdout.strip(), LARGE_FILE).read_bytes() == FILES[LARGE_FILE][::-1]
-    assert not list(tmp_path.rglob("*.incomplete"))
-
-
-def test_what_was_damaged_on_the_disk_is_noticed_and_fetched_whole(hub: str, tmp_path: Path) -> None:
-    blobs = tmp_path / "hub" / "models--org--name" / "blobs"
-    blobs.mkdir(parents=True)
-    (blobs / f"{checksum(LARGE_FILE, FILES)}.incomplete").write_bytes(bytes(HALF))
-    done = pull(hub, tmp_path, "org/name")
-    assert Hub.fetched()[0] == f"{LARGE_FILE} bytes={HALF}-"
-    assert (
-        done.stderr.splitlines()[-1] == f"org/name: {LARGE_FILE} was damaged on its way and is removed. Pull it again."
-    )
-    assert pull(hub, tmp_path, "org/name").returncode == 0
-
-
-def test_a_mirror_with_tags_of_its_own_is_asked_once(hub: str, tmp_path: Path) -> None:
-    Hub.tags = False
-    done = pull(hub, tmp_path, "org/name")
-    assert done.returncode == 0, done.stderr
-    assert sorted(Hub.fetched()) == ["config.json", LARGE_FILE]
+    assert [each for each in Hub.asked if each.startswith("GET") and "resolve" in each] == [
+        f"GET /org/name/resolve/{COMMIT}/model.safetensors"
+    ]
 
 
 def test_what_cannot_be_had_is_one_line(hub: str, tmp_path: Path) -> None:

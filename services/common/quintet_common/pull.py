@@ -24,7 +24,7 @@ from typing import Any
 
 import httpx2
 
-from quintet_common import hub, resume
+from quintet_common import hub
 from quintet_common.footprint import in_words
 from quintet_common.models_yml import ConfigError, load_config
 
@@ -38,9 +38,9 @@ _PICKLED = ("pytorch_model*.bin", "diffusion_pytorch_model*.bin", "*.ckpt")
 INTERRUPTED = 130
 """Exit status after Ctrl-C."""
 
-_STOPPED = b"\nStopped. What has come is kept; the same command goes on from there.\n"
-_HALF = re.compile(rf".*\.[0-9a-f]{{8}}{re.escape(resume.SUFFIX)}")
-"""How the hub's client names a file that it has not all of, and will not go on with."""
+_STOPPED = b"\nStopped. Files that are complete are kept; the same command fetches the rest.\n"
+_HALF = ".incomplete"
+"""How the hub's client names a file that it has not all of."""
 
 _BLOCK = 1 << 20
 _ID = re.compile(r"[^/\s]+/[^/\s]+")
@@ -83,7 +83,6 @@ def pull(wanted: Wanted, into: Path | None) -> Path:
                 raise PullError(f"{wanted.id} has no files that could be loaded here.")
             size = sum(files[name].size or 0 for name in names)
             sys.stderr.write(f"{wanted.id} at {info.sha}: {len(names)} files, {in_words(size)}\n")
-            resume.fetch(wanted.id, str(info.sha), _large(files[name] for name in names), into)
             folder = Path(
                 snapshot_download(
                     wanted.id,
@@ -108,10 +107,6 @@ def needed(names: Iterable[str]) -> list[str]:
         for name in kept
         if str(Path(name).parent) not in safe or not any(fnmatch.fnmatch(name, glob) for glob in _PICKLED)
     )
-
-
-def _large(files: Iterable[Any]) -> list[resume.Large]:
-    return [resume.Large(each.rfilename, each.lfs.size, each.lfs.sha256) for each in files if each.lfs is not None]
 
 
 def _literal(name: str) -> str:
@@ -161,7 +156,9 @@ def _ending_at_once() -> Iterator[None]:
 
     def end(*_: object) -> None:
         _drop_halves()
-        os.write(sys.stderr.fileno(), _STOPPED)
+        os.write(
+            sys.stderr.fileno(), b"\nStopped. Files that are complete are kept; the same command fetches the rest.\n"
+        )
         os._exit(INTERRUPTED)
 
     before = signal.getsignal(signal.SIGINT)
@@ -178,7 +175,7 @@ def _drop_halves() -> None:
     with suppress(OSError):  # no /proc: another system than Linux
         for each in Path("/proc/self/fd").iterdir():
             with suppress(OSError):
-                if _HALF.fullmatch((file := each.readlink()).name):
+                if (file := each.readlink()).name.endswith(_HALF):
                     file.unlink()
 
 
