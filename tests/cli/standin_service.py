@@ -1,7 +1,8 @@
 """A service or router that is tiny: it listens as the real ones do, and says what it would serve.
 
 The tests of the supervisor run it under the real modules' names. Every start adds its name to
-``$STANDIN_FOLDER/starts``; there, a file ``NAME.crash`` makes it end with its text, ``NAME.deaf`` ignore SIGTERM.
+``$STANDIN_FOLDER/starts``; there, a file ``NAME.crash`` makes it end with its text, ``NAME.deaf`` ignore SIGTERM, and
+``NAME.slow`` end so many seconds after it as stand there, and add its name to ``$STANDIN_FOLDER/ended``.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ def main(name: str, kinds: set[str]) -> None:
     parser.add_argument("--fd", type=int)
     parser.add_argument("--lifeline", type=int)
     parser.add_argument("--log-level")
+    parser.add_argument("--grace")
     options = parser.parse_args()
     with (folder / "starts").open("a") as starts:
         starts.write(f"{name} {os.getpid()}\n")
@@ -81,8 +83,16 @@ def serve(name: str, kinds: set[str], options: argparse.Namespace, folder: Path)
     read()
 
     def stop(*_: int | FrameType | None) -> None:
-        if not (folder / f"{name}.deaf").exists():
+        slow = folder / f"{name}.slow"
+        if slow.exists():
+            threading.Timer(float(slow.read_text()), end).start()
+        elif not (folder / f"{name}.deaf").exists():
             os._exit(0)
+
+    def end() -> None:
+        with (folder / "ended").open("a") as ended:
+            ended.write(f"{name}\n")
+        os._exit(0)
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGHUP, read)

@@ -117,6 +117,10 @@ class UpstreamSpec(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_o
         return self.url.removeprefix(DNS).rstrip("/")
 
 
+DRAIN_SECONDS = 30
+"""``grace`` where nothing is said, of the router and of the services."""
+
+
 class RouterSpec(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """How the router admits requests. What is None is the router's own default; its options go before all of this.
 

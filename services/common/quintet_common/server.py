@@ -21,6 +21,7 @@ from starlette.types import ASGIApp
 
 from quintet_common import folder
 from quintet_common.addresses import port_number, port_refused
+from quintet_common.entries import DRAIN_SECONDS
 from quintet_common.models_yml import ConfigError, ModelSpec, load_config
 from quintet_common.pool import ModelPool
 
@@ -28,9 +29,6 @@ log = logging.getLogger("quintet")
 
 KEEP_ALIVE_SECONDS = 75
 """How long an idle connection stays open here; the router's pool lets go of its end earlier."""
-
-DRAIN_SECONDS = 30
-"""How long requests in flight may go on after SIGTERM."""
 
 
 def _nothing() -> None: ...

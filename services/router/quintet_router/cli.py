@@ -15,6 +15,7 @@ from typing import Any, get_args
 import msgspec
 from quintet_common import install, server
 from quintet_common.addresses import is_loopback
+from quintet_common.entries import DRAIN_SECONDS
 from quintet_common.memory import return_large_blocks
 from quintet_common.models_yml import Balance, Config, ConfigError, RouterSpec
 
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     gc.set_threshold(20_000, 10, 10)
     drain = server.Drain(
         admission.drain_delay or 0.0,
-        server.DRAIN_SECONDS if admission.grace is None else admission.grace,
+        DRAIN_SECONDS if admission.grace is None else admission.grace,
         router.departure.begin,
         router.departure.close,
     )
@@ -155,7 +156,7 @@ def _add_admission(parser: argparse.ArgumentParser, defaults: Settings) -> None:
     loading = f"how long a request waits for a model that is loading (default: {defaults.load_wait:g})"
     add("--load-wait", **seconds, help=loading)
     add("--drain-delay", **seconds, help="after SIGTERM, not ready but still open for so long (default: 0)")
-    add("--grace", **seconds, help=f"then open requests have so long to end (default: {server.DRAIN_SECONDS})")
+    add("--grace", **seconds, help=f"then open requests have so long to end (default: {DRAIN_SECONDS})")
 
 
 def _count(text: str) -> int:

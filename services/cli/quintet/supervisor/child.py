@@ -22,7 +22,10 @@ SWEEP_SECONDS = 1.0
 
 
 class Child:
-    """A process and its successors. ``fds`` stay open in it; ``say`` gets one line when it dies."""
+    """A process and its successors. ``fds`` stay open in it; ``say`` gets one line when it dies.
+
+    ``leaves``: within so many seconds after SIGTERM it ends by itself, if nothing is wrong with it.
+    """
 
     def __init__(
         self,
@@ -32,8 +35,10 @@ class Child:
         log: ServiceLog,
         say: Callable[[str], None],
         environment: Mapping[str, str] | None = None,
+        leaves: float = 0.0,
     ) -> None:
         self.name = name
+        self.leaves = leaves
         self.quick_deaths = 0
         self._command = command
         self._fds = fds

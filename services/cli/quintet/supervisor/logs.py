@@ -37,7 +37,9 @@ class ServiceLog:
         if folder is not None:
             self.path = folder / f"{name}.log"
             try:
-                self._file = self.path.open("w", encoding="utf-8", buffering=1)
+                self.path.open("w").close()
+                # One that is retired may still write there: neither must write over what the other wrote.
+                self._file = self.path.open("a", encoding="utf-8", buffering=1)
             except OSError as error:
                 self._say(f"No log of {name} is kept: {self.path}: {error.strerror}.")
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quintet_common.addresses import LOCAL, is_loopback
+from quintet_common.entries import DRAIN_SECONDS
 from quintet_common.models_yml import Config, ConfigError, ModelSpec
 
 from quintet.checks import load_changed
@@ -25,7 +26,8 @@ from quintet.supervisor.watch import changes
 from quintet.terminal.screen import Progress, Screen
 
 GRACE = 6.0
-"""Seconds that requests in flight have after SIGTERM."""
+"""Seconds that requests in flight have when all ends; and that a process has to leave by itself once its own grace is
+over."""
 
 HURRY, ROUTER_HURRY, HURRIED = 0.8, 1.2, 2.0
 """Seconds after Ctrl-C, when somebody looks on: until services break off what they have begun; until the router does,
@@ -76,7 +78,7 @@ class Supervisor:
         self._port = port_of(listening)
         self._services: dict[str, _Running] = {}
         self._router: Child | None = None
-        self._retired: set[asyncio.Task[None]] = set()
+        self._retired: dict[asyncio.Task[None], Child] = {}
         self._states: dict[str, ModelState] = {}
         self._loading = True
         self._hurried = False
@@ -125,7 +127,10 @@ class Supervisor:
         listening = listen_near(self._port, 1 + SERVICES.index(service))
         only = [f"--only={kind}" for kind in sorted(service.kinds & self._options.kinds)]
         partly = only if service.kinds - self._options.kinds else []
-        child = self._child(service.name, service.module, listening, [str(self._options.config), *partly])
+        # Its requests come through the router, whose time to end them would be worth nothing without its own.
+        grace = self._config.router.grace
+        same = [] if grace is None else [f"--grace={grace:g}"]
+        child = self._child(service.name, service.module, listening, [str(self._options.config), *partly, *same])
         self._services[service.name] = _Running(service, listening, child)
         child.start()
 
@@ -144,11 +149,14 @@ class Supervisor:
         command = [sys.executable, "-P", "-m", module, *arguments, *inherited]
         log = ServiceLog(name, self._logs, self._options.log_level, self._screen.say)
         local = {LOCAL: "1"} if is_loopback(self._options.host) else {}
-        return Child(name, command, fds, log, self._screen.say, local)
+        # What it was started with counts: it reads the section router only once.
+        delay, grace = self._config.router.drain_delay or 0.0, self._config.router.grace
+        leaves = delay + (DRAIN_SECONDS if grace is None else grace) + GRACE
+        return Child(name, command, fds, log, self._screen.say, local, leaves)
 
     def _children(self) -> list[Child]:
         router = [self._router] if self._router is not None else []
-        return [*router, *(running.child for running in self._services.values())]
+        return [*router, *(running.child for running in self._services.values()), *self._retired.values()]
 
     async def _stop_all(self) -> None:
         self._screen.end_progress()
@@ -158,7 +166,7 @@ class Supervisor:
 
     async def _end(self, child: Child) -> None:
         if self._hurried:
-            await child.stop(HURRIED, ROUTER_HURRY if child is self._router else HURRY)
+            await child.stop(HURRIED, ROUTER_HURRY if child.name == "router" else HURRY)
         else:
             await child.stop(GRACE)
 
@@ -310,10 +318,12 @@ class Supervisor:
             self._router.reload()
 
     def _retire(self, child: Child, then: Callable[[], None] = lambda: None) -> None:
+        """End a process for which there is no use any more, while the others go on: it ends what it has begun."""
+
         async def retire() -> None:
-            await child.stop(GRACE)
+            await child.stop(child.leaves)
             then()
 
         task = asyncio.create_task(retire())
-        self._retired.add(task)
-        task.add_done_callback(self._retired.discard)
+        self._retired[task] = child
+        task.add_done_callback(self._retired.pop)
