@@ -124,3 +124,16 @@ async def test_a_model_whose_hub_is_away_is_failed_and_not_given_up(
         assert not worker.given_up
     finally:
         await pool.close()
+
+
+def test_models_of_sentence_transformers_need_no_organisation(
+    empty_hub: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    use(monkeypatch, empty_hub, tmp_path)
+    short = ModelSpec(id="a", kind="embedding", path="all-MiniLM-L6-v2")
+    assert hub.awaits(short)
+    hub.check(short)  # the hub has none of this name alone: the library looks further
+    (tmp_path / "models--sentence-transformers--all-MiniLM-L6-v2" / "snapshots" / "0").mkdir(parents=True)
+    assert not hub.awaits(short)
+    with pytest.raises(hub.NotOnHub):
+        hub.check(ModelSpec(id="a", kind="chat", path="all-MiniLM-L6-v2"))

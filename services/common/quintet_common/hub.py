@@ -62,11 +62,15 @@ def check(spec: ModelSpec) -> None:
     if not awaits(spec):
         return
     revision = spec.engine_args.get("revision")
+    name, *others = _names(spec)
     try:
         with explained(spec.path, revision):
-            HfApi().model_info(spec.path, revision=revision, timeout=_SECONDS)
-    except (HubError, NotOnHub) as error:
-        raise type(error)(_in_full(spec, error)) from None
+            HfApi().model_info(name, revision=revision, timeout=_SECONDS)
+    except NotOnHub as error:
+        if not others:
+            raise NotOnHub(_in_full(spec, error)) from None
+    except HubError as error:
+        raise HubError(_in_full(spec, error)) from None
     except HfHubHTTPError:
         return  # a mirror may have the files alone; the library that wants them says what is wrong
 
@@ -74,7 +78,7 @@ def check(spec: ModelSpec) -> None:
 def awaits(spec: ModelSpec) -> bool:
     """Whether the model is to be fetched when it is loaded. No hub is asked."""
     try:
-        return _of_hub(spec) and not any(_fetched(spec.path))
+        return _of_hub(spec) and not any(folder for name in _names(spec) for folder in _fetched(name))
     except ImportError:
         return False
 
@@ -137,6 +141,12 @@ def _of_hub(spec: ModelSpec) -> bool:
     if spec.kind == "tts" or spec.embedded is not None or elsewhere or spec.path.startswith(("/", "~", ".")):
         return False
     return not Path(spec.path).exists()
+
+
+def _names(spec: ModelSpec) -> list[str]:
+    """What it may be called on a hub: sentence-transformers finds its own models without their organisation."""
+    short = spec.kind == "embedding" and "/" not in spec.path
+    return [spec.path, f"sentence-transformers/{spec.path}"] if short else [spec.path]
 
 
 def _fetched(name: str) -> Iterator[Path]:
