@@ -90,3 +90,56 @@ def test_broken_weights_are_named(model: Path, capsys: pytest.CaptureFixture[str
     file.write_text(f"models: [{{id: m, kind: chat, path: {model}}}]")
     assert status_of("check", str(file)) == 1
     assert capsys.readouterr().err == f"{file}:1: m: {model}/model.safetensors is no safetensors file.\n"
+
+
+def test_check_says_of_embedded_models_and_of_folders_alike_what_cannot_be(
+    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "free", lambda: {"cpu": 100 * GB})
+    monkeypatch.setattr(fit, "_NODES", ())
+    (model / "config.json").write_text('{"model_type": "qwen2", "max_position_embeddings": 4096}')
+    paths = ["embedded:smollm2-135m-instruct", str(model)]
+    fields = ["memory: {cpu: 10MB}", "device: cuda", "memory: {0: 9GB}", "context: 100000"]
+    rows = [f"  - {{id: '{path} {field}', kind: chat, path: '{path}', {field}}}" for path in paths for field in fields]
+    file = model.parent / "models.yml"
+    file.write_text("\n".join(["models:", *rows]))
+    assert status_of("check", str(file)) == 1
+    printed = capsys.readouterr()
+    assert printed.err.splitlines() == [
+        f"{file}:2: the weights of '{paths[0]} {fields[0]}' need 269 MB, but memory grants 10 MB.",
+        f"{file}:3: device: cuda: there is no GPU here.",
+        f"{file}:6: the weights of '{paths[1]} {fields[0]}' need 8 GB, but memory grants 10 MB.",
+        f"{file}:7: device: cuda: there is no GPU here.",
+    ]
+    gpu = "memory: there is no GPU here; the model runs on the CPU, where limits of GPUs do not count."
+    assert [line for line in printed.out.splitlines() if line.startswith("note: ")] == [
+        f"note: {file}:4: {gpu}",
+        f"note: {file}:5: context: 100000 is more than the 8192 tokens of the model itself, which count.",
+        f"note: {file}:8: {gpu}",
+        f"note: {file}:9: context: 100000 is more than the 4096 tokens of the model itself, which count.",
+    ]
+
+
+def test_what_runs_on_the_cpu_alone_is_noted_and_refused_nowhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "free", lambda: {"cpu": 100 * GB})
+    file = tmp_path / "models.yml"
+    file.write_text(
+        "models_config:\n  - model_name: a\n    model_path: embedded:hibari\n    model_type: tts\n"
+        "    max_memory: {0: 1GB}\n"
+    )
+    assert status_of("check", str(file)) == 0
+    note = f"note: {file}:5: max_memory: embedded:hibari runs on the CPU alone, whatever it is granted of GPUs."
+    assert capsys.readouterr().out.splitlines()[-1] == note
+    file.write_text("models: [{id: a, kind: tts, path: embedded:hibari, device: cuda}]")
+    assert status_of("check", str(file)) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"note: {file}:1: device: embedded:hibari runs on the CPU alone."
+
+
+def test_a_gpu_without_its_driver_s_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "_NODES", ())
+    assert not fit.has_gpu({"cpu": GB})
+    assert fit.has_gpu({0: GB, "cpu": GB})
+    monkeypatch.setattr(fit, "_NODES", ("nul[l]",))
+    assert fit.has_gpu({"cpu": GB})

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
-from quintet_common import checkpoint, folder
+from quintet_common import checkpoint, embedded, folder
 from quintet_common.footprint import too_large
 from quintet_common.models_yml import Config, ConfigError, ModelSpec, load_config, read_source
 from quintet_common.values import embedded_mistake
 from quintet_common.yaml_source import Source
+
+from quintet import fit
 
 
 class Problem(NamedTuple):
@@ -74,6 +76,30 @@ def problems(config: Config, file: Path) -> list[str]:
     return _lines(list(_problems(config)), file)
 
 
+def notes(config: Config, file: Path, *, gpu: bool) -> list[str]:
+    """One line for each value that is right and does nothing here, or not all that it says. ``gpu``: there is one."""
+    found = []
+    for index, spec in enumerate(config.models):
+        if _mistake(spec) is None and not _on_vllm(spec):
+            found += [Problem(["models", index, key], text, spec) for key, text in _idle(spec, gpu)]
+    return _lines(found, file)
+
+
+def _idle(spec: ModelSpec, gpu: bool) -> Iterator[tuple[str, str]]:
+    known = embedded.EMBEDDED.get(spec.embedded or "")
+    named = [device for device in spec.memory if isinstance(device, int)]
+    if known is not None and not known.on_gpu:
+        if spec.device.startswith("cuda"):
+            yield "device", f"device: {spec.path} runs on the CPU alone."
+        if named:
+            yield "memory", f"memory: {spec.path} runs on the CPU alone, whatever it is granted of GPUs."
+    elif named and not gpu:
+        yield "memory", "memory: there is no GPU here; the model runs on the CPU, where limits of GPUs do not count."
+    most = checkpoint.positions(spec, checkpoint.config_of(spec))
+    if spec.kind in checkpoint.KINDS and spec.context is not None and most is not None and spec.context > most:
+        yield "context", f"context: {spec.context} is more than the {most} tokens of the model itself, which count."
+
+
 def _problems(config: Config) -> list[Problem]:
     found: list[Problem] = []
     for index, spec in enumerate(config.models):
@@ -104,6 +130,10 @@ def _mistake(spec: ModelSpec) -> tuple[str, str] | None:
         return "path", f"path: {text}"
     if text := folder.missing(spec) or folder.problem(spec) or checkpoint.obstacle(spec, checkpoint.config_of(spec)):
         return "path", text
+    if text := checkpoint.beyond(spec, checkpoint.config_of(spec)):
+        return "context", text
+    if _wants_gpu(spec) and not fit.has_gpu(fit.free()):
+        return "device", f"device: {spec.device}: there is no GPU here."
     try:
         return None if (text := too_large(spec)) is None else ("memory", text)
     except OSError as error:
@@ -113,3 +143,15 @@ def _mistake(spec: ModelSpec) -> tuple[str, str] | None:
 def _lacks_vllm(spec: ModelSpec) -> bool:
     """Whether no more than vLLM is missing."""
     return folder.problem(spec) is None and checkpoint.lacks_vllm(spec, checkpoint.config_of(spec))
+
+
+def _wants_gpu(spec: ModelSpec) -> bool:
+    """Whether the model cannot be loaded here without one. What others run, or the CPU alone, can be."""
+    known = embedded.EMBEDDED.get(spec.embedded or "")
+    elsewhere = spec.engine_args.get("url") is not None
+    return spec.device.startswith("cuda") and not elsewhere and (known is None or known.on_gpu)
+
+
+def _on_vllm(spec: ModelSpec) -> bool:
+    """vLLM has rules of its own for the same keys."""
+    return checkpoint.on_vllm(spec, checkpoint.config_of(spec))

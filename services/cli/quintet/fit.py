@@ -15,6 +15,9 @@ CPU = "cpu"
 Device = int | str
 """The number of a GPU, or ``cpu``."""
 
+_NODES = ("nvidia[0-9]*", "nvhost-gpu", "kfd", "dxg")
+"""Of the GPUs of NVIDIA, of its boards, of AMD, and of Windows under WSL."""
+
 
 def free() -> dict[Device, int]:
     """Bytes that can be had, by device: of GPUs what their driver says, of the machine what is available."""
@@ -32,6 +35,12 @@ def free() -> dict[Device, int]:
     except (OSError, KeyError, ValueError):
         pass  # another system than Linux
     return found
+
+
+def has_gpu(available: Mapping[Device, int]) -> bool:
+    """Whether there is any GPU, also one that its driver's program says nothing of, as in many containers."""
+    nodes = (path for glob in _NODES for path in Path("/dev").glob(glob))
+    return any(isinstance(device, int) for device in available) or next(nodes, None) is not None
 
 
 def problems(specs: Iterable[ModelSpec], available: Mapping[Device, int]) -> list[str]:

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
-from quintet_common import headers, install, layout, vllm_program
+from quintet_common import embedded, headers, install, layout, vllm_program
 from quintet_common.engine_args import Quantization
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ AT_LOAD: tuple[str, ...] = get_args(Quantization)
 
 KINDS = ("chat", "multimodal")
 """Of language models."""
+
+VECTORS = ("embedding", "rerank")
+"""Of models that read and do not write."""
 
 VOICES = "spk2info.pt"
 """The file with the voices of a release of CosyVoice."""
@@ -106,6 +109,24 @@ def obstacle(spec: ModelSpec, config: dict[str, Any]) -> str | None:
     if text is None:
         text = _for_vllm(spec, config) if on_vllm(spec, config) else _for_transformers(spec, config)
     return None if text is None else f"{spec.id}: {text}"
+
+
+def positions(spec: ModelSpec, config: dict[str, Any]) -> int | None:
+    """The tokens that the model with this config.json was made for; None where that is not known."""
+    if spec.embedded is not None:
+        known = embedded.EMBEDDED.get(spec.embedded)
+        return None if known is None else known.positions
+    parts = [part for part in (config.get("text_config"), config) if isinstance(part, dict)]
+    found = [part.get("max_position_embeddings") for part in parts]
+    return next((each for each in found if isinstance(each, int) and each > 0), None)
+
+
+def beyond(spec: ModelSpec, config: dict[str, Any]) -> str | None:
+    """Why a model that makes vectors or scores cannot have the ``context`` of its entry; None where it may."""
+    most = positions(spec, config)
+    if spec.kind not in VECTORS or most is None or spec.context is None or spec.context <= most:
+        return None
+    return f"context: {spec.context} is more than the {most} positions of this model."
 
 
 def lacks_vllm(spec: ModelSpec, config: dict[str, Any]) -> bool:

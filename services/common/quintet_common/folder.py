@@ -11,8 +11,6 @@ from quintet_common import checkpoint, headers, hub, layout
 from quintet_common.layout import PIPELINE, SENTENCES
 from quintet_common.models_yml import ModelSpec
 
-_VECTORS = ("embedding", "rerank")
-
 _ENCODERS = frozenset(
     {
         *("bert", "roberta", "xlm-roberta", "distilbert", "albert", "electra", "mpnet", "modernbert", "nomic_bert"),
@@ -128,7 +126,7 @@ def _incomplete(spec: ModelSpec, folder: Path, config: dict[str, Any]) -> str | 
         return None  # its engines say what else they miss, by name
     on_vllm = checkpoint.on_vllm(spec, config)
     names = ("config.json", "params.json") if on_vllm else ("config.json",)
-    names = (*names, SENTENCES) if spec.kind in _VECTORS else names
+    names = (*names, SENTENCES) if spec.kind in checkpoint.VECTORS else names
     if not any((folder / name).is_file() for name in names):
         return f"{folder} has no config.json, so it is no folder of a model, or not all of one."
     if not (folder / SENTENCES).is_file() and (unread := _unreadable(folder / "config.json")):
@@ -136,7 +134,7 @@ def _incomplete(spec: ModelSpec, folder: Path, config: dict[str, Any]) -> str | 
     if spec.kind in checkpoint.KINDS and not _has(folder, *_WEIGHTS):
         gguf = " GGUF files are not read." if _has(folder, "*.gguf") else ""
         return f"{folder} has no weights (*.safetensors).{gguf}"
-    if spec.kind in _VECTORS and not any(_has(place, *_WEIGHTS) for place in (folder, *_parts(folder))):
+    if spec.kind in checkpoint.VECTORS and not any(_has(place, *_WEIGHTS) for place in (folder, *_parts(folder))):
         return f"{folder} has no weights (*.safetensors)."
     if (missing := next(_missing_shards(folder), None)) is not None:
         return missing

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from quintet_common import checkpoint, expansion, headers, layout
+from quintet_common import checkpoint, embedded, expansion, headers, layout
 from quintet_common.expansion import Tensor
 from quintet_common.models_yml import ModelSpec
 from quintet_common.sizes import parse_bytes
@@ -42,13 +42,22 @@ def weights_in(folder: Path) -> Weights | None:
 
 def needed(spec: ModelSpec) -> int | None:
     """Bytes of the model's weights in memory; None where its files are not at hand. Raises OSError for broken files."""
+    if spec.embedded is not None:
+        return _of_embedded(spec)
     folder = Path(spec.path).expanduser()
-    weights = weights_in(folder) if spec.embedded is None and folder.is_dir() else None
+    weights = weights_in(folder) if folder.is_dir() else None
     if weights is None:
         return None
     if spec.kind in checkpoint.KINDS and weights.tensors:
         return _of_language_model(spec, weights)
     return weights.loaded_as(spec.dtype)
+
+
+def _of_embedded(spec: ModelSpec) -> int | None:
+    known = embedded.EMBEDDED.get(spec.embedded or "")
+    if known is None or not (known.weights or known.others) or spec.engine_args.get("quantization"):
+        return None
+    return Weights([Tensor("", "F32", [known.weights])], known.others).loaded_as(spec.dtype)
 
 
 def _of_language_model(spec: ModelSpec, weights: Weights) -> int:

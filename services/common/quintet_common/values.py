@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from quintet_common import checkpoint, engine_args, wheels, wording
+from quintet_common import checkpoint, embedded, engine_args, wheels, wording
 from quintet_common.sizes import parse_bytes
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ def mistakes_in(spec: ModelSpec) -> Iterator[tuple[list[str], str]]:
     if spec.engine not in engines:
         text = f"{spec.engine!r} is no engine of kind {spec.kind!r}; {_one_of(spec.engine, engines)}"
         yield ["engine"], text
+    elif another := _another_engine(spec):
+        yield ["engine"], another
     if not _DEVICE.fullmatch(spec.device):
         yield ["device"], f"{spec.device!r} is not auto, cpu, cuda or like cuda:1."
     for device, limit in spec.memory.items():
@@ -70,6 +72,15 @@ def mistakes_in(spec: ModelSpec) -> Iterator[tuple[list[str], str]]:
             yield ["memory"], str(error)
     for key, text in engine_args.mistakes(spec.engine_args, *_tables(spec)):
         yield ["engine_args", key], text
+
+
+def _another_engine(spec: ModelSpec) -> str | None:
+    """Why an engine that there is does not run the embedded model of ``spec``."""
+    known = embedded.EMBEDDED.get(spec.embedded or "")
+    if known is None or spec.engine in ("auto", known.engine):
+        return None
+    own = f"auto or {known.engine}" if known.engine else "auto"
+    return f"{spec.engine!r} does not run {spec.path}; it is {own}."
 
 
 def _tables(spec: ModelSpec) -> tuple[type[engine_args.Table], ...]:

@@ -20,8 +20,10 @@ from quintet_common import checkpoint, folder
 from quintet_common.devices import bfloat16_pays, pick_device
 from quintet_common.engine_args import Transformers
 from quintet_common.errors import ApiError
+from quintet_common.footprint import in_words
 from quintet_common.memory import give_back
 from quintet_common.models_yml import ModelSpec
+from quintet_common.sizes import parse_bytes
 from quintet_common.worker.host import LoadError, Report, settings
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
@@ -240,12 +242,18 @@ def _load_weights(spec: ModelSpec, config: Any, from_pretrained: Callable[..., A
         raise LoadError(f"{spec.id}: the package 'accelerate' is needed to place a model on devices.")
     model, seen = _attempt(spec, "its weights cannot be loaded", partial(from_pretrained, **arguments))
     if "disk" in getattr(model, "hf_device_map", {}).values():
-        raise LoadError(f"{spec.id}: it does not fit into the memory that models.yml grants it.")
+        raise LoadError(f"{spec.id}: {_too_large(model, limits)}")
     if missing := sorted(seen["missing_keys"]):
         raise LoadError(f"{spec.id}: {len(missing)} weights are missing from its files, the first is {missing[0]!r}.")
     quantized.finish(model, config, dtype)
     settle_limits(model)
     return model.eval()
+
+
+def _too_large(model: Any, limits: dict[int | str, str]) -> str:
+    size, granted = model.get_memory_footprint(), sum(map(parse_bytes, limits.values()))
+    figures = f"its weights need {in_words(size)}, memory grants {in_words(granted)}"
+    return f"it does not fit into the memory that models.yml grants it: {figures}."
 
 
 def _limits(spec: ModelSpec, device: torch.device) -> dict[int | str, str]:
@@ -308,6 +316,9 @@ def _context(spec: ModelSpec, longest: int, room: int, bytes_per_token: int) -> 
     """The context that model, models.yml and memory allow."""
     affordable = room // bytes_per_token // 64 * 64
     wanted = min(spec.context or longest, longest)
+    if spec.context and spec.context > longest:
+        told = "%s: context: %d is more than the %d tokens of the model itself, which count."
+        log.warning(told, spec.id, spec.context, longest)
     if spec.context and affordable < wanted:
         need = wanted * bytes_per_token >> 20
         raise LoadError(

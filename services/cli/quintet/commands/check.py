@@ -12,7 +12,7 @@ from quintet_common.footprint import in_words, needed
 from quintet_common.models_yml import ConfigError, ModelSpec, load_config
 
 from quintet import fit
-from quintet.checks import nothing_in, problems
+from quintet.checks import notes, nothing_in, problems
 from quintet.supervisor.plan import ENDPOINTS
 from quintet.terminal.table import columns_of, table
 
@@ -43,8 +43,10 @@ def run(options: argparse.Namespace) -> int:
     lines += [f"upstream  {upstream.url}" for upstream in config.upstreams]
     if any(hub.awaits(spec) for spec in config.models):
         lines.append(f"{NOT_YET}: {hub.source()}")
+    available = fit.free()
+    lines += [f"note: {line}" for line in notes(config, file, gpu=fit.has_gpu(available))]
     print("\n".join(lines))
-    found = problems(config, file) + [f"{file}: {line}" for line in fit.problems(config.models, fit.free())]
+    found = problems(config, file) + [f"{file}: {line}" for line in fit.problems(config.models, available)]
     for problem in found:
         print(problem, file=sys.stderr)
     return 1 if found else 0
