@@ -22,7 +22,8 @@ def add_admin(app: FastAPI, fleet: Fleet, gate: Gate) -> None:
 
 
 def describe(upstream: Upstream, now: float) -> dict[str, Any]:
-    """``state`` is down when nothing answers there; ``first_byte_seconds`` a moving average, null before the first."""
+    """``state`` is down when nothing answers there; ``trouble`` says why it does not tell its models now, null where it
+    does; ``first_byte_seconds`` is a moving average, null before the first."""
     breaker, cards = upstream.breaker, upstream.cards
     known = cards is not None
     return {
@@ -30,6 +31,7 @@ def describe(upstream: Upstream, now: float) -> dict[str, Any]:
         "url": upstream.url,
         "service": "quintet" if upstream.ours else "other",
         "state": "unknown" if not known else "up" if breaker.reachable else "down",
+        "trouble": upstream.trouble,
         "in_flight": upstream.outstanding,
         "max_concurrent": upstream.limit,
         "idle_connections": len(upstream.pool.idle),

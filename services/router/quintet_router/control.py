@@ -67,9 +67,12 @@ def _add_models(app: FastAPI, fleet: Fleet, gate: Gate) -> None:
 def _add_health(app: FastAPI, fleet: Fleet, gate: Gate, departure: Departure) -> None:
     @app.get("/health", include_in_schema=False)
     async def health() -> dict[str, Any]:
-        """200 while the router lives, whatever its upstreams do; with the models that failed."""
+        """200 while the router lives, whatever its upstreams do; with the models that failed, and the upstreams that
+        cannot be used and why."""
         failed = [model.id for model in fleet.catalog if model.card.get("state") == "failed"]
-        return {"status": "ok", **({"failed": failed} if failed and not gate.locked else {})}
+        troubles = {upstream.label: upstream.trouble for upstream in fleet.upstreams if upstream.trouble}
+        told = {} if gate.locked else {"failed": failed, "upstreams": troubles}
+        return {"status": "ok", **{name: what for name, what in told.items() if what}}
 
     @app.get("/ready", include_in_schema=False)
     async def ready() -> Response:

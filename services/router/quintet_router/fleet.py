@@ -21,6 +21,7 @@ from quintet_router.replies import unavailable
 from quintet_router.settings import Settings
 from quintet_router.upstream.breaker import Failure
 from quintet_router.upstream.pool import Address, tls_context
+from quintet_router.upstream.trouble import SILENCE, TROUBLES, reason
 from quintet_router.upstream.upstream import Upstream
 
 log = logging.getLogger("quintet.router")
@@ -228,7 +229,10 @@ class _Poller:
         self._settings = settings
         self.hurry = asyncio.Event()
         self.asked = asyncio.Event()
+        self._began = monotonic()
         self._was_up: bool | None = None
+        self._warned: set[str] = set()
+        """What was said of it since it was last up."""
         self._task = asyncio.create_task(self._run())
 
     async def stop(self) -> None:
@@ -261,23 +265,14 @@ class _Poller:
             upstream.silent = 0
             response.raise_for_status()
             cards = _read_cards(response.content)
-        except httpx2.ConnectError as error:
-            upstream.breaker.failed(Failure.CONNECT, monotonic())
-            self._tell(False, str(error))
-            return False
-        except (httpx2.TimeoutException, TimeoutError) as error:
-            upstream.silent += 1
-            self._tell(False, type(error).__name__)
-            return False
-        except (httpx2.HTTPError, msgspec.DecodeError) as error:
-            # Confused, but there; requests decide whether it still answers them.
-            upstream.silent = 0
-            self._tell(False, str(error) or type(error).__name__)
+        except TROUBLES as error:
+            self._failed(error)
             return False
         if upstream.breaker.cause is Failure.CONNECT:
             upstream.breaker.succeeded()
         upstream.learn(cards, self._settings)
-        self._tell(True, f"{len(upstream.cards or [])} models")
+        self._fleet.changed()
+        self._tell_up()
         return all(card.get("state") in _SETTLED for card in cards) and not self._fleet.just_reloaded
 
     async def _request(self) -> httpx2.Response:
@@ -292,17 +287,44 @@ class _Poller:
         async with asyncio.timeout(self._settings.poll_timeout):
             return await client.get(upstream.models_url, headers=headers, extensions=extensions)
 
-    def _tell(self, up: bool, detail: str) -> None:
+    def _failed(self, error: Exception) -> None:
+        upstream, settings = self._upstream, self._settings
+        if isinstance(error, SILENCE):
+            upstream.silent += 1
+            patience = settings.start_seconds
+        elif isinstance(error, httpx2.ConnectError):
+            upstream.breaker.failed(Failure.CONNECT, monotonic())
+            patience = settings.absent_seconds
+        else:
+            # Confused, but there; requests decide whether it still answers them.
+            upstream.silent = 0
+            not_now = isinstance(error, httpx2.HTTPStatusError) and error.response.is_server_error
+            patience = settings.absent_seconds if not_now else 0.0
+        upstream.trouble = reason(error, upstream.models_path, settings.poll_timeout, bool(upstream.spec.key))
         self._fleet.changed()
-        if up != self._was_up:
-            label = self._upstream.label
-            if up:
-                log.info("%s is up: %s", label, detail)
-            elif self._was_up is None:  # it is still starting, more often than not
-                log.info("%s is not up yet: %s", label, detail)
-            else:
-                log.warning("%s is down: %s", label, detail)
-        self._was_up = up
+        self._tell_trouble(upstream.trouble, patience)
+
+    def _tell_trouble(self, trouble: str, patience: float) -> None:
+        """Once for each trouble. What was never up is still starting, more often than not: that it is not there is told
+        when it has had ``patience``."""
+        label, was_up = self._upstream.label, self._was_up
+        self._was_up = False
+        if was_up is None:
+            log.info("%s is not up yet: %s", label, trouble)
+        waits = self._upstream.cards is None and monotonic() - self._began < patience
+        if not waits and trouble not in self._warned:
+            self._warned.add(trouble)
+            log.warning("%s %s: %s", label, "is down" if was_up else "cannot be used", trouble)
+
+    def _tell_up(self) -> None:
+        """Whoever was told that it is down is told this, too."""
+        self._upstream.trouble = None
+        if not self._was_up:
+            count = len(self._upstream.cards or [])
+            level = logging.WARNING if self._warned else logging.INFO
+            log.log(level, "%s is up: %d %s", self._upstream.label, count, "model" if count == 1 else "models")
+        self._was_up = True
+        self._warned.clear()
 
 
 def _read_cards(content: bytes) -> list[dict[str, Any]]:

@@ -63,6 +63,8 @@ class Settings:
     """How often a watched file is looked at."""
     start_seconds: float = 60.0
     """So long after the start an unknown model is 503 rather than 404 while some upstream has never answered."""
+    absent_seconds: float = 10.0
+    """So long an upstream where nothing listens, or that answers 5xx, may be starting as well: it is no news yet."""
     reload_seconds: float = 10.0
     """So long after a reload a promised model that no upstream has is 503 rather than 404: the services read the same
     file, and may take longer."""

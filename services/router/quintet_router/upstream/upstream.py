@@ -47,6 +47,8 @@ class Upstream:
         self.first_byte_seconds = 0.0
         """Lately, from sending a request to the answer's headers; a moving average."""
         self.cards: list[dict[str, Any]] | None = None
+        self.trouble: str | None = "it has not answered yet"
+        """Why it did not tell its models when it was last asked."""
         self.ours = False
         """Whether it is one of Quintet's services, which speak on the bare paths too."""
         authorization = f"authorization: Bearer {spec.key}\r\n" if spec.key else ""
@@ -90,8 +92,12 @@ class Upstream:
         return path.method.encode() + b" " + target + self._head + ASK + host
 
     @property
+    def models_path(self) -> str:
+        return self.address.path + "/models" if self._prefix else "/v1/models"
+
+    @property
     def models_url(self) -> str:
-        return self.url + ("/models" if self._prefix else "/v1/models")
+        return self.url.removesuffix(self.address.path) + self.models_path
 
     @property
     def openapi_url(self) -> str:
