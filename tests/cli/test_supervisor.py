@@ -43,7 +43,23 @@ def test_the_terminal_has_warnings_and_the_log_file_has_all(serve: Serve) -> Non
     assert "chat: a line that matters" in served.text()
     assert "unimportant" not in served.text()
     log = next(served.folder.glob("cache/quintet/logs/*/chat.log")).read_text()
-    assert "an unimportant line" in log
+    assert re.search(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d INFO standin an unimportant line$", log, re.M)
+
+
+def test_the_log_of_the_last_run_is_kept(serve: Serve, house: Path) -> None:
+    logs = house / "logs"
+    logs.mkdir()
+    for name in ("chat.log", "tts.log", "chat.log.1", "others.log"):
+        (logs / name).write_text(f"{name} of before\n")
+    served = serve("--logs", str(logs))
+    served.until_said("Quintet is up")
+    assert (logs / "chat.log.1").read_text() == "chat.log of before\n"
+    assert (logs / "tts.log.1").read_text() == "tts.log of before\n"
+    assert (logs / "others.log").exists(), "what is not ours is left alone"
+    os.kill(served.starts("chat")[0], signal.SIGKILL)
+    served.until(lambda: (logs / "chat.log").read_text().count("an unimportant line") == 2)
+    assert "of before" not in (logs / "chat.log").read_text()
+    assert not (logs / "tts.log").exists()
 
 
 def test_ctrl_c_stops_all_and_exits_with_0(serve: Serve) -> None:

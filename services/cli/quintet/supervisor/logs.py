@@ -7,7 +7,8 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
@@ -21,6 +22,16 @@ def default_log_folder(port: int) -> Path:
     """Where the logs of the endpoint on ``port`` go: ``~/.cache/quintet/logs/PORT``."""
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(cache).expanduser() / "quintet" / "logs" / str(port)
+
+
+def keep_last_run(folder: Path, names: Iterable[str]) -> None:
+    """What the run before this one has left in the logs of these services is ``NAME.log.1`` from now on: it may say
+    what ended it. What leads elsewhere, a device for one, stays as it is."""
+    for name in names:
+        path = folder / f"{name}.log"
+        if path.is_file() and not path.is_symlink():
+            with contextlib.suppress(OSError):  # then the file is written on
+                path.replace(f"{path}.1")
 
 
 class ServiceLog:
@@ -37,7 +48,6 @@ class ServiceLog:
         if folder is not None:
             self.path = folder / f"{name}.log"
             try:
-                self.path.open("w").close()
                 # One that is retired may still write there: neither must write over what the other wrote.
                 self._file = self.path.open("a", encoding="utf-8", buffering=1)
             except OSError as error:
@@ -71,11 +81,11 @@ class ServiceLog:
                 file.close()
 
     def _keep(self, line: str) -> None:
-        """Into the file. A disk that is full must not end what is said to the terminal."""
+        """Into the file, with the time. A disk that is full must not end what is said to the terminal."""
         if self._file is None:
             return
         try:
-            self._file.write(line + "\n")
+            self._file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {line}\n")
         except OSError as error:
             self._say(f"The log of {self._name} ends here: {self.path}: {error.strerror}.")
             self.close()

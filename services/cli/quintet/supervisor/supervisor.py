@@ -18,7 +18,7 @@ from quintet_common.models_yml import Config, ConfigError, ModelSpec
 from quintet.checks import load_changed
 from quintet.supervisor import welcome
 from quintet.supervisor.child import Child
-from quintet.supervisor.logs import ServiceLog, default_log_folder
+from quintet.supervisor.logs import ServiceLog, default_log_folder, keep_last_run
 from quintet.supervisor.plan import ROUTER_MODULE, SERVICES, Service, needed_services
 from quintet.supervisor.sockets import listen_near, port_of
 from quintet.supervisor.states import SETTLED, KeyNeeded, ModelState, fetch, fetch_states
@@ -177,6 +177,7 @@ class Supervisor:
         except OSError as error:
             self._screen.say(f"No logs are kept: {folder}: {error.strerror}.")
             return None
+        keep_last_run(folder, ["router", *(service.name for service in SERVICES)])
         return folder
 
     # Models
