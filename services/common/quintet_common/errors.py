@@ -96,6 +96,11 @@ def _folded(name: str) -> str:
     return name.casefold().replace("_", "-")
 
 
+def missing_field(path: str) -> ApiError:
+    """400 for a field that a request needs and has not."""
+    return bad_request(f"Missing required field: {path}.", path, "missing_required_parameter")
+
+
 def param_path(location: Sequence[str | int]) -> str:
     """A pydantic location as OpenAI writes fields: ``("messages", 0, "content")`` -> ``messages[0].content``."""
     path = ""
@@ -120,7 +125,7 @@ def validation_error(errors: Sequence[Mapping[str, Any]], body: Any = None) -> A
         return bad_request("The body must be a JSON object, sent with Content-Type: application/json.")
     path = param_path(location)
     if first["type"] == "missing":
-        return bad_request(f"Missing required field: {path}.", path, "missing_required_parameter")
+        return missing_field(path)
     return bad_request(f"Invalid value for {path}: {_plain(first)}.", path, "invalid_value")
 
 

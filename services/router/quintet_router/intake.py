@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from time import monotonic
 from urllib.parse import parse_qsl
 
-from quintet_common.errors import ApiError, bad_request
+from quintet_common.errors import ApiError, missing_field
 
 from quintet_router.access.gate import check_model, no_model
 from quintet_router.access.keyring import Client
@@ -163,7 +163,7 @@ class Intake:
             if path.ask_all and not catalog.serving(path.kinds):
                 raise self._fleet.may_come(None) or _nothing_for(path)
             if not path.kinds:
-                raise bad_request("Missing required field: model.", "model", "missing_required_parameter")
+                raise missing_field("model")
             default = catalog.default(path.kinds)
             if default is None:
                 raise self._promised("") or _none_of(path)

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 from quintet_common.dialect import Dialect
-from quintet_common.errors import ApiError, bad_request
+from quintet_common.errors import bad_request, missing_field
 from quintet_common.media import picture_from_url
 
 from quintet_chat.api import zlai
@@ -82,7 +82,7 @@ class _Calls:
     def check(self, message: Message, path: str, *, strict: bool) -> None:
         """A message needs a role, and a tool's answer the call that it answers."""
         if message.role is None:
-            raise _missing(f"{path}.role")
+            raise missing_field(f"{path}.role")
         for name, reason in _REFUSED_FIELDS.items():
             if getattr(message, name) is not None:
                 raise bad_request(f"{path}.{name}: {reason}.", f"{path}.{name}", "unsupported_content")
@@ -91,7 +91,7 @@ class _Calls:
         self._made.update(call.id for call in message.tool_calls or [])
         if message.role == "tool" and strict:
             if message.tool_call_id is None:
-                raise _missing(f"{path}.tool_call_id")
+                raise missing_field(f"{path}.tool_call_id")
             if message.tool_call_id not in self._made:
                 text = f"{path}.tool_call_id: no message before has a tool call of this id."
                 raise bad_request(text, f"{path}.tool_call_id", "invalid_value")
@@ -117,7 +117,7 @@ def _content(message: Message, path: str, pictures: list[_PictureUrl]) -> str | 
         return message.content
     if message.content is None:
         if message.role != "assistant":
-            raise _missing(f"{path}.content")
+            raise missing_field(f"{path}.content")
         return message.refusal or ""
     before = len(pictures)
     parts = [_part(part, f"{path}.content[{i}]", message, pictures) for i, part in enumerate(message.content)]
@@ -144,7 +144,7 @@ def _part(part: dict[str, Any], path: str, message: Message, pictures: list[_Pic
 
 def _text(value: Any, path: str) -> str:
     if value is None:
-        raise _missing(path)
+        raise missing_field(path)
     if not isinstance(value, str):
         raise bad_request(f"Invalid value for {path}: expected a string.", path, "invalid_value")
     return value
@@ -175,7 +175,3 @@ def _arguments(written: str, path: str) -> str | dict[str, Any]:
     except (ValueError, OverflowError, RecursionError):
         return written
     return parsed if isinstance(parsed, dict) else written
-
-
-def _missing(path: str) -> ApiError:
-    return bad_request(f"Missing required field: {path}.", path, "missing_required_parameter")

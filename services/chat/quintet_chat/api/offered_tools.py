@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
-from quintet_common.errors import bad_request
+from quintet_common.errors import bad_request, missing_field
 
 from quintet_chat.api.chat_request import (
     MAX_DEFINITION,
@@ -44,7 +44,7 @@ def offered_tools(request: ChatRequest) -> dict[str, Offered]:
             message = f"tools[{index}].type: 'function' and 'custom' are served here, not {tool.type[:40]!r}."
             raise bad_request(message, f"tools[{index}].type", "unsupported_parameter")
         if getattr(tool, tool.type) is None:
-            raise bad_request(f"Missing required field: {path}.", path, "missing_required_parameter")
+            raise missing_field(path)
         found = _custom(tool.custom, path) if tool.custom and tool.type == "custom" else _function(tool, path, costs)
         name = found.function.name
         if name in offered:
@@ -96,7 +96,7 @@ def _custom(definition: CustomDefinition, path: str) -> Offered:
         function = custom.function_of(definition.name)
     elif format.grammar is None:
         path = f"{path}.format.grammar"
-        raise bad_request(f"Missing required field: {path}.", path, "missing_required_parameter")
+        raise missing_field(path)
     else:
         path = f"{path}.format.grammar.definition"
         syntax, text = format.grammar.syntax, format.grammar.definition

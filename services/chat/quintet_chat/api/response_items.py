@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from quintet_common.errors import ApiError, bad_request
+from quintet_common.errors import bad_request, missing_field
 
 from quintet_chat.api.chat_request import CustomCall, FunctionCall, Message, ToolCall
 
@@ -60,7 +60,7 @@ class _Reader:
     def _message(self, item: dict[str, Any], path: str) -> None:
         role = item.get("role")
         if role is None:
-            raise _missing(f"{path}.role")
+            raise missing_field(f"{path}.role")
         if role not in _ROLES:
             raise bad_request(f"{path}.role: expected one of {', '.join(_ROLES)}.", f"{path}.role", "invalid_value")
         message = Message(role=role, content=_content(item, "content", path))
@@ -91,7 +91,7 @@ def _content(item: dict[str, Any], field: str, path: str) -> str | list[dict[str
     """Text, or parts as chat messages have them, in the same order."""
     content = item.get(field)
     if content is None:
-        raise _missing(f"{path}.{field}")
+        raise missing_field(f"{path}.{field}")
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
@@ -130,12 +130,8 @@ def _thought(part: Any, path: str) -> str:
 
 def _string(item: dict[str, Any], field: str, path: str) -> str:
     if item.get(field) is None:
-        raise _missing(f"{path}.{field}")
+        raise missing_field(f"{path}.{field}")
     value = item[field]
     if not isinstance(value, str):
         raise bad_request(f"{path}.{field}: expected a string.", f"{path}.{field}", "invalid_value")
     return value
-
-
-def _missing(path: str) -> ApiError:
-    return bad_request(f"Missing required field: {path}.", path, "missing_required_parameter")

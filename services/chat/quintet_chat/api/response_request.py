@@ -6,7 +6,7 @@ import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
-from quintet_common.errors import ApiError, bad_request
+from quintet_common.errors import ApiError, bad_request, missing_field
 
 from quintet_chat.api.chat_request import (
     MAX_DEFINITION,
@@ -235,7 +235,7 @@ def _tool(tool: ResponseTool, index: int) -> Tool:
         message = f"{path}: 'function' and 'custom' are served here; there is no built-in tool {tool.type[:40]!r}."
         raise bad_request(message, path, "unsupported_parameter")
     if tool.name is None:
-        raise _missing(f"tools[{index}].name")
+        raise missing_field(f"tools[{index}].name")
     path, programs = f"tools[{index}]", "there are no programs here that call tools"
     _refuse("direct" not in (tool.allowed_callers or ["direct"]), f"{path}.allowed_callers", programs)
     if tool.type == "custom":
@@ -251,19 +251,15 @@ def _input_format(wanted: ResponseInputFormat, path: str) -> InputFormat:
     if wanted.type == "text":
         return InputFormat(type="text")
     if wanted.syntax is None:
-        raise _missing(f"{path}.syntax")
+        raise missing_field(f"{path}.syntax")
     if wanted.definition is None:
-        raise _missing(f"{path}.definition")
+        raise missing_field(f"{path}.definition")
     return InputFormat(type="grammar", grammar=TextGrammar(syntax=wanted.syntax, definition=wanted.definition))
 
 
 def _refuse(is_asked: bool, path: str, reason: str) -> None:
     if is_asked:
         raise bad_request(f"{path}: {reason}.", path, "unsupported_parameter")
-
-
-def _missing(path: str) -> ApiError:
-    return bad_request(f"Missing required field: {path}.", path, "missing_required_parameter")
 
 
 def _choice(choice: str | ResponseToolChoice | None) -> Any:
@@ -288,7 +284,7 @@ def _format(text: TextOptions | None) -> ResponseFormat | None:
         return None
     wanted = text.format
     if wanted.type == "json_schema" and wanted.name is None:
-        raise _missing("text.format.name")
+        raise missing_field("text.format.name")
     schema = JsonSchema.model_validate({"name": wanted.name, "schema": wanted.json_schema, "strict": wanted.strict})
     return ResponseFormat(type=wanted.type, json_schema=schema if wanted.type == "json_schema" else None)
 

@@ -11,7 +11,7 @@ from fastapi import Request
 from PIL import Image
 from pydantic import BaseModel, ValidationError
 from quintet_common.characters import half_in
-from quintet_common.errors import ApiError, bad_request, validation_error
+from quintet_common.errors import ApiError, bad_request, missing_field, validation_error
 from quintet_common.media import Picture, picture_from_bytes
 from starlette.datastructures import FormData, UploadFile
 
@@ -56,7 +56,7 @@ async def images(form: FormData, most: int = MAX_IMAGES) -> list[Picture]:
     """The pictures to work on, at least one, sent as ``image`` or ``image[]``. Raises ApiError 400."""
     sent = [value for name in _IMAGE_FIELDS for value in form.getlist(name)]
     if not sent:
-        raise bad_request("Missing required field: image.", "image", "missing_required_parameter")
+        raise missing_field("image")
     if len(sent) > most:
         raise bad_request(f"{len(sent)} images were sent; {most} is the most.", "image", "too_many_images")
     names = ["image"] if len(sent) == 1 else [f"image[{index}]" for index in range(len(sent))]
