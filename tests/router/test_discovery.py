@@ -196,8 +196,8 @@ class Applied:
     def __init__(self) -> None:
         self.specs: list[list[UpstreamSpec]] = []
 
-    async def apply(self, specs: list[UpstreamSpec], expected: frozenset[str]) -> None:
-        assert not expected
+    async def apply(self, specs: list[UpstreamSpec], *promised: object) -> None:
+        assert not any(promised)
         self.specs.append(specs)
 
 

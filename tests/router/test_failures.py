@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 from quintet_common.models_yml import UpstreamSpec
+from quintet_router.configuration import Reloads, Sources
 from router.harness import FakeUpstream, card, echo, http, open_door, raw, read_response, until
+
+DEAD = "http://127.0.0.1:9"
 
 
 def answering(status: int, *headers: str) -> Any:
@@ -80,6 +84,25 @@ async def test_a_model_that_the_file_promises_is_not_unknown() -> None:
         await until(lambda: door.router.fleet.upstreams[0].cards is not None)
         assert (await door.chat()).status == 404  # all have answered, and nobody has it
     await late.stop()
+
+
+async def test_a_model_of_a_kind_that_is_left_out_is_not_waited_for(tmp_path: Path) -> None:
+    """Though an upstream that never answered might have it."""
+    file = tmp_path / "models.yml"
+    text = (
+        "models:\n  - {id: m, kind: chat, path: p}\n  - {id: voice, kind: tts, path: 'embedded:hibari', aliases: [v]}\n"
+    )
+    file.write_text(text)
+    sources = Sources([DEAD], str(file), None, kinds=["chat"])
+    async with open_door(UpstreamSpec(url=DEAD), load_wait=60.0, start_seconds=60.0) as door:
+        await Reloads(sources, door.router.fleet, 1.0).reload()
+        for name in ("voice", "v"):
+            response = await asyncio.wait_for(door.chat(model=name), 10)
+            assert (response.status, response.error["code"]) == (404, "model_not_found")
+            says = f"The model {name!r} is in models.yml, but models of kind 'tts' are not served here."
+            assert response.error["message"] == says
+            assert (await door.get(f"/v1/models/{name}")).error["message"] == says
+        assert (await door.get("/v1/models/m")).status == 503
 
 
 async def test_a_refused_connection_goes_to_the_other_replica() -> None:

@@ -118,6 +118,25 @@ async def test_who_waits_for_a_model_that_a_reload_gives_to_another_upstream_goe
     await other.stop()
 
 
+async def test_an_upstream_whose_entry_changes_while_it_is_down_keeps_its_models() -> None:
+    upstream = FakeUpstream(cards=[card("m"), card("n")])
+    async with open_door(upstream) as door:
+        fleet = door.router.fleet
+        await upstream.stop()
+        entries: list[tuple[dict[str, Any], set[str]]] = [
+            ({"key": "k"}, {"m", "n"}),
+            ({"models": ["m"]}, {"m"}),
+            ({"prefix": "p/", "aliases": {"a": "n"}}, {"p/m", "p/n", "a"}),
+        ]
+        for entry, known in entries:
+            await fleet.apply([UpstreamSpec(url=upstream.url, **entry)])
+            for name in ("m", "n", "p/m", "p/n", "a"):
+                assert (await door.chat(model=name)).status == (503 if name in known else 404)
+        upstream.cards = [card("new")]
+        await upstream.start()
+        await until(lambda: set(fleet.catalog.names) == {"p/new"})
+
+
 async def test_who_waits_for_a_promised_model_that_a_reload_takes_away_is_told_at_once() -> None:
     """Before the next poll."""
     upstream, silent = FakeUpstream(), FakeUpstream()

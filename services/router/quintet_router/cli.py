@@ -25,7 +25,7 @@ from quintet_router.access.keyring import Keyring
 from quintet_router.access.places import SharedPlaces
 from quintet_router.access.rates import SharedRates
 from quintet_router.app import Router
-from quintet_router.configuration import Reloads, Sources, promised_by
+from quintet_router.configuration import Reloads, Sources
 from quintet_router.inbound import inbound_protocol
 from quintet_router.settings import MIB, Settings
 from quintet_router.spans import Spans, endpoint_from, spans_to
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the router until SIGTERM or SIGINT; SIGHUP reads all its files again. Ends the process on a wrong option."""
     options = _parser().parse_args(argv)
     try:
-        sources = Sources(options.upstream, options.config, options.upstreams_file, options.reload)
+        sources = Sources(options.upstream, options.config, options.upstreams_file, options.reload, options.only)
         config = sources.read_config()
         admission = _admission(options, config)
         settings = _settings(options, admission)
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         router = Router(sources.read_upstreams(config), settings, gate, _spans(admission))
     except (ConfigError, KeyFileError, ValueError) as error:
         sys.exit(str(error))
-    router.fleet.expected = promised_by(config)
+    router.fleet.expected, router.fleet.left_out = sources.promised_by(config)
     reloads = Reloads(sources, router.fleet, settings.file_seconds, gate.keyring)
     router.metrics.more.append(reloads.metrics)
     router.background.append(reloads.watch)
@@ -107,6 +107,7 @@ def _add_upstreams(parser: argparse.ArgumentParser, defaults: Settings) -> None:
         help="a server that speaks OpenAI, may be repeated; of dns+http://NAME:PORT every address is one",
     )  # fmt: skip
     add("--config", metavar="FILE", help="models.yml, for its upstreams and the names of its models")
+    add("--only", action="append", metavar="KIND", help="of its models, those of this kind alone, may be repeated")
     add("--reload", action="store_true", help="read --config again when it has changed, not on SIGHUP alone")
     add("--upstreams-file", metavar="FILE", help="a list of upstreams in YAML or JSON, read again when it has changed")
     add(

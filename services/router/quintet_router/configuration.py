@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from time import time
 
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -20,13 +20,22 @@ log = logging.getLogger("quintet.router")
 class Sources:
     """``urls`` come from the command line, ``config`` is models.yml's path and ``listed`` that of a list of upstreams.
 
-    ``watched``: whether models.yml, too, is read again as soon as it has changed.
+    ``watched``: whether models.yml, too, is read again as soon as it has changed. ``kinds``: of its models, those of
+    these kinds are served; None for all.
     """
 
-    def __init__(self, urls: Sequence[str], config: str | None, listed: str | None, watched: bool = False) -> None:
+    def __init__(
+        self,
+        urls: Sequence[str],
+        config: str | None,
+        listed: str | None,
+        watched: bool = False,
+        kinds: Collection[str] | None = None,
+    ) -> None:
         self._urls = urls
         self._config = config
         self._listed = listed
+        self._kinds = kinds
         self.watched = [path for path in (listed, config if watched else None) if path]
         self.first = self.signature()
         """Of the files before they were read for the first time."""
@@ -45,6 +54,12 @@ class Sources:
         if twice := next((url for url in urls if urls.count(url) > 1), None):
             raise ConfigError(f"The upstream {twice} is given twice.")
         return specs
+
+    def promised_by(self, config: Config) -> tuple[frozenset[str], dict[str, str]]:
+        """Every name that models.yml says will be served; and those that are left out, with their kinds."""
+        kinds: dict[str, str] = {name: spec.kind for spec in config.models for name in spec.names}
+        left_out = {name: kind for name, kind in kinds.items() if self._kinds is not None and kind not in self._kinds}
+        return frozenset(kinds.keys() - left_out.keys()), left_out
 
     def signature(self) -> tuple[object, ...]:
         """Another one after a watched file was changed, replaced, made or removed."""
@@ -79,7 +94,7 @@ class Reloads:
     async def _reload(self) -> None:
         try:
             config, specs = await asyncio.to_thread(self._read)
-            await self._fleet.apply(specs, promised_by(config))
+            await self._fleet.apply(specs, *self._sources.promised_by(config))
         except (ConfigError, ValueError) as error:
             self.successful = False
             log.error("Not reloaded, what runs goes on: %s", error)
@@ -108,8 +123,3 @@ class Reloads:
         if self._sources.watched:
             async for _ in settled(self._sources.signature, self._sources.first, self._seconds):
                 await self.reload()
-
-
-def promised_by(config: Config) -> frozenset[str]:
-    """Every name that models.yml says will be served."""
-    return frozenset(name for spec in config.models for name in spec.names)

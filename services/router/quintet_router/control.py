@@ -52,9 +52,8 @@ def _add_models(app: FastAPI, fleet: Fleet, gate: Gate) -> None:
         client = _client(gate, request)
         found = fleet.catalog.find(model)
         if found is None:
-            raise (fleet.may_come(model) if client.may_use(model) else None) or no_model(
-                client, model, fleet.catalog.names
-            )
+            error = (fleet.left_out_of(model) or fleet.may_come(model)) if client.may_use(model) else None
+            raise error or no_model(client, model, fleet.catalog.names)
         check_model(client, found.id, found.aliases, model)
         return found.card
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import count
 from math import inf
 from time import monotonic
@@ -44,6 +44,7 @@ class _Listing(msgspec.Struct):
 
 class Fleet:
     """``expected`` are names that models.yml promises: while an upstream has never answered, they may be its models.
+    ``left_out`` are others that it has, with their kinds, which are not served here.
 
     Raises ValueError for a URL that is none.
     """
@@ -52,6 +53,7 @@ class Fleet:
         _check(specs)
         self.catalog = Catalog()
         self.expected: frozenset[str] = frozenset()
+        self.left_out: Mapping[str, str] = {}
         self.upstreams: list[Upstream] = []
         self.leaving: list[Upstream] = []
         """Those that were taken out and have requests to end."""
@@ -92,7 +94,12 @@ class Fleet:
             upstream.close()
         await self.client.aclose()
 
-    async def apply(self, specs: list[UpstreamSpec], expected: frozenset[str] = frozenset()) -> None:
+    async def apply(
+        self,
+        specs: list[UpstreamSpec],
+        expected: frozenset[str] = frozenset(),
+        left_out: Mapping[str, str] | None = None,
+    ) -> None:
         """Make the upstreams those of ``specs``, and the promised names those of ``expected``. Unchanged upstreams keep
         their connections and what is known of them.
 
@@ -100,6 +107,7 @@ class Fleet:
         """
         _check(specs)
         async with self._changing:
+            self.left_out = left_out or {}
             self._specs, self.expected = specs, expected  # before the swap, which wakes those that wait for a model
             names = {spec.url for spec in specs if spec.dns}
             for url in self._watches.keys() - names:
@@ -135,17 +143,21 @@ class Fleet:
         present = {(upstream.spec.url, upstream.ip): upstream for upstream in self.upstreams}
         wanted: list[Upstream] = []
         new: list[_Poller] = []
+        changed: list[tuple[Upstream, Upstream]] = []
         for spec, ip in self._wanted():
             known = present.get((spec.url, ip))
             if known is None or known.spec != spec:
-                known = self._upstream(spec, ip, wanted)
+                before, known = known, self._upstream(spec, ip, wanted)
                 new.append(self._follow(known))
+                changed += [(known, before)] if before is not None else []
             wanted.append(known)
         try:
             async with asyncio.timeout(_FIRST_ANSWERS):
                 await asyncio.gather(*(poller.asked.wait() for poller in new))
         except TimeoutError:
             log.info("Not all new upstreams have answered yet.")
+        for known, before in changed:
+            known.inherit(before, self._settings)
         gone = [upstream for upstream in self.upstreams if upstream not in wanted]
         self.upstreams = wanted
         for upstream in gone:
@@ -166,6 +178,14 @@ class Fleet:
         poller = self._pollers.get(upstream)
         if poller is not None:
             poller.hurry.set()
+
+    def left_out_of(self, name: str) -> ApiError | None:
+        """404 for a model of models.yml whose kind is not served here."""
+        kind = self.left_out.get(name)
+        if kind is None:
+            return None
+        message = f"The model {name!r} is in models.yml, but models of kind {kind!r} are not served here."
+        return ApiError(404, message, param="model", code="model_not_found")
 
     def may_come(self, name: str | None) -> ApiError | None:
         """503 when a model that is not in the catalog may be there soon: some upstream has never answered or has no

@@ -178,9 +178,9 @@ class Intake:
 
     def _missing(self, name: str, client: Client) -> ApiError:
         """Why there is no model of this name."""
-        return (self._promised(name) if client.may_use(name) else None) or no_model(
-            client, name, self._fleet.catalog.names
-        )
+        may_tell = client.may_use(name)
+        error = (self._fleet.left_out_of(name) or self._promised(name)) if may_tell else None
+        return error or no_model(client, name, self._fleet.catalog.names)
 
     def _promised(self, name: str) -> ApiError | None:
         """503 for a model that may come, as NotYet where it is worth waiting for."""

@@ -19,7 +19,7 @@ from quintet.checks import load_changed
 from quintet.supervisor import welcome
 from quintet.supervisor.child import Child
 from quintet.supervisor.logs import ServiceLog, default_log_folder, keep_last_run
-from quintet.supervisor.plan import ROUTER_MODULE, SERVICES, Service, needed_services
+from quintet.supervisor.plan import KINDS, ROUTER_MODULE, SERVICES, Service, needed_services
 from quintet.supervisor.sockets import listen_near, port_of
 from quintet.supervisor.states import SETTLED, KeyNeeded, ModelState, fetch, fetch_states
 from quintet.supervisor.watch import changes
@@ -137,7 +137,9 @@ class Supervisor:
     def _start_router(self) -> None:
         upstreams = [argument for running in self._services.values() for argument in ("--upstream", running.url)]
         config = ["--config", str(self._options.config)]
-        self._router = self._child("router", ROUTER_MODULE, self._socket, [*upstreams, *config])
+        left_out = KINDS - self._options.kinds
+        only = [f"--only={kind}" for kind in sorted(self._options.kinds)] if left_out else []
+        self._router = self._child("router", ROUTER_MODULE, self._socket, [*upstreams, *config, *only])
         self._router.start()
 
     def _child(self, name: str, module: str, listening: socket.socket, arguments: list[str]) -> Child:

@@ -47,6 +47,7 @@ class Upstream:
         self.first_byte_seconds = 0.0
         """Lately, from sending a request to the answer's headers; a moving average."""
         self.cards: list[dict[str, Any]] | None = None
+        self._listed: list[dict[str, Any]] | None = None
         self.trouble: str | None = "it has not answered yet"
         """Why it did not tell its models when it was last asked."""
         self.ours = False
@@ -57,10 +58,16 @@ class Upstream:
 
     def learn(self, cards: list[dict[str, Any]], settings: Settings) -> None:
         """Take in the entries of its model list."""
+        self._listed = cards
         wanted = self.spec.models
         self.ours = any("kind" in card for card in cards)
         self.cards = [card for card in cards if wanted is None or card["id"] in wanted]
         self.pool.idle_limit = settings.idle_timeout if self.ours else settings.foreign_idle_timeout
+
+    def inherit(self, before: Upstream, settings: Settings) -> None:
+        """Take over what is known of the same server by another entry, while it has not answered to this one."""
+        if self.cards is None and before._listed is not None:
+            self.learn(before._listed, settings)
 
     @property
     def frozen(self) -> bool:
