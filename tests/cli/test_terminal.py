@@ -131,6 +131,14 @@ def test_without_a_terminal_only_news_is_printed() -> None:
     assert "\x1b" not in out.getvalue()
 
 
+def test_why_a_model_failed_is_left_to_its_service_and_the_table() -> None:
+    out = io.StringIO()
+    screen = Screen(out)
+    for reason in ("no hub answers", "still none"):
+        screen.progress([Progress("m", "failed", 0, reason)])
+    assert out.getvalue() == "m: failed\n"
+
+
 def test_a_reader_that_has_left_stops_nothing() -> None:
     reader, writer = os.pipe()
     os.close(reader)

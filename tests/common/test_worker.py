@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import subprocess
@@ -164,13 +165,19 @@ async def test_a_worker_that_dies_while_loading_is_started_again_but_not_for_eve
     assert worker._task.done()
 
 
-async def test_a_load_that_fails_again_and_again_keeps_saying_why(start: Any) -> None:
-    worker = start(stumble="the driver is gone", load_seconds=0.2)
+async def test_a_load_that_fails_again_and_again_keeps_saying_why(start: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "quintet")
+    worker = start(stumble="echo: the driver is gone", load_seconds=0.2)
     await until(worker, State.FAILED)
     notes: set[str] = set()
     await eventually(lambda: notes.add(worker.note) or worker.restarts >= 2)
     assert worker.state is State.FAILED
-    assert notes == {"the driver is gone"}
+    assert notes == {"echo: the driver is gone"}
+    assert worker.unavailable().message == "The model 'echo' failed to load: the driver is gone"
+    await eventually(lambda: "echo failed to load as before" in caplog.messages)
+    loud = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert loud[0] == "echo failed to load: the driver is gone", "by a name that is said once"
+    assert len(loud) == 2, "and then not again, nor that it is tried again"
 
 
 async def test_an_idle_model_is_unloaded_and_the_next_request_loads_it(start: Any) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TextIO
 
 from quintet.terminal.table import columns_of, cut, pad, width
@@ -76,6 +76,8 @@ class Screen:
 
     def _print_changes(self, models: Sequence[Progress]) -> None:
         for model in models:
+            if model.state == "failed":  # why, its service has said, and the table says it once more
+                model = replace(model, note="")
             key = (model.state, _DIGITS.sub("", model.note), int(model.fraction / STEP))
             if self._said.get(model.name) != key:
                 self._said[model.name] = key

@@ -19,6 +19,7 @@ from quintet_common.errors import LOADING, ApiError
 from quintet_common.models_yml import ModelSpec, idle_seconds
 from quintet_common.threads import worker_environment
 from quintet_common.worker import protocol
+from quintet_common.worker.failures import Failures, named_once
 
 log = logging.getLogger("quintet")
 EventT = TypeVar("EventT")
@@ -153,6 +154,7 @@ class Worker(Generic[EventT]):
         self._was_ready = False
         self._deaths = 0
         self._permanent = False
+        self._failures = Failures(spec.id)
         self._task: asyncio.Task[None] | None = None
 
     # Requests
@@ -221,7 +223,8 @@ class Worker(Generic[EventT]):
     def unavailable(self) -> ApiError:
         """Why there is no answer now, as the client should read it."""
         if self.state is State.FAILED:
-            message, again = f"The model {self.spec.id!r} failed to load: {self.note}", not self.given_up
+            reason, again = named_once(self.note, self.spec.id), not self.given_up
+            message = f"The model {self.spec.id!r} failed to load: {reason}"
             return ApiError(
                 503, message, code="model_failed", retry_after=30 if again else None, retry=None if again else False
             )
@@ -264,7 +267,7 @@ class Worker(Generic[EventT]):
             backoff = FIRST_BACKOFF if was_ready else min(backoff * 2, LAST_BACKOFF)
             if self.state is not State.FAILED:
                 self.note = _RESTARTED
-            log.warning("%s: worker ended, starting it again in %.1f s", self.spec.id, backoff)
+            self._failures.tell_next(backoff)
             self.restarts += 1
             await asyncio.sleep(backoff)
 
@@ -365,13 +368,14 @@ class Worker(Generic[EventT]):
             self.info, self.progress, self.note = message.info, 1.0, ""
             self._last_used = time.monotonic()
             self._was_ready = True
+            self._failures.forget()
             self._set(State.READY)
         else:
             self.note, self._permanent = message.reason, message.permanent
             self._fail()
 
     def _fail(self) -> None:
-        log.error("%s failed to load: %s", self.spec.id, self.note)
+        self._failures.tell(self.note)
         self._set(State.FAILED)
         self._hang_up()
 
