@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -193,7 +195,39 @@ def test_no_endpoint_is_one_line(capsys: pytest.CaptureFixture[str], command: tu
         free = port_of(taken)
     assert status_of(*command, f"--url=http://127.0.0.1:{free}") == 1
     error = capsys.readouterr().err
-    assert error == f"Nothing answers at http://127.0.0.1:{free}. Is `quintet serve` running? Another place: --url.\n"
+    place = "Another place: --url or QUINTET_URL."
+    assert error == f"Nothing answers at http://127.0.0.1:{free}. Is `quintet serve` running? {place}\n"
+
+
+class Locked(BaseHTTPRequestHandler):
+    """An endpoint that wants a key, and does not know the one that it gets."""
+
+    def do_GET(self) -> None:
+        body = b'{"error": {"message": "Incorrect API key.", "code": "invalid_api_key"}}'
+        self.send_response(401)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("command", [("models",), ("run", "m", "hello")])
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [("", "The endpoint asks for an API key: set OPENAI_API_KEY to one."), ("sk-old", "Incorrect API key.")],
+)
+def test_an_endpoint_with_keys_says_where_one_is_set(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, key: str, says: str, command: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Locked) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert status_of(*command, f"--url=http://127.0.0.1:{server.server_port}") == 1
+        server.shutdown()
+    assert capsys.readouterr().err == f"{says}\n"
 
 
 @pytest.mark.parametrize("url", ["::", "http://[::1", "http://a:b", "a:0", ""])

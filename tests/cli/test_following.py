@@ -16,7 +16,7 @@ from quintet.supervisor import supervisor, watch
 from quintet.supervisor.child import Child
 from quintet.supervisor.logs import ServiceLog
 from quintet.supervisor.plan import SERVICES
-from quintet.supervisor.states import ModelState
+from quintet.supervisor.states import ModelState, UpstreamState
 from quintet.supervisor.supervisor import Options, Supervisor
 from quintet.terminal.screen import Screen
 from quintet_common.models_yml import Config, ModelSpec
@@ -35,12 +35,16 @@ class Following:
         self.states = [ModelState("talk", "chat", state="ready")]
         self.asked, self.answer = asyncio.Event(), asyncio.Event()
         monkeypatch.setattr(supervisor, "fetch", self._fetch)
+        monkeypatch.setattr(supervisor, "fetch_upstreams", self._fetch_upstreams)
 
     async def _fetch(self, _: str) -> list[ModelState]:
         states = self.states
         self.asked.set()
         await self.answer.wait()
         return states
+
+    async def _fetch_upstreams(self, _: str) -> list[UpstreamState]:
+        return []
 
     def change(self) -> None:
         """What a changed models.yml does to what is known; no process runs here."""

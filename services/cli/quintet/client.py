@@ -11,6 +11,9 @@ import openai
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
+NO_KEY = "none"
+"""What the SDK sends without a key: it insists on sending one."""
+
 
 class ClientError(Exception):
     """The endpoint did not do what was asked. The text is one line for a person."""
@@ -46,7 +49,7 @@ def connect(url: str) -> openai.OpenAI:
     # A proxy of the environment is for the internet, never for this machine.
     local = host in ("localhost", "::1") or host.startswith("127.")
     http = openai.DefaultHttpxClient(trust_env=not local)
-    key = os.environ.get("OPENAI_API_KEY") or "none"
+    key = os.environ.get("OPENAI_API_KEY") or NO_KEY
     return openai.OpenAI(base_url=base, api_key=key, http_client=http, max_retries=1)
 
 
@@ -62,14 +65,35 @@ def url(text: str) -> str:
 
 
 def cards(client: openai.OpenAI) -> list[Card]:
-    """The models of the endpoint."""
-    return msgspec.convert([model.model_dump() for model in client.models.list()], list[Card])
+    """The models of the endpoint. Raises ClientError where it wants a key and there is none."""
+    try:
+        found = [model.model_dump() for model in client.models.list()]
+    except openai.AuthenticationError:
+        if client.api_key != NO_KEY:
+            raise
+        raise ClientError("The endpoint asks for an API key: set OPENAI_API_KEY to one.") from None
+    return msgspec.convert(found, list[Card])
+
+
+class _Health(msgspec.Struct):
+    upstreams: dict[str, str] = {}
+
+
+def troubles(client: openai.OpenAI) -> dict[str, str]:
+    """The upstreams of the endpoint that cannot be used, and why; none where it does not tell them."""
+    try:
+        health = client.get(str(client.base_url).removesuffix("/v1/") + "/health", cast_to=object)
+        return msgspec.convert(health, _Health).upstreams
+    except (openai.OpenAIError, msgspec.ValidationError):
+        return {}
 
 
 def explain(error: openai.OpenAIError, url: str) -> ClientError:
     """An error of the SDK as a line for a person."""
     if isinstance(error, openai.APIConnectionError):
-        return ClientError(f"Nothing answers at {url}. Is `quintet serve` running? Another place: --url.")
+        return ClientError(
+            f"Nothing answers at {url}. Is `quintet serve` running? Another place: --url or QUINTET_URL."
+        )
     if isinstance(error, openai.APIStatusError):
         body = error.body if isinstance(error.body, dict) else {}
         return ClientError(str(body.get("message") or error.message))

@@ -7,8 +7,8 @@ import sys
 
 import openai
 
-from quintet.client import Card, add_url, cards, connect, explain
-from quintet.supervisor.plan import ENDPOINTS
+from quintet.client import Card, ClientError, add_url, cards, connect, explain, troubles
+from quintet.supervisor.plan import ENDPOINTS, UNUSABLE, UPSTREAM
 from quintet.terminal.table import columns_of, table
 
 HEADER = ("model", "aliases", "kind", "engine", "endpoint", "state")
@@ -19,14 +19,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the table. 1 when the endpoint does not answer."""
+    """Print the table: models, and upstreams that cannot be used. 1 when the endpoint does not answer."""
     try:
-        found = cards(connect(options.url))
+        client = connect(options.url)
+        found, unusable = cards(client), troubles(client)
     except openai.OpenAIError as error:
         print(explain(error, options.url), file=sys.stderr)
         return 1
+    except ClientError as error:
+        print(error, file=sys.stderr)
+        return 1
     notes = {index: card.note.removeprefix(f"{card.id}: ") for index, card in enumerate(found) if card.note}
-    print("\n".join(table(HEADER, [_row(card) for card in found], columns_of(sys.stdout), notes)))
+    notes |= dict(enumerate(unusable.values(), len(found)))
+    rows = [*(_row(card) for card in found), *((label, "", UPSTREAM, "", "", UNUSABLE) for label in unusable)]
+    print("\n".join(table(HEADER, rows, columns_of(sys.stdout), notes)))
     return 0
 
 

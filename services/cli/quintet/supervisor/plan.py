@@ -38,6 +38,9 @@ ENDPOINTS = {
 }
 """Where a model of each kind answers first of all."""
 
+UPSTREAM, UNUSABLE = "upstream", "cannot be used"
+"""In tables: in place of a kind, and in place of a state."""
+
 
 def needed_services(config: Config, kinds: Set[str]) -> list[Service]:
     """The services that have a model among ``kinds``, in the order of the table above."""

@@ -39,6 +39,19 @@ class _List(msgspec.Struct):
     data: list[ModelState]
 
 
+class UpstreamState(msgspec.Struct, frozen=True):
+    """A server behind the router; ``trouble`` says why it cannot be used."""
+
+    upstream: str
+    url: str
+    trouble: str | None = None
+    models: list[object] = []
+
+
+class _Upstreams(msgspec.Struct):
+    upstreams: list[UpstreamState]
+
+
 class _Ready(msgspec.Struct):
     models: dict[str, str]
 
@@ -55,6 +68,15 @@ async def fetch(url: str) -> list[ModelState] | None:
     """The models at ``url``; None while nothing answers there. Raises KeyNeeded."""
     found = await asyncio.to_thread(_get, f"{url}/v1/models", _List)
     return None if found is None else found.data
+
+
+async def fetch_upstreams(url: str) -> list[UpstreamState]:
+    """The upstreams of the router at ``url``; none where it does not show them, as with keys."""
+    try:
+        found = await asyncio.to_thread(_get, f"{url}/admin/upstreams", _Upstreams)
+    except KeyNeeded:
+        return []
+    return [] if found is None else found.upstreams
 
 
 async def fetch_states(url: str) -> dict[str, str] | None:

@@ -21,7 +21,7 @@ from quintet.supervisor.child import Child
 from quintet.supervisor.logs import ServiceLog, default_log_folder, keep_last_run
 from quintet.supervisor.plan import KINDS, ROUTER_MODULE, SERVICES, Service, needed_services
 from quintet.supervisor.sockets import listen_near, port_of
-from quintet.supervisor.states import SETTLED, KeyNeeded, ModelState, fetch, fetch_states
+from quintet.supervisor.states import SETTLED, KeyNeeded, ModelState, fetch, fetch_states, fetch_upstreams
 from quintet.supervisor.watch import changes
 from quintet.terminal.screen import Progress, Screen
 
@@ -244,13 +244,15 @@ class Supervisor:
         states = [self._state(spec) for spec in self._wanted()]
         ready, config = {state.id for state in states if state.state in ("ready", "idle")}, self._config
         lag = await self._router_lag(ready)
+        own = {running.url for running in self._services.values()}
+        others = [each for each in await fetch_upstreams(self._url) if each.url not in own]
         if config is not self._config:
             return  # it has changed meanwhile, and its models load
         self._loading = False
         ports = {name: running.port for name, running in self._services.items()}
         self._screen.end_progress()
         locked = self._config.router.keys is not None
-        self._screen.say(*welcome.lines(self._url, states, ports, self._logs, locked, self._screen.columns))
+        self._screen.say(*welcome.lines(self._url, states, ports, self._logs, locked, self._screen.columns, others))
         if lag:
             self._screen.say(lag)
 

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from quintet.supervisor.plan import ENDPOINTS
-from quintet.supervisor.states import ModelState
+from quintet.supervisor.plan import ENDPOINTS, UNUSABLE, UPSTREAM
+from quintet.supervisor.states import ModelState, UpstreamState
 from quintet.terminal.table import table
 
 HEADER = ("model", "kind", "engine", "endpoint", "state")
@@ -21,11 +21,17 @@ def lines(
     logs: Path | None,
     locked: bool,
     columns: int | None,
+    upstreams: Sequence[UpstreamState] = (),
 ) -> list[str]:
     """The lines. ``ports`` are those of the services, by name; each has ``/health`` and ``/metrics`` there. ``locked``:
-    the router asks for a key. ``columns`` are those of the terminal, if it is one."""
+    the router asks for a key. ``columns`` are those of the terminal, if it is one. ``upstreams`` are other servers."""
     rows = [(s.id, s.kind, s.engine, f"POST {ENDPOINTS.get(s.kind, '')}", s.state) for s in states]
     notes = {index: s.reason for index, s in enumerate(states) if s.state == "failed" and s.note}
+    for each in upstreams:
+        count = len(each.models)
+        state = UNUSABLE if each.trouble else f"up, {count} {'model' if count == 1 else 'models'}"
+        notes |= {len(rows): each.trouble} if each.trouble else {}
+        rows.append((each.upstream, UPSTREAM, "", "", state))
     places = [f"docs {url}/docs", f"metrics {url}/metrics"] + ([f"logs {logs}"] if logs else [])
     return [
         "",
