@@ -227,7 +227,7 @@ async def test_wrong_method_and_path(client: Any) -> None:
     assert response.status_code == 405
     assert response.headers["allow"] == "POST"
     assert (await client.get("/v2/x")).json()["error"]["message"] == (
-        "Unknown path: /v2/x. Models of kind 'chat' answer here."
+        "Unknown path: /v2/x. /docs lists what models of kind 'chat' answer."
     )
 
 

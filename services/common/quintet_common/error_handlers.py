@@ -35,8 +35,8 @@ async def _http_error(request: Request, exc: Exception) -> Response:
 def _unknown_path(request: Request) -> str:
     """Through the router, this is what asking a model of the wrong kind comes to: its service lacks the path."""
     kinds = sorted({worker.spec.kind for worker in getattr(request.app.state, "pool", ())})
-    served = f" Models of kind {' or '.join(map(repr, kinds))} answer here." if kinds else " /docs lists what there is."
-    return f"Unknown path: {request.url.path}.{served}"
+    listed = f"what models of kind {' or '.join(map(repr, kinds))} answer" if kinds else "what there is"
+    return f"Unknown path: {request.url.path}. /docs lists {listed}."
 
 
 def install_error_handlers(app: FastAPI) -> None:
