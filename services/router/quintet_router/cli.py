@@ -15,7 +15,7 @@ from typing import Any, get_args
 import msgspec
 from quintet_common import install, server
 from quintet_common.addresses import is_loopback
-from quintet_common.entries import DRAIN_SECONDS
+from quintet_common.entries import DRAIN_SECONDS, Kind
 from quintet_common.memory import return_large_blocks
 from quintet_common.models_yml import Balance, Config, ConfigError, RouterSpec
 
@@ -107,7 +107,8 @@ def _add_upstreams(parser: argparse.ArgumentParser, defaults: Settings) -> None:
         help="a server that speaks OpenAI, may be repeated; of dns+http://NAME:PORT every address is one",
     )  # fmt: skip
     add("--config", metavar="FILE", help="models.yml, for its upstreams and the names of its models")
-    add("--only", action="append", metavar="KIND", help="of its models, those of this kind alone, may be repeated")
+    only = "of its models, those of this kind alone, may be repeated"
+    add("--only", action="append", choices=get_args(Kind), metavar="KIND", help=only)
     add("--reload", action="store_true", help="read --config again when it has changed, not on SIGHUP alone")
     add("--upstreams-file", metavar="FILE", help="a list of upstreams in YAML or JSON, read again when it has changed")
     add(
