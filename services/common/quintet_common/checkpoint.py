@@ -14,7 +14,7 @@ from quintet_common import embedded, headers, install, layout, vllm_program
 from quintet_common.engine_args import Quantization
 
 if TYPE_CHECKING:
-    from quintet_common.models_yml import ModelSpec
+    from quintet_common.entries import ModelSpec
 
 
 class Libraries(NamedTuple):

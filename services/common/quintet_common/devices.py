@@ -6,7 +6,7 @@ import logging
 
 import torch
 
-from quintet_common.models_yml import ModelSpec
+from quintet_common.entries import ModelSpec
 from quintet_common.worker.host import LoadError
 
 log = logging.getLogger("quintet")

@@ -15,7 +15,7 @@ from quintet_common import wording
 from quintet_common.sizes import parse_bytes
 
 if TYPE_CHECKING:
-    from quintet_common.models_yml import ModelSpec
+    from quintet_common.entries import ModelSpec
 
 ToolFamily = Literal[
     "none", "hermes", "glm4", "llama3", "mistral", "mistral_args", "deepseek", "deepseek_v31", "harmony",

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from quintet_common import checkpoint, headers, hub, layout
+from quintet_common.entries import ModelSpec
 from quintet_common.layout import PIPELINE, SENTENCES
-from quintet_common.models_yml import ModelSpec
 
 _ENCODERS = frozenset(
     {

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quintet_common import checkpoint, embedded, expansion, headers, layout
-from quintet_common.expansion import Tensor
-from quintet_common.models_yml import ModelSpec
+from quintet_common.entries import ModelSpec
 from quintet_common.sizes import parse_bytes
+from quintet_common.tensor import Tensor
 
 _OTHER_FORMATS = ("*.bin", "*.pt", "*.pth", "*.onnx", "*.gguf")
 

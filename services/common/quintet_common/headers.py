@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from quintet_common.expansion import Tensor
+from quintet_common.tensor import Tensor
 
 _MAX_HEADER = 100 << 20
 """Bytes; what safetensors itself allows."""

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httpx2
 
 if TYPE_CHECKING:
-    from quintet_common.models_yml import ModelSpec
+    from quintet_common.entries import ModelSpec
 
 _SECONDS = 15.0
 """The hub has so long to say whether it has a model."""

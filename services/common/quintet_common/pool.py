@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
+from quintet_common.entries import ModelSpec
 from quintet_common.errors import ApiError, model_not_found
-from quintet_common.models_yml import ModelSpec
 from quintet_common.worker.process import State, Worker
 
 EventT = TypeVar("EventT")

@@ -12,7 +12,7 @@ from quintet_common import checkpoint, embedded, engine_args, wheels, wording
 from quintet_common.sizes import parse_bytes
 
 if TYPE_CHECKING:
-    from quintet_common.models_yml import ModelSpec
+    from quintet_common.entries import ModelSpec
 
 _CHAT = ("auto", "transformers", "vllm")
 _VECTORS = ("auto", "sentence-transformers")

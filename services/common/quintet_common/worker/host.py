@@ -15,9 +15,9 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 import msgspec
 
 from quintet_common import engine_args, folder, hub
+from quintet_common.entries import ModelSpec
 from quintet_common.errors import ApiError
 from quintet_common.footprint import too_large
-from quintet_common.models_yml import ModelSpec
 from quintet_common.worker import protocol
 
 log = logging.getLogger("quintet.worker")
