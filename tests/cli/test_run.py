@@ -18,7 +18,7 @@ from quintet.commands.run import WAYS
 from quintet.main import main
 
 
-def draw(out: str) -> dict[str, Any]:
+def draw(out: str, size: str | None = None) -> dict[str, Any]:
     """What the endpoint is asked for."""
     asked: dict[str, Any] = {}
 
@@ -27,7 +27,7 @@ def draw(out: str) -> dict[str, Any]:
         return SimpleNamespace(data=[SimpleNamespace(b64_json=base64.b64encode(b"pixels").decode())])
 
     client: Any = SimpleNamespace(images=SimpleNamespace(generate=generate))
-    WAYS["image"](client, "cat", argparse.Namespace(model="m", size="512x512", out=out, image=[]))
+    WAYS["image"](client, "cat", argparse.Namespace(model="m", size=size, out=out, image=[]))
     return asked
 
 
@@ -38,6 +38,11 @@ def draw(out: str) -> dict[str, Any]:
 def test_a_picture_has_the_format_that_its_name_says(tmp_path: Path, name: str, form: Any) -> None:
     assert draw(str(tmp_path / name))["output_format"] == form
     assert (tmp_path / name).read_bytes() == b"pixels"
+
+
+def test_a_size_is_asked_for_only_where_one_is_given(tmp_path: Path) -> None:
+    assert draw(str(tmp_path / "cat.png"))["size"] is openai.omit
+    assert draw(str(tmp_path / "cat.png"), "256x256")["size"] == "256x256"
 
 
 @pytest.mark.parametrize("name", ["cat.gif", "cat"])
@@ -114,6 +119,19 @@ def test_an_option_that_the_kind_has_no_use_for_is_refused(
     assert status_of("m", "cat", option, "x") == 1
     assert capsys.readouterr().err == f"{option}: 'm' is of kind 'image', which takes none.\n"
     assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("tts", ["--size"]), ("chat", ["--size", "--out", "--voice"]), ("embedding", ["--image", "--size", "--out"])],
+)
+def test_no_option_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str, options: list[str]
+) -> None:
+    monkeypatch.setattr(run, "cards", lambda _client: [Card("m", kind=kind)])
+    for option in options:
+        assert status_of("m", "hello", option, "5x5") == 1
+        assert capsys.readouterr().err == f"{option}: 'm' is of kind '{kind}', which takes none.\n"
 
 
 def test_a_picture_is_changed_where_one_is_given(tmp_path: Path) -> None:

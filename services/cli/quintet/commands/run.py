@@ -26,7 +26,13 @@ PICTURE_FORMATS: dict[str, Literal["png", "jpeg", "webp"]] = {
 HEAD = 8
 """How many numbers of a vector are printed."""
 
-ONLY = {"image": ("chat", "multimodal", "image"), "document": ("rerank",), "voice": ("tts",)}
+ONLY = {
+    "image": ("chat", "multimodal", "image"),
+    "document": ("rerank",),
+    "voice": ("tts",),
+    "size": ("image",),
+    "out": ("image", "tts"),
+}
 """The kinds that have a use for an option; a chat model that sees nothing says so itself."""
 
 
@@ -46,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a picture to look at (multimodal) or to change (image), may be repeated",
     )
     parser.add_argument("--out", metavar="FILE", help="where a picture or speech goes (default: MODEL.png, MODEL.wav)")
-    parser.add_argument("--size", default="512x512", help="size of a picture (default: 512x512)")
+    parser.add_argument("--size", help="size of a picture, like 512x512 (default: the model's own)")
     parser.add_argument("--voice", help="voice of speech (default: chosen by the text's writing)")
     parser.add_argument(
         "--document", action="append", default=[], metavar="TEXT", help="a text to rank (rerank), may be repeated"
@@ -117,7 +123,8 @@ def _image(client: openai.OpenAI, text: str, options: argparse.Namespace) -> Non
     if suffix.lower() not in PICTURE_FORMATS:
         raise ClientError(f"--out: a picture is written as {', '.join(PICTURE_FORMATS)}, not {suffix!r}.")
     form = PICTURE_FORMATS[suffix.lower()]
-    asked: Any = {"model": options.model, "prompt": text, "size": options.size, "response_format": "b64_json"}
+    asked: Any = {"model": options.model, "prompt": text, "response_format": "b64_json"}
+    asked["size"] = options.size or openai.omit  # without one, it is that of the model's entry, or its own
     asked["output_format"] = openai.omit if form == "png" else form  # the default, also of those who know no other
     if options.image:
         answer = client.images.edit(image=[Path(file) for file in options.image], **asked)
