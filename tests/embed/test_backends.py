@@ -349,6 +349,7 @@ def test_memory_limits_the_gpu_that_is_used(monkeypatch: pytest.MonkeyPatch) -> 
 
     told: list[tuple[float, torch.device]] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: SimpleNamespace(total_memory=80 * 10**9))
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *args: told.append(args))
     setup = set_up(spec_of(path="embedded:all-minilm-l6-v2", memory={1: "20GB", "cpu": "1GB"}))
