@@ -58,8 +58,10 @@ def shell(stack: Stack, folder: Path, document: str) -> str:
 
 
 def test_the_python_example(stack: Stack, tmp_path: Path) -> None:
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
     printed = output(stack, tmp_path, sys.executable, "-c", block("python", "OpenAI("))
     assert "Paris" in printed
+    assert "欢迎光临\nOpen daily 9:30\n" in printed
     assert printed.endswith("384\n")
     assert Image.open(tmp_path / "apple.png").size == (512, 512)
     assert (tmp_path / "morning.mp3").stat().st_size > 2000
