@@ -27,10 +27,10 @@ up: install ## Start all services behind the router: make up [PORT=8000] [CONFIG
 	@exec $(BIN)/quintet serve $(CONFIG) --port $(PORT)
 
 test: install ## Run all tests: unit, contract, and end to end on the embedded models (minutes)
-	@$(BIN)/pytest -n auto --dist loadfile
+	@$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-fast: install ## Run all tests but those that start the whole stack (minutes)
-	@$(BIN)/pytest -n auto --dist loadfile --ignore=tests/e2e
+	@$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder --ignore=tests/e2e
 
 containers: install ## Build the images and test them: the stack on CPUs, in trouble, and what Kubernetes gets (minutes; Docker, network)
 	@$(BIN)/pytest -m docker tests/compose $(wildcard tests/helm)
