@@ -173,12 +173,13 @@ def test_each_mistake_is_one_line(text: str, message: str) -> None:
         (r'"/\0"', "not valid YAML: half a character, or one of the number 0."),
         ("~nobody-of-this-name/x", "path: ~nobody-of-this-name/x is in the home of nobody here."),
         ("/" + "a" * 300, f"path: /{'a' * 79} cannot be looked at: File name too long."),
+        ("x\n  max_batch: 99999999999999999999", "not valid YAML: a number of more than 64 bits."),
     ],
 )
 def test_a_value_that_is_none_has_its_line(value: str, says: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_config(f"models:\n- id: a\n  kind: chat\n  path: {value}", FILE)
-    assert str(caught.value) == f"models.yml:4: {says}"
+    assert str(caught.value) == f"models.yml:{3 + len(value.splitlines())}: {says}"
 
 
 def test_paths_of_other_keys_are_followed_with_the_same_care() -> None:
@@ -218,6 +219,77 @@ def test_the_url_of_an_upstream_has_a_scheme_and_a_host(url: str, tmp_path: Path
 @pytest.mark.parametrize("url", ["http://a", "https://a.b:1/v1", "dns+http://a:8000", "http://[::1]:8000/"])
 def test_the_url_of_an_upstream_may_have_a_path_and_be_looked_up(url: str) -> None:
     assert parse_config(f"upstreams: [{{url: '{url}'}}]", FILE).upstreams[0].url == url
+
+
+@pytest.mark.parametrize("url", ["http://u:secret@a", "http://a?key=secret", "http://a/v1#secret", "http://secret@a"])
+def test_the_url_of_an_upstream_has_nothing_that_the_router_cannot_use(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"models.yml:1: url: it has more than a host, a port and a path") as caught:
+        parse_config(f"upstreams: [{{url: '{url}'}}]", FILE)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["http://a b", "http://a ", "http://a\\n/v1"])
+def test_the_url_of_an_upstream_has_no_blanks(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"models.yml:1: url: .* is not an address"):
+        parse_config(f'upstreams: [{{url: "{url}"}}]', FILE)
+
+
+@pytest.mark.parametrize(
+    ("key", "says"),
+    [
+        ("|\n    sk-secret\n", "it ends with a line break, which '|' and '>' keep; write it behind 'key: '."),
+        ('"sk-secret "', "it is visible ASCII characters without blanks."),
+        ("sk-secret–1", "it is visible ASCII characters without blanks."),
+    ],
+)
+def test_the_key_of_an_upstream_is_one_that_a_header_can_carry(key: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(f"upstreams:\n- url: http://a\n  key: {key}", FILE)
+    assert str(caught.value) == f"models.yml:3: key: {says}"
+
+
+def test_no_upstream_is_there_twice(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config("upstreams:\n- url: http://a:1\n- url: http://b\n- url: http://a:1/", FILE)
+    assert str(caught.value) == "models.yml:4: url: the upstream on line 2 has this address already."
+    file = tmp_path / "upstreams.yml"
+    file.write_text("[http://a, http://a]")
+    with pytest.raises(ConfigError, match=r"upstreams.yml:1: url: the upstream on line 1 has this address already"):
+        load_upstreams(file)
+
+
+def test_addresses_of_the_router_are_such() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config("router:\n  redis: localhost:6379\n  traces: localhost:4318", FILE)
+    assert str(caught.value).splitlines() == [
+        "models.yml:2: redis: 'localhost:6379' is not like redis://host:6379.",
+        "models.yml:3: traces: 'localhost:4318' is not like http://host:4318.",
+    ]
+    router = parse_config("router: {redis: 'rediss://:x@h/1', traces: 'https://h/v1/traces'}", FILE).router
+    assert (router.redis, router.traces) == ("rediss://:x@h/1", "https://h/v1/traces")
+    assert parse_config("router: {redis: '', traces: ''}", FILE).router.redis == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key"),
+    [
+        ("on: 1\nmodels: []", 1, "on"),
+        ("models:\n- id: a\n  kind: chat\n  path: x\n  no: 1", 5, "no"),
+        ("models:\n- id: a\n  kind: chat\n  path: x\n  engine_args:\n    max-len: 1\n    2: 1", 7, "2"),
+        ("models:\n- {id: a, kind: chat, path: x, memory: {0: 1GB,\n    1.5: 1GB}}", 3, "1.5"),
+        ("upstreams:\n- url: http://a\n  aliases:\n    2024-01-01: gpt", 4, "2024-01-01"),
+        ("router:\n  ~: 1", 2, "~"),
+    ],
+)
+def test_a_key_that_is_no_text_for_yaml_is_named(text: str, line: int, key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text, FILE)
+    assert str(caught.value) == f"models.yml:{line}: the key {key} is not text for YAML; put it in quotes."
+
+
+def test_aliases_of_an_upstream_are_a_mapping() -> None:
+    with pytest.raises(ConfigError, match=r"aliases: expected keys with values, got a list; write it like {gpt-4o:"):
+        parse_config("upstreams:\n- url: http://a\n  aliases: [one, two]", FILE)
 
 
 @pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:3"])

@@ -128,6 +128,7 @@ _LIKE = {
     "keep": "10m idle",
 }
 """How that is written which is often written otherwise."""
+_LIKE_OF_UPSTREAMS = {"aliases": "{gpt-4o: big-model}"}
 _FOLDERS = ("loras", "voices")
 """Settings of engines that are paths."""
 
@@ -154,6 +155,9 @@ class _Reading:
         models = self._models(lists.get("models", []))
         upstreams = self.upstreams(lists.get("upstreams", []), ["upstreams"])
         router = rest.router
+        for key, mistake in (("redis", values.redis_mistake), ("traces", values.traces_mistake)):
+            if (url := getattr(router, key)) and (text := mistake(url)):
+                self._fault(["router", key], f"{key}: {text}")
         for index, origin in enumerate(router.cors or ()):
             if text := values.origin_mistake(origin):
                 self._fault(["router", "cors", index], f"cors: {text}")
@@ -167,11 +171,17 @@ class _Reading:
     def upstreams(self, entries: list[Any], at: Place) -> list[UpstreamSpec]:
         """Entries of the list that stands at the place ``at``."""
         found = []
+        lines: dict[str, int] = {}
         for index, entry in enumerate(entries):
             if (upstream := self._convert(entry, UpstreamSpec, [*at, index], "upstreams")) is None:
                 continue
             if text := values.url_mistake(upstream.url):
                 self._fault([*at, index, "url"], f"url: {text}")
+            elif (before := lines.get(upstream.http_url)) is not None:
+                self._fault([*at, index, "url"], f"url: the upstream on line {before} has this address already.")
+            lines.setdefault(upstream.http_url, self._source.line([*at, index]))
+            if text := values.key_mistake(upstream.key or ""):
+                self._fault([*at, index, "key"], f"key: {text}")
             found.append(upstream)
         return found
 
@@ -188,19 +198,22 @@ class _Reading:
         """Keep a mistake in what stands at ``at``, an entry of the list ``table`` if it is that of one."""
         complaint = wording.read(str(error))
         path = [*at, *complaint.path]
+        if complaint.of_key and (key := self._source.key_without_text(path)) is not None:
+            return self._faults.append((key[0], f"the key {key[1]} is not text for YAML; put it in quotes."))
         keys = [table, *(part for part in path if isinstance(part, str))]
         if complaint.unknown is not None:
             hint = wording.meant(complaint.unknown, self._known(keys[-1]))
             return self._fault([*path, complaint.unknown], f"unknown key {complaint.unknown!r}{hint}")
         if complaint.missing is not None:
             return self._fault(path, f"the key {self._source.name_of(complaint.missing)!r} is missing.")
-        if (key := _key_of(complaint, table)) is not None:
-            text = complaint.text.removeprefix(key)
-            return self._fault([*path, key], f"{self._source.name_of(key)}{text}.")
+        if (name := _key_of(complaint, table)) is not None:
+            text = complaint.text.removeprefix(name)
+            return self._fault([*path, name], f"{self._source.name_of(name)}{text}.")
         entry = f"[{path[-1]}]" if path and isinstance(path[-1], int) else ""
         name = f"{self._source.name_of(keys[-1])}{entry}" if keys[-1] else "the file"
         if complaint.choice is None:
-            like = f"; write it like {_LIKE[keys[-1]]}" if keys[-1] in _LIKE and not entry else ""
+            known = {**_LIKE, **_LIKE_OF_UPSTREAMS} if table == "upstreams" else _LIKE
+            like = f"; write it like {known[keys[-1]]}" if keys[-1] in known and not entry else ""
             return self._fault(path, f"{name}: {complaint.text}{like}.")
         choices = _CHOICES.get(keys[-1], [])
         meant = values.kind_meant if keys[-1] in ("kind", "model_type") else wording.meant

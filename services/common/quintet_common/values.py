@@ -109,7 +109,39 @@ def url_mistake(url: str) -> str | None:
         right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:  # a port that is no number, or half an IPv6 address
         right = False
-    return None if right else f"{url!r} is not an address like http://host:8000 or dns+http://name:8000."
+    if not right or not url.isprintable() or " " in url:
+        return f"{url!r} is not an address like http://host:8000 or dns+http://name:8000."
+    if parts.username is not None or parts.query or parts.fragment:  # not repeated: there may be a password in it
+        return "it has more than a host, a port and a path; what the upstream asks for as a bearer token goes to 'key'."
+    return None
+
+
+def key_mistake(key: str) -> str | None:
+    """Why no header can carry the ``key`` of an upstream; None where one can. Does not tell the key."""
+    if key.isascii() and key.isprintable() and " " not in key:
+        return None
+    if not key.endswith("\n"):
+        return "it is visible ASCII characters without blanks."
+    return "it ends with a line break, which '|' and '>' keep; write it behind 'key: '."
+
+
+def _scheme_mistake(url: str, schemes: tuple[str, ...], like: str) -> str | None:
+    try:
+        parts = urlsplit(url)
+        right = parts.scheme in schemes and bool(parts.hostname)
+    except ValueError:
+        right = False
+    return None if right else f"{url!r} is not like {like}."
+
+
+def redis_mistake(url: str) -> str | None:
+    """Why there is no Redis at ``url``; None where there may be one."""
+    return _scheme_mistake(url, ("redis", "rediss"), "redis://host:6379")
+
+
+def traces_mistake(url: str) -> str | None:
+    """Why no spans can be sent to ``url``; None where they can."""
+    return _scheme_mistake(url, ("http", "https"), "http://host:4318")
 
 
 def origin_mistake(origin: str) -> str | None:

@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-_AT = re.compile(r" - at `(?:key in )?\$(.*)`$")
+_AT = re.compile(r" - at `\$(.*)`$")
+_AT_KEY = re.compile(r" - at `key` in `\$(.*)`$")
 _PART = re.compile(r"\.([A-Za-z_]\w*)|\[(\d+)\]|\[\.\.\.\]")
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*?)`")
 _MISSING = re.compile(r"Object missing required field `(.*?)`")
@@ -31,6 +32,8 @@ class Complaint(NamedTuple):
     """Where: keys and indices, empty for the whole."""
     text: str
     """What, in words."""
+    of_key: bool = False
+    """Whether it is about a key of the mapping at ``path``, which is none of the type that keys have there."""
     unknown: str | None = None
     """A key that there is not."""
     missing: str | None = None
@@ -40,13 +43,14 @@ class Complaint(NamedTuple):
 
 
 def read(message: str) -> Complaint:
-    at = _AT.search(message)
+    of_key = _AT_KEY.search(message)
+    at = of_key or _AT.search(message)
     path: list[str | int] = [
         int(part[2]) if part[2] else part[1] for part in _PART.finditer(at[1] if at else "") if part[1] or part[2]
     ]
     text = message[: at.start()] if at else message
     found = [match[1] if (match := pattern.match(text)) else None for pattern in (_UNKNOWN, _MISSING, _ENUM)]
-    return Complaint(path, _TYPES.sub(_in_words, text[:1].lower() + text[1:]), *found)
+    return Complaint(path, _TYPES.sub(_in_words, text[:1].lower() + text[1:]), of_key is not None, *found)
 
 
 def meant(word: str, names: Iterable[str], *, end: str = ".", likeness: float = 0.6) -> str:

@@ -18,6 +18,8 @@ Place = Sequence[str | int]
 
 _IN_BRACKETS = ("while parsing a flow mapping", "while parsing a flow sequence")
 _CLOSING = {"{": "}", "[": "]"}
+_MOST = 1 << 63
+_TEXT, _NUMBER = "tag:yaml.org,2002:str", "tag:yaml.org,2002:int"
 _WIDE_COLON = re.compile(r"[\s\-{,]*([\w.-]+)\s*：")
 
 
@@ -47,10 +49,13 @@ class _Loader(yaml.SafeLoader):
         if isinstance(node, yaml.ScalarNode) and ("\0" in node.value or not is_text(node.value)):
             raise ConstructorError(None, None, "half a character, or one of the number 0", node.start_mark)
         try:
-            return super().construct_object(node, deep=deep)
+            found = super().construct_object(node, deep=deep)
         except (ValueError, LookupError, TypeError, AttributeError):
             kind = node.tag.rpartition(":")[2]
             raise ConstructorError(None, None, f"{node.value!r} is no {kind}", node.start_mark) from None
+        if isinstance(found, int) and not -_MOST <= found < _MOST:  # no message to a model's process can carry it
+            raise ConstructorError(None, None, "a number of more than 64 bits", node.start_mark)
+        return found
 
 
 class Source:
@@ -85,21 +90,36 @@ class Source:
 
     def line(self, place: Place) -> int:
         """The 1-based line of the value at ``place``, or of the nearest thing above it that is in the file."""
+        return self._find(place)[1]
+
+    def key_without_text(self, place: Place) -> tuple[int, str] | None:
+        """Of the mapping at ``place``, a key that YAML takes for something else than text, as it is written, and its
+        1-based line. Numbers come last: some mappings may have them."""
+        node, _ = self._find(place)
+        keys = [key for key, _ in node.value if key.tag != _TEXT] if isinstance(node, yaml.MappingNode) else []
+        if not keys:
+            return None
+        key = min(keys, key=lambda each: each.tag == _NUMBER)
+        mark = key.start_mark
+        return mark.line + 1, self._text[mark.index : key.end_mark.index]
+
+    def _find(self, place: Place) -> tuple[Any, int]:
+        """What is at ``place``, None where nothing is, and its line as ``line`` has it."""
         node: Any = self._node
         line = 1 if node is None else node.start_mark.line + 1
         for part in place:
             if isinstance(node, yaml.MappingNode):
                 pairs = [pair for pair in node.value if pair[0].value in (str(part), self.name_of(part))]
                 if not pairs:
-                    return line
+                    return None, line
                 key, node = pairs[0]
                 line = key.start_mark.line + 1
             elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
                 node = node.value[part]
                 line = node.start_mark.line + 1
             else:
-                return line
-        return line
+                return None, line
+        return node, line
 
     def _check_keys(self) -> None:
         """No key twice in one mapping: YAML's loader would drop the first without a word."""
