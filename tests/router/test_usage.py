@@ -72,11 +72,12 @@ async def test_usage_is_found_however_the_bytes_arrive() -> None:
         assert await door.metric("quintet_usage_total", model="m", unit="events") == 0
 
 
-async def test_a_stream_that_is_left_before_it_tells_its_usage_is_counted_in_events() -> None:
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
+async def test_a_stream_that_is_left_before_it_tells_its_usage_is_counted_in_events(line_end: bytes) -> None:
     async def endless(_: Any, __: Any, writer: asyncio.StreamWriter) -> None:
         writer.write(STREAM)
         for _ in range(10):
-            writer.write(chunk(b'data: {"x":1}\n\n'))
+            writer.write(chunk(b'data: {"x":1}' + line_end * 2))
         await asyncio.sleep(10)
 
     async with open_door(FakeUpstream(endless, [{"id": "m"}])) as door:

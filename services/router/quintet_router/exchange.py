@@ -219,7 +219,7 @@ class Exchange:
             self._recent = [self.tail]
             self._kept = WINDOW
         if self._sse:
-            self.events += data.count(b"\n\n")
+            self.events += data.count(b"\n\n") + data.count(b"\r\n\r\n")
         if complete:
             self._leave(connection)
         if begins:
