@@ -13,12 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from chat import picture_models as tiny
 from chat.blocks_kit import PAGINGS, with_paging
 from chat.engine_kit import Heard, ask, started, submit
 from PIL import Image
 from quintet_chat.engine.engine import ChatEngine
-from quintet_chat.engine.pictures import Held
+from quintet_chat.engine.pictures import Held, PictureReader
 from quintet_chat.engine.snapshots import LEAST
 from quintet_chat.protocol import Accepted, Grammar, Started
 
@@ -241,10 +242,41 @@ def test_bfloat16_on_a_cpu(kind: str) -> None:
     assert made.info["modalities"] == ["text", "image"]  # type: ignore[attr-defined]
 
 
-def test_a_picture_of_a_shape_that_the_processor_refuses_is_a_400() -> None:
+def encoded(image: Image.Image) -> bytes:
     out = io.BytesIO()
-    Image.new("RGB", (19_999, 2)).save(out, "PNG")
-    error = greedy(engine("qwen3_vl"), [tiny.message("hello", 0)], 1, images=[out.getvalue()]).wait().error
+    image.save(out, "PNG")
+    return out.getvalue()
+
+
+def test_what_is_transparent_is_white() -> None:
+    """Black lines on nothing, as programs export diagrams; half transparent is half as black."""
+    drawn = Image.new("RGBA", (56, 56), (0, 0, 0, 0))
+    drawn.paste((0, 0, 0, 255), (10, 20, 40, 24))
+    drawn.paste((0, 0, 0, 128), (10, 30, 40, 34))
+    expected = Image.new("RGB", drawn.size, "white")
+    expected.paste("black", (10, 20, 40, 24))
+    expected.paste((127, 127, 127), (10, 30, 40, 34))
+    model, processor = tiny.reference("llava")
+    reader = PictureReader(processor, model)
+    seen = [
+        reader.read(f"a{reader.mark}b", [encoded(each)], lambda text: list(reader.tokenizer(text)["input_ids"]))[1]
+        for each in (drawn, expected)
+    ]
+    pixels, plain = (each.each[0].features["pixel_values"] for each in seen)
+    assert torch.equal(pixels, plain)
+
+
+def test_a_picture_that_takes_one_place() -> None:
+    messages = [tiny.message("the cat", 0)]
+    small, large = (encoded(Image.new("RGB", (size, size), "red")) for size in (20, 40))
+    one, four = (greedy(engine("mistral3"), messages, images=[each]) for each in (small, large))
+    assert len(said(one)) == NEW
+    assert prompt_tokens(one.wait()) < prompt_tokens(four.wait())
+
+
+def test_a_picture_of_a_shape_that_the_processor_refuses_is_a_400() -> None:
+    picture = encoded(Image.new("RGB", (19_999, 2)))
+    error = greedy(engine("qwen3_vl"), [tiny.message("hello", 0)], 1, images=[picture]).wait().error
     assert error is not None
     assert (error.status, error.code, error.param) == (400, "invalid_image", "messages")
     assert "19999x2" in error.message

@@ -14,6 +14,8 @@ from quintet_common.memory import give_back
 from rapidocr import RapidOCR
 from rapidocr.main import RapidOCRError
 
+from quintet_chat.engine.opaque import opaque
+
 MAX_SIDE = 1600
 """Pixels. Larger pictures are made smaller first; finding lines costs time by the pixel."""
 
@@ -71,12 +73,7 @@ def _as_pixels(picture: bytes) -> NDArray[np.uint8]:
     with Image.open(io.BytesIO(picture)) as image:
         image.draft("RGB", (MAX_SIDE, MAX_SIDE))
         image.thumbnail((MAX_SIDE, MAX_SIDE))
-        if image.has_transparency_data:
-            rgba = image.convert("RGBA")
-            flat = Image.new("RGB", rgba.size, "white")
-            flat.paste(rgba, mask=rgba.getchannel("A"))
-        else:
-            flat = image.convert("RGB")
+        flat = opaque(image)
     shortest = max(MIN_SIDE, -(-max(flat.size) // MAX_RATIO))
     if min(flat.size) < shortest:
         mean = tuple(flat.resize((1, 1)).tobytes())

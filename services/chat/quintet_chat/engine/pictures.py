@@ -20,6 +20,8 @@ import torch
 from PIL import Image
 from quintet_common.errors import ApiError, bad_request
 
+from quintet_chat.engine.opaque import opaque
+
 Text = list[Hashable] | list[int]
 """Tokens, or whatever else tells them apart."""
 
@@ -195,7 +197,7 @@ class PictureReader:
 
     def _prepare(self, encoded: bytes) -> Prepared:
         with Image.open(io.BytesIO(encoded)) as image:
-            picture = image.convert("RGB")
+            picture = opaque(image)
         try:
             inputs = self.inputs(self.mark, [picture], return_text_replacement_offsets=True)
         except ValueError as error:  # the processor's own limits, of a picture's shape for example

@@ -161,9 +161,13 @@ class Runner:
     def look(self, picture: Picture) -> None:
         """Run the vision tower over a picture. Raises RuntimeError, above all where its memory does not suffice."""
         features = {name: value.to(self._first_device) for name, value in picture.features.items()}
+        alone = len(picture.where) == 1
+        if alone:  # transformers takes Mistral 3's one row for a batch of one, so it sees the picture twice
+            features = {name: torch.cat([value, value]) for name, value in features.items()}
         found = self._model.get_image_features(**features, return_dict=True)
         layers = [found.pooler_output, *(getattr(found, "deepstack_features", None) or [])]
         seen = torch.stack([torch.cat([each.flatten(0, -2) for each in layer]).to(self.device) for layer in layers])
+        seen = seen[:, : seen.shape[1] // 2] if alone else seen
         if seen.shape[1] != len(picture.where):
             raise RuntimeError(f"{seen.shape[1]} features of a picture stand for {len(picture.where)} tokens")
         picture.seen = seen.to(self._dtype)
