@@ -44,6 +44,12 @@ def test_hibari_reads_odd_digits_and_numbers_without_a_name(model: Any, text: st
     assert loudness(say(hibari, text, by_id(hibari, "heart"))) > 0.01
 
 
+def test_hibari_has_words_for_powers(model: Any) -> None:
+    hibari = model[1][Engine.HIBARI]
+    heart = by_id(hibari, "heart")
+    assert np.array_equal(say(hibari, "5\u00b2", heart, seed=[1]), say(hibari, "five squared", heart, seed=[1]))
+
+
 def test_hibari_reads_long_numbers_digit_by_digit(model: Any) -> None:
     hibari = model[1][Engine.HIBARI]
     heart = by_id(hibari, "heart")

@@ -87,6 +87,16 @@ def test_what_a_request_is_told(engine: SpeechEngine) -> None:
     assert sum(event.busy_seconds for event in audio) > 0
 
 
+@pytest.mark.parametrize("more", ["\u0958\u0958", "\u2154", "\x01"])
+def test_characters_are_those_of_the_input_though_others_are_spoken(engine: SpeechEngine, more: str) -> None:
+    """U+0958 is two characters in NFC: with a hundred of them later on, the first piece had fewer than none."""
+    text = "क. " + f"{more} क " * 60
+    events, error = submit(engine, 1, text, voice="hi").all()
+    assert error is None
+    counts = [event.characters for event in events[1:]]
+    assert (min(counts) >= 0, sum(counts)) == (True, len(text))
+
+
 def test_a_short_request_does_not_wait_for_the_end_of_long_ones(engine: SpeechEngine) -> None:
     long = [submit(engine, number, STORY * 3) for number in (1, 2, 3)]
     for listener in long:

@@ -69,6 +69,8 @@ def test_a_pause_goes_out_with_the_sound_behind_it() -> None:
         ("一半，", CLAUSE),
         ("cut anywhere ", NONE),
         ("A heading\n\n", PARAGRAPH),
+        ("नमस्ते। ", SENTENCE),
+        ("\u0643\u064a\u0641\u060c ", CLAUSE),
     ],
 )
 def test_pauses(piece: str, pause: float) -> None:

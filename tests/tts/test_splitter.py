@@ -47,6 +47,11 @@ def test_every_piece_can_be_spoken_and_is_short_enough(text: str) -> None:
         ("你好。今天天气很好！真的吗？是。", ["你好。", "今天天气很好！", "真的吗？", "是。"]),
         ("他说：“你好。”然后走了。", ["他说：“你好。”", "然后走了。"]),
         ("こんにちは。元気ですか？", ["こんにちは。", "元気ですか？"]),
+        ("नमस्ते। आप कैसे हैं? मैं ठीक हूँ।", ["नमस्ते। ", "आप कैसे हैं? ", "मैं ठीक हूँ।"]),
+        (
+            "\u0643\u064a\u0641\u061f \u062c\u064a\u062f\u06d4 ",
+            ["\u0643\u064a\u0641\u061f ", "\u062c\u064a\u062f\u06d4 "],
+        ),
         ("A title\n\nA paragraph.", ["A title\n\n", "A paragraph."]),
         ("A line that is\nwrapped here.", ["A line that is\nwrapped here."]),
         ("- milk\n- 2 eggs", ["- milk\n", "- 2 eggs"]),

@@ -17,6 +17,8 @@ _LARGEST_NUMBER = 36
 """Digits of the largest number that hibari has a word for: decillions."""
 
 _NUMBER = re.compile(r"\d[\d,]*")
+_POWERS = "²³"
+"""For these it has words."""
 
 
 class HibariBackend:
@@ -48,13 +50,13 @@ class HibariBackend:
 
 
 def _readable(text: str) -> str:
-    """The text with plain digits for circled and raised ones, and with what is too long for a number as digits."""
+    """The text with plain digits for circled ones, and with what is too long for a number as digits."""
     plain = "".join(str(unicodedata.digit(each)) if _is_odd_digit(each) else each for each in text)
     return _NUMBER.sub(_digit_by_digit, plain)
 
 
 def _is_odd_digit(character: str) -> bool:
-    return character.isdigit() and not character.isdecimal()
+    return character.isdigit() and not character.isdecimal() and character not in _POWERS
 
 
 def _digit_by_digit(number: re.Match[str]) -> str:

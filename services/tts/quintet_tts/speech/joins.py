@@ -30,9 +30,9 @@ def pause_after(piece: str) -> float:
     if "\n" in piece[len(piece.rstrip()) :]:
         return PARAGRAPH
     end = piece.rstrip().rstrip("\"'”’»）)」』】》〉]")[-1:]
-    if end in ".!?…。！？｡；":
+    if end in ".!?…。！？｡；\u0964\u0965\u061f\u06d4":
         return SENTENCE
-    return CLAUSE if end in ",;:，、：—–" else NONE
+    return CLAUSE if end in ",;:，、：—–\u060c\u061b" else NONE
 
 
 class Joiner:

@@ -50,17 +50,17 @@ _LANGUAGES = {
     Script.OTHER: "am as bn gu he hy ka kn ml my or pa si ta te th chr",
 }
 """By the first part of a language's name, as BCP 47 and espeak-ng write it; any other is written in Latin letters."""
-
-"""By the first part of a language's name, as BCP 47 and espeak-ng write it; any other language is written in Latin."""
 _ALL = _LATIN + HAN + KANA + HANGUL + _CYRILLIC + _GREEK + _ARABIC + _DEVANAGARI
-_OTHER = re.compile(rf"[^\W\d_{_ALL}\u02b0-\u02ff\u00b5]")
+OTHER_LETTER = re.compile(rf"[^\W\d_{_ALL}\u02b0-\u02ff\u00b5\u00b2\u00b3\u00bc-\u00be]")
+"""A letter or a number of ``Script.OTHER``. Engines have words for ``² ³ ¼ ½ ¾``, as for digits."""
+
 _SPEAKABLE = re.compile(r"[^\W_]")
 
 
 def scripts_in(text: str) -> frozenset[Script]:
     """The scripts of the letters in ``text``; digits, signs and punctuation belong to none."""
     found = {script for script, pattern in _NAMED.items() if pattern.search(text)}
-    if _OTHER.search(text):
+    if OTHER_LETTER.search(text):
         found.add(Script.OTHER)
     return frozenset(found)
 

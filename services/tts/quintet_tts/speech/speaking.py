@@ -114,15 +114,16 @@ class Speaking:
     def _encoded(self, encoder: Encoder) -> Iterator[Audio]:
         while not self.prepare():
             pass
-        # Control characters that were dropped count for the first piece: the sum is the length of the input.
-        characters = len(self._request.text) - sum(len(piece) for piece, _ in self._parts)
+        # Of the input, in which some characters were more, and others fewer, than what is spoken for them.
+        uncounted, characters = len(self._request.text), 0
         joiner = Joiner()
         heard = False
         clock = time.perf_counter()
         for index, (piece, voice) in enumerate(self._parts):
             if self._stopped:
                 return
-            characters += len(piece)
+            characters += min(uncounted, len(piece))
+            uncounted -= min(uncounted, len(piece))
             pause = pause_after(piece) / self._request.speed
             for samples in joiner.piece(self._sound(index, piece, voice), pause):
                 data = encoder.encode(samples)
@@ -133,7 +134,7 @@ class Speaking:
             raise ApiError(400, "The voice has no sound for this input.", param="input", code="invalid_value")
         silence = joiner.finish()
         data = encoder.encode(silence) + encoder.finish()
-        yield Audio(data, silence.size / SAMPLE_RATE, characters, time.perf_counter() - clock)
+        yield Audio(data, silence.size / SAMPLE_RATE, characters + uncounted, time.perf_counter() - clock)
 
     def _sound(self, index: int, piece: str, voice: Voice) -> Iterator[Samples]:
         backend, speed = self._backends[voice.engine], self._request.speed

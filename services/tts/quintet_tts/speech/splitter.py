@@ -21,15 +21,18 @@ FIRST_WEIGHT = 60
 MIN_FIRST_WEIGHT = 12
 
 _CLOSERS = r"\"'”’»）)」』】》〉\]"
+_FULL_STOPS = r"。！？｡\u0964\u0965\u061f\u06d4"
+"""Of Chinese and Japanese, Hindi, Arabic and Urdu: they mean nothing else, so no space need follow."""
+
 _SENTENCE_END = re.compile(
-    rf"[。！？｡][。！？｡…]*[{_CLOSERS}]*\s*"
+    rf"[{_FULL_STOPS}][{_FULL_STOPS}…]*[{_CLOSERS}]*\s*"
     rf"|；[{_CLOSERS}]*\s*"
     rf"|(?:(?<![.!?])[.!?]++|(?<!…)…++)[{_CLOSERS}]*+(?:\s+|$)"
     r"|(?<!\s)\s*\n\s*"
 )
 """Linear in the text: a run of marks or of space is tried from its beginning only, not from each of its characters."""
 
-_CLAUSE_END = re.compile(rf"(?:[，、：；—][{_CLOSERS}]*|[,;:–][{_CLOSERS}]*(?=\s))\s*")
+_CLAUSE_END = re.compile(rf"(?:[，、：；—\u060c\u061b][{_CLOSERS}]*|[,;:–][{_CLOSERS}]*(?=\s))\s*")
 _TITLE = re.compile(
     r"(?i:(?<![\w.])(?:mrs?|ms|dr|prof|st|gen|col|sgt|capt|lt|rev|hon|vs|e\.g|i\.e|cf|approx|u\.s|u\.k))\Z"
 )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from quintet_tts.speech.scripts import OTHER_LETTER
+
 # Also what espeak-ng would take for commands. Line breaks and tabs are kept.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]")
 _SIGN = r"(?:[^\w\s]|_)"
@@ -16,9 +18,19 @@ _MAX_MARKS = 30
 
 
 def cleaned(text: str) -> str:
-    """NFC, line breaks as ``\\n``, full-width letters and digits as plain ones, no controls, no towers of marks."""
+    """NFC, line breaks as ``\\n``, letters and digits of odd forms as plain ones, no controls, no towers of marks."""
     text = re.sub(r"\r\n?|[\u2028\u2029\x85\x0b\x0c]", "\n", unicodedata.normalize("NFC", _few_marks(text)))
-    return _CONTROLS.sub("", text).translate(_FULL_WIDTH)
+    text = _CONTROLS.sub("", text).translate(_FULL_WIDTH)
+    return text if text.isascii() else OTHER_LETTER.sub(_plain, text)
+
+
+def _plain(found: re.Match[str]) -> str:
+    """A letter that no voice reads as what it stands for, if that can be read: ﬁ as fi, ① as 1, ⅔ as 2/3."""
+    plain = unicodedata.normalize("NFKC", found[0]).replace("⁄", "/")
+    if OTHER_LETTER.search(plain):
+        return found[0]
+    before = found.string[max(0, found.start() - 1) : found.start()]
+    return f" {plain}" if before.isnumeric() and plain[0].isnumeric() else plain  # 1⅔ is not 12/3
 
 
 def _few_marks(text: str) -> str:
