@@ -121,6 +121,15 @@ async def test_a_turned_photograph_is_set_upright() -> None:
     assert Image.open(io.BytesIO(picture.data)).getexif().get(0x0112, 1) == 1
 
 
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0MM\0*", b"Exif\0\0" + bytes(20)])
+async def test_broken_exif_costs_no_picture(form: str, exif: bytes) -> None:
+    picture = await picture_from_bytes(encoded(form, exif=exif), PARAM)
+    assert (picture.width, picture.height) == (8, 4)
+    if form != "JPEG":  # whose broken data Pillow drops by itself
+        assert not Image.open(io.BytesIO(picture.data)).getexif()
+
+
 async def test_of_an_animation_the_first_picture_counts() -> None:
     frames = [Image.new("RGB", (8, 4), color) for color in ("red", "blue")]
     buffer = io.BytesIO()

@@ -119,15 +119,25 @@ def _read(data: bytes, param: str) -> Picture | ApiError:
 def _canonical(image: Image.Image, data: bytes) -> Picture:
     """The same pixels, upright, first frame; encoded anew as PNG unless the bytes are that already."""
     name = image.format or ""
-    is_plain = image.getexif().get(_ORIENTATION, 1) == 1 and getattr(image, "n_frames", 1) == 1
+    orientation = _orientation(image)
+    is_plain = orientation == 1 and getattr(image, "n_frames", 1) == 1
     if is_plain and image.mode in _KEPT.get(name, ()) and "transparency" not in image.info:
         return Picture(data, image.width, image.height, name.lower())
-    upright = ImageOps.exif_transpose(image)
+    upright = image if orientation is None else ImageOps.exif_transpose(image)
     if upright.mode.startswith("I"):  # 16 bits per pixel; Pillow would clip where it should scale
         upright = upright.convert("I").point(lambda value: value / 256).convert("L")
     buffer = io.BytesIO()
     upright.convert("RGBA" if upright.has_transparency_data else "RGB").save(buffer, "PNG", compress_level=1)
     return Picture(buffer.getvalue(), upright.width, upright.height, "png")
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """None where the EXIF data is broken: its pixels are whole all the same, and other programs show them."""
+    try:
+        orientation: int = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # as decoders do
+        return None
+    return orientation
 
 
 def _invalid(reason: str, param: str) -> ApiError:
