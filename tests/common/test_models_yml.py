@@ -303,6 +303,13 @@ def test_a_keep_that_means_nothing_is_refused_on_its_line() -> None:
         parse_config("models:\n- {id: a, kind: chat, path: x, keep: forever}", FILE)
 
 
+def test_a_file_that_is_far_too_large_is_not_parsed(tmp_path: Path) -> None:
+    file = tmp_path / "models.yml"
+    file.write_text("models:\n" + "# a line\n" * 200_000)
+    with pytest.raises(ConfigError, match=r"models.yml: cannot be read: it is larger than 1 MiB\.$"):
+        load_config(file)
+
+
 def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere.yml: cannot be read: No such file or directory"):
         load_config(tmp_path / "nowhere.yml")

@@ -18,6 +18,8 @@ Place = Sequence[str | int]
 
 _IN_BRACKETS = ("while parsing a flow mapping", "while parsing a flow sequence")
 _CLOSING = {"{": "}", "[": "]"}
+MAX_BYTES = 1 << 20
+"""Of a file, as of a ConfigMap of Kubernetes. Ten times as many take minutes and gigabytes to be parsed."""
 _MOST = 1 << 63
 _TEXT, _NUMBER = "tag:yaml.org,2002:str", "tag:yaml.org,2002:int"
 _WIDE_COLON = re.compile(r"[\s\-{,]*([\w.-]+)\s*：")
@@ -30,9 +32,12 @@ class ConfigError(Exception):
 def read_text(file: Path) -> str:
     """Raises ConfigError."""
     try:
-        content = file.read_bytes()
+        with file.open("rb") as opened:
+            content = opened.read(MAX_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}.") from None
+    if len(content) > MAX_BYTES:
+        raise ConfigError(f"{file}: cannot be read: it is larger than {MAX_BYTES >> 20} MiB.")
     try:
         return content.decode()
     except UnicodeDecodeError as error:
