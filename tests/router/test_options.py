@@ -31,6 +31,28 @@ def test_the_command_line_goes_before_the_file(tmp_path: Path) -> None:
     assert (settings.open_metrics, settings.max_waiting, admission.drain_delay) == (False, 256, 3.0)
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--max-body", "0", "'0' is not a whole number, at least 1"),
+        ("--max-concurrent", "two", "'two' is not a whole number, at least 1"),
+        ("--max-waiting", "-1", "'-1' is not a whole number, at least 0"),
+        ("--queue-wait", "0", "'0' is not a number above 0"),
+        ("--dns-seconds", "0", "'0' is not a number above 0"),
+        ("--first-byte-timeout", "soon", "'soon' is not a number above 0"),
+        ("--load-wait", "nan", "'nan' is not a number, at least 0"),
+        ("--grace", "-5", "'-5' is not a number, at least 0"),
+        ("--retry-share", "-0.1", "'-0.1' is not a number, at least 0"),
+    ],
+)
+def test_an_option_has_the_limits_of_its_key(
+    option: str, value: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli._parser().parse_args([option, value])
+    assert capsys.readouterr().err.endswith(f"error: argument {option}: {says}\n")
+
+
 def test_a_relative_file_of_keys_is_beside_models_yml(tmp_path: Path) -> None:
     assert load_config(config_file(tmp_path, "  keys: k.yml")).router.keys == str(tmp_path / "k.yml")
 

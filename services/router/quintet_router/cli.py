@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import logging
+import math
 import os
 import socket
 import sys
@@ -82,20 +83,20 @@ def _parser() -> argparse.ArgumentParser:
 def _add_limits(parser: argparse.ArgumentParser, defaults: Settings) -> None:
     add = parser.add_argument_group("limits of a request").add_argument
     add(
-        "--max-body", type=int, default=defaults.max_body // MIB, metavar="MIB",
+        "--max-body", type=_from_1, default=defaults.max_body // MIB, metavar="MIB",
         help="a larger request body gets 413 (default: %(default)s)",
     )  # fmt: skip
     think, draw = defaults.first_byte(None), defaults.first_byte("image")
     add(
-        "--first-byte-timeout", type=float, metavar="SECONDS",
+        "--first-byte-timeout", type=_positive, metavar="SECONDS",
         help=f"how long a model may think before it answers (default: {think:g}, of images {draw:g})",
     )  # fmt: skip
     add(
-        "--gap-timeout", type=float, default=defaults.gap_timeout, metavar="SECONDS",
+        "--gap-timeout", type=_positive, default=defaults.gap_timeout, metavar="SECONDS",
         help="how long an answer may pause in its middle (default: %(default)g)",
     )  # fmt: skip
     add(
-        "--stall-timeout", type=float, default=defaults.stall_timeout, metavar="SECONDS",
+        "--stall-timeout", type=_positive, default=defaults.stall_timeout, metavar="SECONDS",
         help="a client that reads nothing for so long is dropped (default: %(default)g)",
     )  # fmt: skip
 
@@ -113,7 +114,7 @@ def _add_upstreams(parser: argparse.ArgumentParser, defaults: Settings) -> None:
     add("--upstreams-file", metavar="FILE", help="a list of upstreams in YAML or JSON, read again when it has changed")
     add(
         "--dns-seconds",
-        type=float,
+        type=_positive,
         default=defaults.dns_seconds,
         metavar="SECONDS",
         help="time between two look-ups of a name (default: %(default)g)",
@@ -133,7 +134,7 @@ def _add_upstreams(parser: argparse.ArgumentParser, defaults: Settings) -> None:
     )
     add(
         "--retry-share",
-        type=float,
+        type=_not_negative,
         default=defaults.retry_share,
         metavar="SHARE",
         help="share of requests that may be sent again (default: %(default)g)",
@@ -149,11 +150,12 @@ def _add_admission(parser: argparse.ArgumentParser, defaults: Settings) -> None:
     )  # fmt: skip
     add("--redis", metavar="URL", help="share the keys' limits with other routers: redis://host:6379")
     add("--traces", metavar="URL", help="send OpenTelemetry spans there: http://host:4318")
-    add("--max-concurrent", type=_count, metavar="N", help="requests at one upstream at a time (default: any number)")
-    seconds: dict[str, Any] = {"type": float, "metavar": "SECONDS"}
+    add("--max-concurrent", type=_from_1, metavar="N", help="requests at one upstream at a time (default: any number)")
+    seconds: dict[str, Any] = {"type": _not_negative, "metavar": "SECONDS"}
     waiting = f"requests that may wait for a model's upstreams, then 429 (default: {defaults.max_waiting})"
-    add("--max-waiting", type=int, metavar="N", help=waiting)
-    add("--queue-wait", **seconds, help=f"how long they wait, then 503 (default: {defaults.queue_wait:g})")
+    add("--max-waiting", type=_from_0, metavar="N", help=waiting)
+    held = f"how long they wait, then 503 (default: {defaults.queue_wait:g})"
+    add("--queue-wait", type=_positive, metavar="SECONDS", help=held)
     add("--cors", nargs="+", metavar="ORIGIN", help="pages that may use this from a browser: https://HOST, or '*'")
     loading = f"how long a request waits for a model that is loading (default: {defaults.load_wait:g})"
     add("--load-wait", **seconds, help=loading)
@@ -161,11 +163,36 @@ def _add_admission(parser: argparse.ArgumentParser, defaults: Settings) -> None:
     add("--grace", **seconds, help=f"then open requests have so long to end (default: {DRAIN_SECONDS})")
 
 
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
+def _from_0(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, at least 0")
+    return int(text)
+
+
+def _from_1(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, at least 1")
+    return int(text)
+
+
+def _not_negative(text: str) -> float:
+    if not (number := _float(text)) >= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number, at least 0")
     return number
+
+
+def _positive(text: str) -> float:
+    if not (number := _float(text)) > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return number
+
+
+def _float(text: str) -> float:
+    """Not a number where it is none, which compares as false with everything."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _admission(options: argparse.Namespace, config: Config) -> RouterSpec:
