@@ -260,9 +260,52 @@ def test_two_pictures_are_one_too_many(client: OpenAI) -> None:
         client.images.edit(image=[("a.png", png()), ("b.png", png())], prompt="x")
 
 
-def test_an_edit_must_be_multipart_and_of_bounded_size(emoji_url: str) -> None:
-    body = {"prompt": "x", "image": base64.b64encode(png()).decode()}
-    assert httpx2.post(f"{emoji_url}/v1/images/edits", json=body).status_code == 415
+def address(data: bytes) -> dict[str, str]:
+    return {"image_url": "data:image/png;base64," + base64.b64encode(data).decode()}
+
+
+def test_an_edit_as_json_is_that_of_a_form(emoji_url: str) -> None:
+    fields = {"prompt": "a blue heart", "seed": 5, "size": "64x64"}
+    files = {"image": ("a.png", png()), "mask": ("m.png", mask())}
+    form = httpx2.post(f"{emoji_url}/v1/images/edits", data=fields, files=files, timeout=120)
+    body = {**fields, "images": [address(png())], "mask": address(mask())}
+    as_json = httpx2.post(f"{emoji_url}/v1/images/edits", json=body, timeout=120)
+    assert (form.status_code, as_json.status_code) == (200, 200), as_json.text
+    assert form.json()["data"] == as_json.json()["data"]
+    streamed = httpx2.post(f"{emoji_url}/v1/images/edits", json={**body, "stream": True}, timeout=120)
+    assert streamed.text.startswith("event: image_edit.completed\n")
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({}, "images"),
+        ({"images": []}, "images"),
+        ({"images": [{}]}, "images[0].image_url"),
+        ({"images": ["a.png"]}, "images[0]"),
+        ({"images": [address(b"not a picture")]}, "images[0].image_url"),
+        ({"images": [address(png()), {"image_url": "http://127.0.0.1:1/a.png"}]}, "images[1].image_url"),
+        ({"images": [{"image_url": "file:///etc/passwd"}]}, "images[0].image_url"),
+        ({"images": [{"file_id": "file-1"}]}, "images[0].file_id"),
+        ({"images": [address(png())] * 17}, "images"),
+        ({"images": [address(png())] * 2}, "image"),
+        ({"images": [address(png())], "mask": address(mask(50, 50))}, "mask"),
+        ({"images": [address(png())], "mask": {"image_url": "data:,x"}}, "mask.image_url"),
+        ({"images": [address(png())], "markup": address(png())}, "markup"),
+        ({"images": [address(png())], "prompt": ""}, "prompt"),
+        ({"images": [address(png())], "size": "huge"}, "size"),
+    ],
+)
+def test_bad_edits_as_json_are_refused_by_name(emoji_url: str, fields: dict[str, Any], param: str) -> None:
+    answer = httpx2.post(f"{emoji_url}/v1/images/edits", json={"prompt": "x", **fields}, timeout=120)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
+
+
+def test_an_edit_is_a_form_or_json_and_of_bounded_size(emoji_url: str) -> None:
+    for kind, code in (("text/plain", 415), ("application/json", 400)):
+        answer = httpx2.post(f"{emoji_url}/v1/images/edits", content=b"{", headers={"content-type": kind})
+        assert answer.status_code == code, answer.text
+    assert httpx2.post(f"{emoji_url}/v1/images/variations", json={}).status_code == 415
     huge = httpx2.post(
         f"{emoji_url}/v1/images/edits", data={"prompt": "x"}, files={"image": b"0" * (40 << 20)}, timeout=60
     )

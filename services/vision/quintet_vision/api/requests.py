@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 from quintet_common.errors import bad_request
 
-from quintet_vision.protocol import Draw, Format
+from quintet_vision.protocol import MAX_IMAGES, Draw, Format
 
 _SIZE = re.compile(r"(\d{1,5})\s*[x×*]\s*(\d{1,5})", re.IGNORECASE)
 _EFFORT = {"low": 0.5, "high": 1.5, "hd": 1.5, "xhigh": 2.0, "max": 3.0}
@@ -148,6 +148,21 @@ class EditRequest(PromptRequest):
     def draw(self, **more: Any) -> Draw:
         strength = self.strength if self.strength is not None else _FIDELITY.get(self.input_fidelity or "low")
         return super().draw(strength=strength, **more)
+
+
+class PictureAddress(BaseModel):
+    """Where a picture is: one of the two."""
+
+    image_url: str | None = None
+    file_id: str | None = None
+
+
+class AddressedEditRequest(EditRequest):
+    """An edit as one JSON object."""
+
+    images: list[PictureAddress] = Field(min_length=1, max_length=MAX_IMAGES)
+    mask: PictureAddress | None = None
+    markup: Any = None
 
 
 class VariationRequest(ImageRequest):

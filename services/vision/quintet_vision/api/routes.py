@@ -14,9 +14,17 @@ from quintet_common.observation import observation_of
 from quintet_common.pool import ModelPool
 from quintet_common.sse import sse_response
 
-from quintet_vision.api.requests import EditRequest, GenerationRequest, ImageRequest, PromptRequest, VariationRequest
+from quintet_vision.api.addressed import is_json, read_addressed_edit
+from quintet_vision.api.requests import (
+    AddressedEditRequest,
+    EditRequest,
+    GenerationRequest,
+    ImageRequest,
+    PromptRequest,
+    VariationRequest,
+)
 from quintet_vision.api.results import Answering, collected, streamed
-from quintet_vision.api.uploads import images, mask_of, one_image, read_form, text_fields
+from quintet_vision.api.uploads import Pictures, one_image, pictures_of, read_form, text_fields
 from quintet_vision.files import FileStore
 from quintet_vision.protocol import Draw, Event
 
@@ -38,29 +46,43 @@ _IMAGE = "PNG, JPEG, WebP, GIF or BMP; also as image[]"
 _MASK = "PNG of the same size, transparent where the image may change"
 
 
+def _edit_bodies() -> dict[str, Any]:
+    """What /docs shows of an edit, which comes as a form with files or as JSON with addresses."""
+    files = {"image": f"{_IMAGE}, up to 16", "mask": _MASK}
+    bodies = _multipart(EditRequest, files, ["image", "prompt"])
+    schema = AddressedEditRequest.model_json_schema()
+    address = schema.pop("$defs")["PictureAddress"]
+    schema["properties"] |= {"images": {"type": "array", "items": address}, "mask": address}
+    bodies["requestBody"]["content"]["application/json"] = {"schema": schema}
+    return bodies
+
+
 @router.post("/images/generations", response_model=None)
 async def generate(request: Request, body: GenerationRequest) -> Response:
     """Pictures from a prompt."""
     return await _answer(request, body, body.draw(), "image_generation")
 
 
-@router.post(
-    "/images/edits",
-    response_model=None,
-    openapi_extra=_multipart(EditRequest, {"image": f"{_IMAGE}, up to 16", "mask": _MASK}, ["image", "prompt"]),
-)
+@router.post("/images/edits", response_model=None, openapi_extra=_edit_bodies())
 async def edit(request: Request) -> Response:
     """A picture changed as a prompt says, all of it or what a mask leaves open."""
-    async with read_form(request) as form:
-        fields = text_fields(form, EditRequest)
-        if form.get("markup"):
-            raise ApiError(400, "markup is not supported; say in the prompt what is to change.", param="markup")
-        image, *more = await images(form)
-        mask = await mask_of(form, image)
+    fields: EditRequest
+    if is_json(request):
+        fields, pictures = await read_addressed_edit(request)
+    else:
+        fields, pictures = await _uploaded_edit(request)
     draw = fields.draw(
-        image=image.data, references=[each.data for each in more], mask=None if mask is None else mask.data
+        image=pictures.image.data,
+        references=[each.data for each in pictures.references],
+        mask=None if pictures.mask is None else pictures.mask.data,
     )
     return await _answer(request, fields, draw, "image_edit")
+
+
+async def _uploaded_edit(request: Request) -> tuple[EditRequest, Pictures]:
+    async with read_form(request) as form:
+        fields = text_fields(form, EditRequest)
+        return fields, await pictures_of(form)
 
 
 @router.post(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -21,6 +22,15 @@ RequestT = TypeVar("RequestT", bound=BaseModel)
 
 _MAX_FILES = 20
 _IMAGE_FIELDS = ("image", "image[]")
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What an edit works on. ``references`` are the further pictures that its prompt speaks of."""
+
+    image: Picture
+    references: list[Picture]
+    mask: Picture | None
 
 
 @asynccontextmanager
@@ -63,12 +73,26 @@ async def images(form: FormData, most: int = MAX_IMAGES) -> list[Picture]:
     return [await _picture(each, name) for each, name in zip(sent, names, strict=True)]
 
 
-async def mask_of(form: FormData, image: Picture) -> Picture | None:
-    """The mask, as large as ``image`` and with an alpha channel, or None. Raises ApiError 400."""
+async def pictures_of(form: FormData) -> Pictures:
+    """The pictures of an edit, and its mask if there is one. Raises ApiError 400."""
+    refuse_markup(form.get("markup"))
+    image, *references = await images(form)
     sent = form.get("mask")
     if sent is None or sent == "":
-        return None
+        return Pictures(image, references, None)
     mask = await _picture(sent, "mask")
+    check_mask(mask, image)
+    return Pictures(image, references, mask)
+
+
+def refuse_markup(markup: object) -> None:
+    """Raises ApiError 400 if there is any."""
+    if markup:
+        raise bad_request("markup is not supported; say in the prompt what is to change.", "markup")
+
+
+def check_mask(mask: Picture, image: Picture) -> None:
+    """A mask is as large as ``image`` and has an alpha channel. Raises ApiError 400."""
     if (mask.width, mask.height) != (image.width, image.height):
         raise bad_request(
             f"The mask has {mask.width}x{mask.height} pixels, the image {image.width}x{image.height}; they must be "
@@ -78,7 +102,6 @@ async def mask_of(form: FormData, image: Picture) -> Picture | None:
     with Image.open(io.BytesIO(mask.data)) as opened:
         if not opened.has_transparency_data:
             raise bad_request("The mask has no alpha channel; it is transparent where the image may change.", "mask")
-    return mask
 
 
 async def _picture(sent: UploadFile | str, param: str) -> Picture:
