@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+import xgrammar
 from chat.accepts import Accepts
 from chat.engine_kit import SHAPE, ask, started, tokenizer
 from quintet_chat.api.chat_request import ChatRequest
@@ -203,6 +204,30 @@ def test_a_model_that_opens_its_thinking_itself_is_let(engine: ChatEngine) -> No
     heavy = dict.fromkeys(opening, 60.0) | (closing(engine) if len(opening) == 1 else {})
     result = heard(engine, 3, logit_bias=heavy, max_tokens=40)
     assert result.text().startswith("<think>")
+
+
+@pytest.mark.parametrize("after", ["</think>", "</think>\n"])
+def test_a_grammar_holds_behind_a_thinking_that_the_model_has_opened_itself(engine: ChatEngine, after: str) -> None:
+    tokenizer = engine._output._tokenizer
+    grammar = Grammar(type="json_schema", value=SCHEMA)
+    matcher = engine._grammars.compile(grammar, ("<think>", "</think>")).matcher()
+    bitmask = xgrammar.allocate_token_bitmask(1, len(tokenizer))
+
+    def allowed(token: int) -> bool:
+        matcher.fill(bitmask, 0)
+        word, bit = divmod(token, 32)
+        return bool(int(bitmask[0, word]) >> bit & 1)
+
+    for token in tokenizer(f"<think>the cat{after}", add_special_tokens=False)["input_ids"]:
+        assert allowed(token)
+        matcher.accept(token)
+    for token in tokenizer('{"kind": "cat", "age": 3}', add_special_tokens=False)["input_ids"]:
+        assert not allowed(tokenizer.eos_token_id)
+        assert allowed(token)
+        matcher.accept(token)
+    assert allowed(tokenizer.eos_token_id)
+    matcher.accept(tokenizer.eos_token_id)
+    assert matcher.finished
 
 
 def test_styles_are_found_by_their_templates() -> None:

@@ -86,7 +86,7 @@ class GatedMatcher:
         self._phase = _Phase.INSIDE if inside else _Phase.BEFORE
         self._tail = ""
         self._opened = 0
-        """Characters of the opening tag that are there."""
+        """Characters of the opening tag that are there, while it is not whole."""
         self._ways: frozenset[int] = frozenset()
         """The tokens that go on with it."""
 
@@ -113,7 +113,7 @@ class GatedMatcher:
         elif self._phase is _Phase.BEFORE and token in self._ways:
             self._opened += len(self._gate.pieces[token])
             if self._opened == len(self._gate.opening):
-                self._phase = _Phase.INSIDE
+                self._phase, self._opened = _Phase.INSIDE, 0
         elif self._phase is _Phase.BEHIND and not self._gate.pieces[token].strip("\n"):
             self._phase = _Phase.OVER
         else:
