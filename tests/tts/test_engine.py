@@ -137,6 +137,22 @@ def test_a_cancelled_request_ends_within_a_sentence(engine: SpeechEngine, voice:
     assert sum(event.characters for event in events if isinstance(event, Audio)) < len(STORY)
 
 
+@pytest.mark.parametrize("form", ["pcm", "mp3", "opus", "aac", "flac"])
+def test_one_who_leaves_before_the_first_sound_is_no_failure(
+    model: tuple[Catalogue, dict[str, Backend]], monkeypatch: pytest.MonkeyPatch, form: protocol.Format
+) -> None:
+    """There is no silence to end with then, of which FFmpeg's encoders made an error with a traceback in the log."""
+    speaking = Speaking(Speak(text="Only one sentence.", voice="heart", format=form), *model)
+
+    def left(*_: object) -> Iterator[Samples]:
+        speaking.stop()
+        yield from ()
+
+    monkeypatch.setattr(model[1]["hibari"], "synthesize", left)
+    assert list(speaking) == []
+    speaking.close()
+
+
 def test_a_full_queue_sends_away(engine: SpeechEngine) -> None:
     listeners = [submit(engine, number, STORY) for number in range(4 + SPEC.max_waiting)]
     with pytest.raises(ApiError) as caught:

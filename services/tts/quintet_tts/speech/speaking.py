@@ -130,7 +130,9 @@ class Speaking:
                 yield Audio(data, samples.size / SAMPLE_RATE, characters, time.perf_counter() - clock)
                 # The time between two steps is other requests' time.
                 heard, characters, clock = True, 0, time.perf_counter()
-        if not heard and not self._stopped:
+        if self._stopped:
+            return
+        if not heard:
             raise ApiError(400, "The voice has no sound for this input.", param="input", code="invalid_value")
         silence = joiner.finish()
         data = encoder.encode(silence) + encoder.finish()
