@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
@@ -277,6 +279,25 @@ def test_check_names_the_keys_of_zlai_in_its_file(capsys: pytest.CaptureFixture[
         f"{file}:2: model_path: embedded:hibari is of kind 'tts', not 'chat'.",
         f"{file}:6: the weights of 'b' need 2 kB, but max_memory grants 1 kB.",
     ]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is full")
+def test_output_that_has_no_room_is_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "models.yml"
+    file.write_text("models: [{id: e, kind: embedding, path: 'embedded:all-minilm-l6-v2'}]")
+    command = [sys.executable, "-c", "from quintet.main import main; main()", "check", str(file)]
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    assert (ended.returncode, ended.stderr) == (1, "The output cannot be written: No space left on device.\n")
+
+
+def test_ctrl_c_while_modules_are_imported_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("importlib.import_module", interrupted)
+    assert status_of("check") == 130
+    assert status_of("router") == 130
 
 
 def test_every_kind_has_a_service_and_an_endpoint() -> None:

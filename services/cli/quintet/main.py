@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import io
 import sys
@@ -32,9 +33,27 @@ NESTED = ("keys",)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. Ends the process with the command's exit status."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        status = _run(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()  # or the interpreter's own end would complain
+    except KeyboardInterrupt:  # also while modules are imported
+        status = 130
+    except BrokenPipeError:  # the reader of our output has seen enough
+        sys.stderr.close()
+        status = 141
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"{error.filename or 'The output'} cannot be written: {error.strerror}.", file=sys.stderr)
+        sys.stdout = None  # what it still has would be written once more at the end
+        status = 1
+    sys.exit(status)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """The command's exit status. Raises SystemExit for a wrong use, and for help."""
     if arguments and arguments[0] == "router":
-        sys.exit(importlib.import_module("quintet.commands.router").run(list(arguments[1:])))
+        return int(importlib.import_module("quintet.commands.router").run(list(arguments[1:])))
     parser = argparse.ArgumentParser(
         prog="quintet", description="Five kinds of open models behind one OpenAI-compatible endpoint."
     )
@@ -58,14 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parsed(name, command, parsers[name], arguments[1:])
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that has not all characters still gets its lines
-    try:
-        status = command.run(options)
-    except KeyboardInterrupt:
-        status = 130
-    except BrokenPipeError:  # the reader of our output has seen enough
-        sys.stderr.close()
-        status = 141
-    sys.exit(status)
+    return int(command.run(options))
 
 
 def _parsed(
