@@ -1,4 +1,4 @@
-"""How many tests run at once."""
+"""How many tests run at once, and what they send nobody."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 
 import pytest
 from quintet_common.threads import cpu_quota
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # tests of voices import onnxruntime into their own process
 
 MEMORY_EACH = 6 << 30
 """Bytes: what one process of tests takes at most, with the services and the models that it starts."""

@@ -16,6 +16,7 @@ import pytest
 from quintet_common.errors import ApiError
 from quintet_common.models_yml import ModelSpec
 from quintet_common.worker import process
+from quintet_common.worker.environment import worker_environment
 from quintet_common.worker.process import State, Worker
 
 HERE = Path(__file__).parent
@@ -281,3 +282,11 @@ def test_a_worker_runs_under_uvloop_as_services_do(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PYTHONPATH", str(HERE))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         assert runner.run(say()) == ["one", "two"]
+
+
+def test_no_library_reports_on_its_use(tmp_path: Path) -> None:
+    """onnxruntime's reporting begins at its import, with a device id among the user's files."""
+    pytest.importorskip("onnxruntime")
+    home = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", "import onnxruntime"], env=home | worker_environment(), check=True)
+    assert not list(tmp_path.iterdir())

@@ -16,14 +16,3 @@ def cpu_quota() -> int:
     except (OSError, ValueError):
         pass
     return cpus
-
-
-def worker_environment() -> dict[str, str]:
-    """Environment of a model process: its thread pools sleep when idle instead of spinning on a shared core."""
-    threads = os.environ.get("QUINTET_THREADS", str(cpu_quota()))
-    return {
-        "OMP_NUM_THREADS": threads,
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "GOMP_SPINCOUNT": "0",
-        "TOKENIZERS_PARALLELISM": "false",
-    }

@@ -17,8 +17,8 @@ import msgspec
 
 from quintet_common.errors import LOADING, ApiError
 from quintet_common.models_yml import ModelSpec, idle_seconds
-from quintet_common.threads import worker_environment
 from quintet_common.worker import protocol
+from quintet_common.worker.environment import worker_environment
 from quintet_common.worker.failures import Failures, named_once
 
 log = logging.getLogger("quintet")
